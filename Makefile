@@ -1,0 +1,89 @@
+# Everything runs in $(VENV), made on first use with nothing but Python 3.11+ and pip.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?= -n 2 --dist loadfile
+BENCH_ARGS ?=
+
+CHECKED := $(wildcard recorder analyzer queries tests benchmarks samples docs sockrec.py)
+TYPED := $(wildcard recorder analyzer tests benchmarks samples docs sockrec.py)
+
+# Isolated builds take the pinned build backend too; older pips know the first name only.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONPATH PYTHONHOME
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test bench lint format docs wheel test-duckdb15 constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.runtime ## record a real workload on loopback for 6 s and print two reports from it
+	rm -rf demo-recording
+	$(BIN)/sockrec record -o demo-recording -i 500ms -- $(BIN)/python samples/demo.py
+	$(BIN)/sockrec info demo-recording
+	$(BIN)/sockrec report states demo-recording
+	$(BIN)/sockrec report process_sockets demo-recording
+
+test: lint ## lint, types, import contracts, tests, and the wheel without dev packages
+	$(BIN)/pytest $(PYTEST_ARGS)
+	$(MAKE) --no-print-directory wheel
+
+lint: $(VENV)/.dev ## ruff, mypy --strict and the import contracts
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy $(TYPED)
+	$(BIN)/lint-imports --no-logo --no-cache
+
+format: $(VENV)/.dev ## let ruff repair what it can
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+bench: $(VENV)/.runtime ## measure CPU, bytes and lateness against the targets (minutes)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+docs: $(VENV)/.runtime ## write docs/schema.md from recorder.schema
+	$(BIN)/python docs/generate_schema.py > docs/schema.md.new
+	mv docs/schema.md.new docs/schema.md
+
+wheel: $(VENV)/.dev ## build wheel and sdist and try them without dev packages
+	$(BIN)/python .ci/wheel_smoke.py
+
+test-duckdb15: .venv-duckdb15/.dev ## the analyzer's tests with the oldest supported DuckDB
+	.venv-duckdb15/bin/pytest $(PYTEST_ARGS) tests/analyzer
+
+constraints: ## take the newest version of every dependency into constraints.txt
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT .venv-constraints/bin/pip install -q -e '.[dev]'
+	{ head -1 constraints.txt; .venv-constraints/bin/pip freeze --exclude-editable | LC_ALL=C sort -f; } > constraints.txt.new
+	mv constraints.txt.new constraints.txt
+	rm -rf .venv-constraints
+
+clean: ## remove what make made, the environments included
+	rm -rf .venv .venv-duckdb15 .venv-constraints demo-recording dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# An environment, its stamps newer than what was installed into it.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo 'make: $(PYTHON) is not Python 3.11 or newer; install it or say make PYTHON=...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo 'make: $(PYTHON) lacks venv or ensurepip; install its package (Debian: python3-venv)' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.runtime $@
+
+.venv-duckdb15/.dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-duckdb15
+	sed 's/^duckdb==.*/duckdb==1.5.5/' constraints.txt > .venv-duckdb15/constraints.txt
+	PIP_CONSTRAINT=$(CURDIR)/.venv-duckdb15/constraints.txt PIP_BUILD_CONSTRAINT= \
+	  .venv-duckdb15/bin/python -m pip install -q -e '.[dev]'
+	@touch $@

@@ -1,0 +1,133 @@
+"""The analyzer: recording -> answers.
+
+import analyzer
+
+with analyzer.open("incident") as recording:
+    recording.report("states", interval=10).df()
+    recording.sql("SELECT state, count(*) AS rows FROM sockets GROUP BY state").table()
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import pandas as pd
+    import pyarrow as pa
+
+    from analyzer.catalog import Report
+    from analyzer.engine import Engine
+    from analyzer.views import Scope
+
+__all__ = ["Analysis", "Answer", "open"]
+
+
+def open(
+    *paths: str | os.PathLike[str],
+    threads: int | None = None,
+    memory_limit: str | None = None,
+    timeout: float | None = None,
+) -> Analysis:
+    """Open a recording: a directory (live, dead or sealed), or Parquet files of one table.
+
+    It is seen as it is now; open it again to see what a live one has gained. ``timeout`` is in
+    seconds per query, ``memory_limit`` as DuckDB writes it. Raises SockrecError.
+    """
+    from analyzer.engine import Engine
+    from analyzer.recording import open_recording
+
+    return Analysis(
+        Engine(open_recording(*paths), threads=threads, memory_limit=memory_limit, timeout=timeout)
+    )
+
+
+class Analysis:
+    """An open recording, to be asked by SQL or by the shipped reports."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def sql(self, query: str, *, start: str | None = None, end: str | None = None) -> Answer:
+        """Ask one SELECT over the views sockets, samples, owners, baseline and params.
+
+        ``start`` and ``end`` bound the time as --from and --to do: ISO, ``+30s`` or ``-5m``.
+        """
+        self.engine.check(query)
+        return Answer(self.engine, query, self._scope(start, end), {})
+
+    def report(
+        self,
+        name: str | Report,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        **parameters: object,
+    ) -> Answer:
+        """Run a report of the catalogue with its parameters by name."""
+        from analyzer.catalog import find_report
+
+        report = find_report(name) if isinstance(name, str) else name
+        values = report.values(parameters)
+        return Answer(self.engine, report.sql, self._scope(start, end), values)
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def __enter__(self) -> Analysis:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _scope(self, start: str | None, end: str | None) -> Scope:
+        from analyzer.views import WHOLE, Scope, parse_time
+
+        if start is None and end is None:
+            return WHOLE
+        first, last = self.engine.span()
+        return Scope(
+            None if start is None else parse_time(start, first, last),
+            None if end is None else parse_time(end, first, last),
+        )
+
+
+class Answer:
+    """The rows that a query gives; the query runs each time they are asked for."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        query: str,
+        scope: Scope,
+        parameters: Mapping[str, tuple[str, str | int | float | bool]],
+    ) -> None:
+        self._engine = engine
+        self._query = query
+        self._scope = scope
+        self._parameters = parameters
+
+    def table(self) -> pa.Table:
+        """Return all rows."""
+        return self._engine.table(self._query, self._scope, self._parameters)
+
+    def df(self) -> pd.DataFrame:
+        """Return all rows with Arrow's types, which do not depend on the data."""
+        import pandas as pd
+
+        return self.table().to_pandas(types_mapper=pd.ArrowDtype)
+
+    @contextmanager
+    def batches(self) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+        """Give the schema, and the rows as they come."""
+        with self._engine.run(self._query, self._scope, self._parameters) as result:
+            yield result

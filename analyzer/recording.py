@@ -1,0 +1,215 @@
+"""A recording on disk: which files count, and what recording.json says."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from analyzer.journal import Journal, map_file, read_commits
+from analyzer.segment import Segment, check_version, read_segment
+from recorder.schema import (
+    JOURNAL_SUFFIX,
+    RECORDING_FILE,
+    SAMPLES,
+    SEGMENT_SUFFIX,
+    TABLES,
+    SockrecError,
+)
+
+_MAX_FACTS = 16 << 20
+_ATTEMPTS = 20
+
+
+class RecordingError(SockrecError):
+    """What was named is not a recording, or not one that can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Bytes at the end of the journals of a number that belong to no whole sample.
+
+    One sample in flight is normal. ``why`` is empty if the bytes simply lack their commit.
+    """
+
+    number: int
+    bytes: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """The files of a recording that count, as they were at one instant.
+
+    ``facts`` is recording.json; ``whole`` is false for single Parquet files.
+    """
+
+    path: Path
+    facts: Mapping[str, object]
+    segments: tuple[Segment, ...]
+    journals: tuple[Journal, ...]
+    left_out: tuple[LeftOut, ...]
+    whole: bool
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Return the files that a query has to read by path."""
+        return tuple(segment.path for segment in self.segments)
+
+    @property
+    def bytes(self) -> int:
+        return sum(s.bytes for s in self.segments) + sum(j.bytes.size for j in self.journals)
+
+
+def open_recording(*paths: str | os.PathLike[str]) -> Recording:
+    """Open a directory, or one or more Parquet files of one table. Raises SockrecError."""
+    if not paths:
+        raise RecordingError("no recording is named")
+    places = [Path(path).absolute() for path in paths]
+    for place in places:
+        try:
+            str(place).encode()
+        except UnicodeEncodeError:
+            raise RecordingError(f"{place!r}: the name is not UTF-8: rename it") from None
+        if not place.exists():
+            raise RecordingError(f"{place}: no such file or directory")
+    if len(places) == 1 and places[0].is_dir():
+        return _open_directory(places[0].resolve())
+    for place in places:
+        if place.is_dir():
+            raise RecordingError(f"{place}: one directory or several Parquet files, not both")
+    return _open_files([place.resolve() for place in dict.fromkeys(places)])
+
+
+def _open_files(paths: Sequence[Path]) -> Recording:
+    segments = tuple(read_segment(path, follow=True) for path in paths)
+    first, first_facts = segments[0], _parse_facts(paths[0], segments[0].facts)
+    for segment in segments[1:]:
+        if segment.table != first.table:
+            raise RecordingError(
+                f"{segment.path} is of table {segment.table.name}, {first.path} of "
+                f"{first.table.name}: give the files of one table, or the directory"
+            )
+        facts = _parse_facts(segment.path, segment.facts)
+        if any(facts.get(key) != first_facts.get(key) for key in ("boot_id", "host", "started")):
+            raise RecordingError(f"{segment.path} and {first.path} are of different recordings")
+    newest = max(segments, key=lambda segment: segment.path.name)
+    return Recording(
+        path=paths[0],
+        facts=_parse_facts(newest.path, newest.facts),
+        segments=segments,
+        journals=(),
+        left_out=(),
+        whole=False,
+    )
+
+
+def _open_directory(path: Path) -> Recording:
+    """Read the directory until a look before and one after agree on what is there.
+
+    Meanwhile the recorder may add a journal, and seal and remove others.
+    """
+    facts_path = path / RECORDING_FILE
+    if not facts_path.exists():
+        raise RecordingError(f"{path}: not a sockrec recording: it has no {RECORDING_FILE}")
+    listed = _list(path)
+    for _ in range(_ATTEMPTS):
+        try:
+            opened = _open_listed(path, listed)
+        except FileNotFoundError:
+            opened = None
+        before, listed = listed, _list(path)
+        if opened is not None and before == listed:
+            return opened
+    raise RecordingError(f"{path}: its files keep changing: try again")
+
+
+def _list(path: Path) -> dict[str, frozenset[str]]:
+    """Return the names of the journals and segments of every table."""
+    found = {}
+    for table in TABLES:
+        try:
+            names = os.listdir(path / table)
+        except (FileNotFoundError, NotADirectoryError):
+            names = []
+        found[table] = frozenset(
+            name
+            for name in names
+            if name.endswith((JOURNAL_SUFFIX, SEGMENT_SUFFIX)) and _number(name) is not None
+        )
+    return found
+
+
+def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
+    facts = _parse_facts(path / RECORDING_FILE, _read_facts(path / RECORDING_FILE))
+    numbers = {_number(name) for names in listed.values() for name in names}
+    segments: list[Segment] = []
+    journals: list[Journal] = []
+    left_out: list[LeftOut] = []
+    for number in sorted(number for number in numbers if number is not None):
+        sealed = _present(path, listed, number, SEGMENT_SUFFIX)
+        if SAMPLES.name in sealed:
+            segments += (_segment(table, file) for table, file in sealed.items())
+        else:
+            new, rest = _open_journals(number, _present(path, listed, number, JOURNAL_SUFFIX))
+            journals += new
+            left_out += rest
+    return Recording(path, facts, tuple(segments), tuple(journals), tuple(left_out), whole=True)
+
+
+def _number(name: str) -> int | None:
+    """Return the number in the name of a journal or segment, None if it is spelled otherwise."""
+    stem = name.partition(".")[0]
+    if not (stem.isascii() and stem.isdecimal() and 6 <= len(stem) <= 18):
+        return None
+    return int(stem) if f"{int(stem):06d}" == stem else None
+
+
+def _present(
+    path: Path, listed: Mapping[str, frozenset[str]], number: int, suffix: str
+) -> dict[str, Path]:
+    name = f"{number:06d}{suffix}"
+    return {table: path / table / name for table in TABLES if name in listed[table]}
+
+
+def _segment(table: str, path: Path) -> Segment:
+    segment = read_segment(path, follow=False)
+    if segment.table.name != table:
+        raise RecordingError(f"{path}: is of table {segment.table.name}")
+    return segment
+
+
+def _open_journals(number: int, paths: Mapping[str, Path]) -> tuple[list[Journal], list[LeftOut]]:
+    maps = {table: map_file(path) for table, path in paths.items()}
+    committed = read_commits(maps)
+    journals = [
+        Journal(TABLES[table], paths[table], bytes_.slice(0, committed.ends[table]))
+        for table, bytes_ in maps.items()
+        if committed.ends[table]
+    ]
+    for journal in journals:
+        journal.check()
+    rest = sum(bytes_.size - committed.ends[table] for table, bytes_ in maps.items())
+    return journals, [LeftOut(number, rest, committed.stopped)] if rest else []
+
+
+def _read_facts(path: Path) -> str:
+    buffer: pa.Buffer = map_file(path)
+    if buffer.size > _MAX_FACTS:
+        raise RecordingError(f"{path}: {buffer.size:,} bytes are too many")
+    return buffer.to_pybytes().decode(errors="replace")
+
+
+def _parse_facts(path: Path, text: str) -> Mapping[str, object]:
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecordingError(f"{path}: not a sockrec recording: {error}") from error
+    if not isinstance(facts, dict):
+        raise RecordingError(f"{path}: not a sockrec recording")
+    check_version(path, facts.get("version"))
+    return facts

@@ -1,0 +1,44 @@
+"""Prints docs/schema.md, the reference of every recorded table, from recorder.schema."""
+
+from collections.abc import Iterator
+
+from recorder.schema import KINDS, TABLES, VERSION, Table
+
+INTRODUCTION = f"""\
+# Schema of a recording, version {VERSION}
+
+<!-- Written by `make docs` from recorder/schema.py: change that, not this. -->
+
+Every column may be NULL: the kernel, or the recorder's privileges, did not say. NULL is never 0.
+The types are those of sealed segments and of every view. Times are UTC.
+"""
+
+
+def cell(text: str) -> str:
+    """Return the text as it must stand in a cell of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
+def section(table: Table) -> Iterator[str]:
+    """Yield the lines that describe one table."""
+    yield f"## {table.name}"
+    yield ""
+    yield table.doc
+    yield ""
+    yield f"Segments are sorted by {', '.join(f'`{name}`' for name in table.order)}."
+    yield ""
+    yield "| column | type | unit | meaning |"
+    yield "|---|---|---|---|"
+    for column in table.columns:
+        sql_type = KINDS[column.kind][2]
+        yield f"| `{column.name}` | {sql_type} | {cell(column.unit)} | {cell(column.doc)} |"
+
+
+def main() -> None:
+    """Print the document."""
+    print(INTRODUCTION)
+    print("\n\n".join("\n".join(section(table)) for table in TABLES.values()))
+
+
+if __name__ == "__main__":
+    main()

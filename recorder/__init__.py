@@ -1,0 +1,1 @@
+"""The recorder: kernel sock_diag tables in, a recording out."""

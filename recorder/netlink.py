@@ -1,0 +1,298 @@
+"""Netlink framing: bytes of a dump → offsets of every message and of every attribute.
+
+All functions work on whole chunks of a dump at once. A *chunk* is a buffer of 32-bit words that
+holds datagrams one after the other, followed by at least PAD zero bytes: an absent attribute is
+given the offset of those zeros, so that later gathers need no special case.
+
+Layouts: include/uapi/linux/netlink.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Words = npt.NDArray[np.uint32]
+Offsets = npt.NDArray[np.int64]
+
+PAD = 1024
+"""Zero bytes after the data of a chunk."""
+
+HEADER = 16
+NLMSG_NOOP = 1
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+NLMSG_OVERRUN = 4
+NLMSG_MIN_TYPE = 16
+NLM_F_REQUEST = 1
+NLM_F_DUMP = 0x300
+NLA_TYPE_MASK = 0x3FFF
+
+_HEADER = struct.Struct("=IHHII")
+_ERROR = struct.Struct("=i")
+
+
+def request(kind: int, body: bytes, seq: int) -> bytes:
+    """Return a dump request of message type ``kind``."""
+    flags = NLM_F_REQUEST | NLM_F_DUMP
+    return _HEADER.pack(HEADER + len(body), kind, flags, seq, 0) + body
+
+
+@dataclass
+class Framing:
+    """The messages of one chunk.
+
+    ``offsets`` and ``ends`` are byte positions of the bodies (after the nlmsghdr) of the data
+    messages, in the order received. ``done`` is the error number of NLMSG_DONE (0 is success),
+    ``error`` that of NLMSG_ERROR, each None if there was none. ``corrupt`` counts places at which
+    the chain of messages broke; the rest of that datagram is not decoded. ``foreign`` counts
+    messages that answer another request.
+    """
+
+    offsets: Offsets
+    ends: Offsets
+    done: int | None = None
+    error: int | None = None
+    corrupt: int = 0
+    foreign: int = 0
+
+
+def frame(words: Words, datagrams: list[tuple[int, int]], seq: int, portid: int) -> Framing:
+    """Find the messages in a chunk.
+
+    ``datagrams`` are (start, end) byte positions, starts being multiples of 4 and each start the
+    aligned end of the one before. Message heads are the words that look like one; that they form
+    one unbroken chain proves it. Where they do not, the datagrams are walked one by one.
+    """
+    if not datagrams:
+        return Framing(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    start, end = datagrams[0][0] >> 2, (datagrams[-1][1] + 3) >> 2
+    at = np.flatnonzero(words[start + 2 : end] == seq) + start
+    at = at[at + 3 < end]
+    at = at[words[at + 3] == portid]
+    length = words[at].astype(np.int64)
+    after = at + ((length + 3) >> 2)
+    if not (
+        at.size
+        and at[0] == start
+        and after[-1] == end
+        and np.array_equal(after[:-1], at[1:])
+        and int(length.min()) >= HEADER
+        and int((at[-1] << 2) + length[-1]) <= datagrams[-1][1]
+        and _all_in([d[0] >> 2 for d in datagrams], at)
+    ):
+        return _walk(words, datagrams, seq, portid)
+    return _classify(words, at, length, Framing(at, at))
+
+
+def _all_in(values: list[int], ordered: Offsets) -> bool:
+    place = np.searchsorted(ordered, values)
+    return int(place[-1]) < ordered.size and np.array_equal(ordered[place], values)
+
+
+def _walk(words: Words, datagrams: list[tuple[int, int]], seq: int, portid: int) -> Framing:
+    result = Framing(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    heads: list[int] = []
+    for start, end in datagrams:
+        at = start
+        while at < end:
+            length = int(words[at >> 2]) if end - at >= HEADER else 0
+            if length < HEADER or at + length > end:
+                result.corrupt += 1
+                break
+            if words[(at >> 2) + 2] == seq and words[(at >> 2) + 3] == portid:
+                heads.append(at >> 2)
+            else:
+                result.foreign += 1
+            at += (length + 3) & ~3
+    found = np.array(heads, np.int64)
+    return _classify(words, found, words[found].astype(np.int64), result)
+
+
+def _classify(words: Words, at: Offsets, length: Offsets, result: Framing) -> Framing:
+    kind = words[at + 1] & 0xFFFF
+    control = np.flatnonzero(kind < NLMSG_MIN_TYPE)
+    for index in control.tolist():
+        what, body = int(kind[index]), int(at[index]) + HEADER // 4
+        code = int(words[body : body + 1].view(np.int32)[0]) if length[index] >= 20 else None
+        if what in (NLMSG_DONE, NLMSG_ERROR) and code is None:
+            if what == NLMSG_DONE:
+                result.done = 0
+            else:
+                result.corrupt += 1
+        elif what == NLMSG_DONE:
+            result.done = abs(code or 0)
+        elif what == NLMSG_ERROR:
+            result.error = abs(code or 0)
+        elif what == NLMSG_OVERRUN:
+            result.corrupt += 1
+    if control.size:
+        data = kind >= NLMSG_MIN_TYPE
+        at, length = at[data], length[data]
+    result.offsets = (at << 2) + HEADER
+    result.ends = (at << 2) + length
+    return result
+
+
+@dataclass
+class Attributes:
+    """Where the attributes of N messages are.
+
+    ``at[type]`` are the N byte positions of the payloads (``absent`` where there is none) and
+    ``length[type]`` the N payload lengths in bytes (0 where there is none). ``present`` is a bit
+    mask of the types each message has. ``bad`` marks messages whose attributes overrun them.
+    ``unknown`` counts attributes of types past the last one asked for.
+    """
+
+    at: Offsets
+    length: npt.NDArray[np.int32]
+    present: Words
+    bad: npt.NDArray[np.bool_]
+    unknown: dict[int, int] = field(default_factory=dict)
+
+    def keep(self, rows: npt.NDArray[np.bool_]) -> Attributes:
+        """Return the attributes of some of the messages."""
+        return Attributes(
+            np.ascontiguousarray(self.at[:, rows]),
+            np.ascontiguousarray(self.length[:, rows]),
+            self.present[rows],
+            self.bad[rows],
+            self.unknown,
+        )
+
+
+def attributes(
+    words: Words, starts: Offsets, ends: Offsets, last: int, absent: int, bad: npt.NDArray[np.bool_]
+) -> Attributes:
+    """Walk the attributes between ``starts`` and ``ends`` (byte positions) of all messages at once.
+
+    Step k looks at the k-th attribute of every message that has one, so the number of steps is
+    that of the longest message, whatever the mixture of layouts. Types 0 to ``last`` (≤ 31) are
+    located. Messages marked in ``bad`` are left alone, and more may be marked.
+    """
+    count = starts.size
+    found = Attributes(
+        np.full((last + 1, count), absent, np.int64),
+        np.zeros((last + 1, count), np.int32),
+        np.zeros(count, np.uint32),
+        bad,
+    )
+    at = starts >> 2
+    stop = ends >> 2
+    rows: npt.NDArray[np.int64] | None = None  # None: all messages, in order
+    live = (at < stop) & ~bad
+    if not live.all():
+        rows = np.flatnonzero(live)
+        at, stop = at[rows], stop[rows]
+    while at.size:
+        head = words[at]
+        first = int(head[0])
+        if rows is None and (head == first).all():
+            length, kind = first & 0xFFFF, first >> 16 & NLA_TYPE_MASK
+            step = (length + 3) >> 2
+            if length >= 4 and (at + step <= stop).all():
+                if kind <= last:
+                    np.add(at, 1, out=found.at[kind])
+                    found.at[kind] <<= 2
+                    found.length[kind] = length - 4
+                    found.present |= np.uint32(1 << kind)
+                else:
+                    found.unknown[kind] = found.unknown.get(kind, 0) + count
+                at = at + step
+                live = at < stop
+                if not live.all():
+                    rows = np.flatnonzero(live)
+                    at, stop = at[rows], stop[rows]
+                continue
+        if rows is None:
+            rows = np.arange(count)
+        lengths = (head & 0xFFFF).astype(np.int64)
+        kinds = (head >> 16 & NLA_TYPE_MASK).astype(np.int64)
+        steps = (lengths + 3) >> 2
+        valid = (lengths >= 4) & (at + steps <= stop)
+        if not valid.all():
+            found.bad[rows[~valid]] = True
+            rows, at, stop = rows[valid], at[valid], stop[valid]
+            lengths, kinds, steps = lengths[valid], kinds[valid], steps[valid]
+        strange = kinds > last
+        if strange.any():
+            which, times = np.unique(kinds[strange], return_counts=True)
+            for kind, number in zip(which.tolist(), times.tolist(), strict=True):
+                found.unknown[kind] = found.unknown.get(kind, 0) + number
+            known = ~strange
+            where, type_ = rows[known], kinds[known]
+            found.at[type_, where] = (at[known] + 1) << 2
+            found.length[type_, where] = lengths[known] - 4
+            found.present[where] |= np.uint32(1) << type_.astype(np.uint32)
+        else:
+            slot = kinds * count + rows
+            found.at.reshape(-1)[slot] = (at + 1) << 2
+            found.length.reshape(-1)[slot] = lengths - 4
+            found.present[rows] |= np.uint32(1) << kinds.astype(np.uint32)
+        at = at + steps
+        live = at < stop
+        if not live.all():
+            rows, at, stop = rows[live], at[live], stop[live]
+    return found
+
+
+def gather(words: Words, offsets: Offsets, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    """Copy the struct at each byte offset (a multiple of 4) into one contiguous array."""
+    size = dtype.itemsize
+    view = np.ndarray(((words.nbytes - size) // 4 + 1,), np.dtype((np.void, size)), words, 0, (4,))
+    return np.asarray(view[offsets >> 2]).view(dtype)
+
+
+def gather_text(
+    words: Words, offsets: Offsets, lengths: npt.NDArray[np.int32], width: int
+) -> npt.NDArray[np.void]:
+    """Copy ``width`` bytes at each offset, those past the length being zero. ``width`` % 8 == 0."""
+    raw = gather(words, offsets, np.dtype([("w", "<u8", (width // 8,))]))["w"]
+    kept = _KEEP[np.clip(lengths[:, None] - 8 * np.arange(width // 8), 0, 8)]
+    return np.ascontiguousarray(raw & kept).view(np.dtype((np.void, width))).reshape(-1)
+
+
+_KEEP = np.array([(1 << (8 * n)) - 1 for n in range(9)], np.uint64)
+
+
+@dataclass
+class Outcome:
+    """How a dump ended. ``name`` is one of the outcomes the samples table lists."""
+
+    name: str = "ok"
+    errno: int | None = None
+    detail: str | None = None
+
+    @classmethod
+    def of_errno(cls, number: int, where: str) -> Outcome:
+        """Return the outcome of an error number that the kernel gave in ``where``."""
+        if number == 0:
+            return cls()
+        missing = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
+        name = "unavailable" if number in missing else "busy" if number == errno.EBUSY else "error"
+        return cls(name, number, f"{where}: {os.strerror(number)}")
+
+
+@dataclass
+class Dump:
+    """What one dump gave besides its rows."""
+
+    outcome: Outcome = field(default_factory=Outcome)
+    bytes: int = 0
+    unknown: dict[int, int] = field(default_factory=dict)
+    bad: int = 0
+    repeated: int = 0
+
+    def count_unknown(self, unknown: dict[int, int]) -> None:
+        for kind, number in unknown.items():
+            self.unknown[kind] = self.unknown.get(kind, 0) + number
+
+
+Decode = Callable[[Words, Framing, Dump], None]
+"""Takes the messages of a chunk, appends their rows and counts what was unknown or bad."""

@@ -1,0 +1,358 @@
+"""The contract between recorder and analyzer: tables, columns, types, units, one sentence each.
+
+A column has two Arrow types. In a *journal* it keeps the kernel's width (``u32``), which halves
+what a sample costs to write; in a sealed *segment*, and in every view, integers are signed
+(``int64``), because differences of unsigned counters fail in DuckDB and turn into decimals in
+Spark. ``public_schema`` and ``journal_schema`` give the two forms.
+
+A column never changes its type or meaning: a new name is added and VERSION raised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION = 1
+"""Version of the recording format: directory, journals, segments and every table below."""
+
+RECORDING_FILE = "recording.json"
+JOURNAL_SUFFIX = ".arrows"
+SEGMENT_SUFFIX = ".parquet"
+METADATA_PREFIX = "sockrec."
+"""Keys of the key-value metadata of every segment start with this."""
+
+
+class SockrecError(Exception):
+    """A failure that one line explains: what failed, where, and what to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column; ``kind`` is a key of KINDS, ``unit`` is empty where none fits."""
+
+    name: str
+    kind: str
+    doc: str
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the recording; ``order`` names the columns a segment is sorted by."""
+
+    name: str
+    doc: str
+    order: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    def column(self, name: str) -> Column:
+        """Return the column of that name; KeyError if there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+# kind -> (type in a journal, type in a segment or view, type as DuckDB and Spark name it)
+KINDS: dict[str, tuple[str, str, str]] = {
+    "u8": ("uint8", "int16", "SMALLINT"),
+    "u16": ("uint16", "int32", "INTEGER"),
+    "u32": ("uint32", "int64", "BIGINT"),
+    "u64": ("uint64", "int64", "BIGINT"),
+    "i32": ("int32", "int32", "INTEGER"),
+    "i64": ("int64", "int64", "BIGINT"),
+    "flag": ("uint8", "bool", "BOOLEAN"),
+    "time": ("timestamp[us]", "timestamp[us]", "TIMESTAMP"),
+    "word": ("dictionary<int8>", "string", "VARCHAR"),
+    "text": ("dictionary<int32>", "string", "VARCHAR"),
+}
+
+
+def _columns(*rows: tuple[str, str, str] | tuple[str, str, str, str]) -> tuple[Column, ...]:
+    return tuple(Column(row[0], row[1], row[-1], row[2] if len(row) == 4 else "") for row in rows)
+
+
+_SAMPLE = _columns(
+    ("sample", "u32", "Number of the sample in this recording, from 0."),
+    ("sample_time", "time", "UTC", "When the sample was begun; one value for all its rows."),
+    ("netns", "u64", "Inode number of the network namespace."),
+)
+
+_SOCKET = _columns(
+    ("family", "word", "Address family: inet, inet6 or unix."),
+    ("netid", "word", "Kind of socket as ss prints it: tcp, udp, u_str, u_seq, u_dgr."),
+    ("state", "word", "State as ss prints it: ESTAB, LISTEN, TIME-WAIT, UNCONN and so on."),
+    (
+        "recv_q",
+        "u32",
+        "bytes",
+        "Recv-Q as ss shows it; for a listener the connections waiting to be accepted.",
+    ),
+    ("send_q", "u32", "bytes", "Send-Q as ss shows it; for a listener the backlog."),
+    ("local_addr", "text", "Local address; the name of a unix socket, with @ for each NUL."),
+    ("local_port", "u16", "Local port; NULL for unix sockets."),
+    ("peer_addr", "text", "Peer address; NULL for unix sockets."),
+    ("peer_port", "u16", "Peer port; NULL for unix sockets."),
+    ("interface", "u32", "Index of the interface the socket is bound to; NULL if to none."),
+    ("timer", "word", "Running timer as ss names it: on, keepalive, timewait, persist, delack."),
+    ("expires_ms", "u32", "ms", "Time until the timer fires; NULL if none runs."),
+    (
+        "retrans",
+        "u8",
+        "Retransmissions or probes the running timer has sent (idiag_retrans).",
+    ),
+    ("uid", "u32", "Owner of the socket as the recorder's user namespace sees it."),
+    ("inode", "u32", "Inode; 0 for TIME-WAIT, SYN-RECV, orphans and unaccepted connections."),
+    ("cookie", "u64", "Identity of the socket on this boot, the key together with netns."),
+)
+
+_OWNER = _columns(
+    ("pid", "i32", "Process that holds the socket, the oldest of several; NULL if unknown."),
+    ("start_us", "i64", "us", "Start of that process after boot; pid and start are its identity."),
+    ("comm", "text", "Name of that process."),
+    ("fd", "i32", "Lowest descriptor by which that process holds the socket."),
+    ("holders", "i32", "How many processes hold the socket; NULL if unknown."),
+    ("owner_time", "time", "UTC", "When the descriptors of that process were last read."),
+)
+
+_ATTRIBUTES = _columns(
+    ("rmem", "u32", "bytes", "INET_DIAG_MEMINFO: receive memory allocated."),
+    ("wmem", "u32", "bytes", "INET_DIAG_MEMINFO: send memory queued."),
+    ("fmem", "u32", "bytes", "INET_DIAG_MEMINFO: memory allocated ahead."),
+    ("tmem", "u32", "bytes", "INET_DIAG_MEMINFO: send memory allocated."),
+    ("rmem_alloc", "u32", "bytes", "skmem r: memory of queued incoming data."),
+    ("rcvbuf", "u32", "bytes", "skmem rb: limit of rmem_alloc."),
+    ("wmem_alloc", "u32", "bytes", "skmem t: memory of data handed to the lower layers."),
+    ("sndbuf", "u32", "bytes", "skmem tb: limit of the send memory."),
+    ("fwd_alloc", "u32", "bytes", "skmem f: memory reserved and not yet used."),
+    ("wmem_queued", "u32", "bytes", "skmem w: memory of queued outgoing data."),
+    ("optmem", "u32", "bytes", "skmem o: memory of socket options such as filters."),
+    ("backlog", "u32", "bytes", "skmem bl: memory of packets not yet processed."),
+    (
+        "drops",
+        "u32",
+        "packets",
+        "skmem d: packets dropped at this socket; for a listener its own ListenDrops.",
+    ),
+    ("tos", "u8", "IPv4 type of service (INET_DIAG_TOS)."),
+    ("tclass", "u8", "IPv6 traffic class (INET_DIAG_TCLASS)."),
+    ("class_id", "u32", "net_cls class, or the socket's priority (INET_DIAG_CLASS_ID)."),
+    ("shutdown", "u8", "Bits of shut directions: 1 receive, 2 send."),
+    ("v6only", "flag", "IPv6 socket that takes no IPv4 (INET_DIAG_SKV6ONLY)."),
+    ("protocol", "u8", "IP protocol of a raw socket or a close event (INET_DIAG_PROTOCOL)."),
+    ("mark", "u32", "Firewall mark; NULL without CAP_NET_ADMIN (INET_DIAG_MARK)."),
+    ("cgroup_id", "u64", "Identity of the cgroup v2 (INET_DIAG_CGROUP_ID)."),
+    (
+        "sockopt",
+        "u16",
+        "Bits: 1 recverr, 2 is_icsk, 4 freebind, 8 hdrincl, 16 mc_loop, 32 transparent, "
+        "64 mc_all, 128 nodefrag, 256 bind_address_no_port, 512 recverr_rfc4884, "
+        "1024 defer_connect (INET_DIAG_SOCKOPT).",
+    ),
+    ("md5_keys", "u16", "keys", "Number of TCP-MD5 keys; the keys themselves are never recorded."),
+    ("cong", "text", "Congestion control algorithm."),
+    ("vegas_enabled", "u32", "Whether Vegas is in use."),
+    ("vegas_rttcnt", "u32", "Vegas: round trips measured in this window."),
+    ("vegas_rtt_us", "u32", "us", "Vegas: round-trip time."),
+    ("vegas_minrtt_us", "u32", "us", "Vegas: smallest round-trip time."),
+    ("dctcp_enabled", "u16", "Whether DCTCP is in use."),
+    ("dctcp_ce_state", "u16", "DCTCP: whether the last packet was marked."),
+    ("dctcp_alpha", "u32", "DCTCP: estimate of the marked share, 1024 = all."),
+    ("dctcp_ab_ecn", "u32", "bytes", "DCTCP: bytes acknowledged with the mark."),
+    ("dctcp_ab_tot", "u32", "bytes", "DCTCP: bytes acknowledged."),
+    ("bbr_bw", "u64", "bytes/s", "BBR: estimate of the bottleneck bandwidth."),
+    ("bbr_min_rtt_us", "u32", "us", "BBR: smallest round-trip time."),
+    ("bbr_pacing_gain", "u32", "1/256", "BBR: pacing gain."),
+    ("bbr_cwnd_gain", "u32", "1/256", "BBR: congestion window gain."),
+    ("ulp", "text", "Upper layer protocol: tls, mptcp, espintcp, smc."),
+    ("tls_version", "u16", "TLS version: 771 is 1.2, 772 is 1.3."),
+    ("tls_cipher", "u16", "TLS cipher as in linux/tls.h."),
+    ("tls_txconf", "u16", "TLS sender: 1 base, 2 software, 3 device, 4 device record."),
+    ("tls_rxconf", "u16", "TLS receiver: 1 base, 2 software, 3 device, 4 device record."),
+    ("tls_zc_ro_tx", "flag", "TLS: zero-copy sendfile of read-only data."),
+    ("tls_rx_no_pad", "flag", "TLS: receiver expects no padding."),
+    ("tls_tx_max_payload_len", "u16", "bytes", "TLS: largest payload of a record sent."),
+    ("mptcp_token_rem", "u32", "MPTCP subflow: token of the peer."),
+    ("mptcp_token_loc", "u32", "MPTCP subflow: own token."),
+    ("mptcp_relwrite_seq", "u32", "MPTCP subflow: relative write sequence."),
+    ("mptcp_map_seq", "u64", "MPTCP subflow: sequence of the current mapping."),
+    ("mptcp_map_sfseq", "u32", "MPTCP subflow: subflow sequence of the current mapping."),
+    ("mptcp_ssn_offset", "u32", "MPTCP subflow: offset of the subflow sequence."),
+    ("mptcp_map_datalen", "u16", "bytes", "MPTCP subflow: length of the current mapping."),
+    ("mptcp_flags", "u32", "MPTCP subflow: MPTCP_SUBFLOW_FLAG bits."),
+    ("mptcp_id_rem", "u8", "MPTCP subflow: address identifier of the peer."),
+    ("mptcp_id_loc", "u8", "MPTCP subflow: own address identifier."),
+    ("peer_inode", "u32", "unix: inode of the connected peer, 0 if it is not yet accepted."),
+    ("vfs_inode", "u32", "unix: inode of the bound path in its file system."),
+    ("vfs_dev", "u32", "unix: device of the bound path; major is dev >> 20, minor dev & 1048575."),
+    ("icons", "text", "unix listener: inodes of the clients waiting, comma separated."),
+)
+
+TCP_INFO = _columns(
+    ("tcpi_state", "u8", "State of the kernel's socket as a number (tcpi_state)."),
+    ("ca_state", "u8", "0 Open, 1 Disorder, 2 CWR, 3 Recovery, 4 Loss."),
+    ("retransmits", "u8", "count", "Timeouts of the segment now retransmitted."),
+    ("probes", "u8", "count", "Window or keepalive probes unanswered."),
+    ("backoff", "u8", "count", "Exponent by which the timeout was raised."),
+    (
+        "options",
+        "u8",
+        "Bits: 1 timestamps, 2 SACK, 4 window scale, 8 ECN, 16 ECN seen, 32 SYN data, "
+        "64 usec timestamps, 128 TFO child.",
+    ),
+    ("snd_wscale", "u8", "Window scale of the peer; meaningful if options has bit 4."),
+    ("rcv_wscale", "u8", "Own window scale; meaningful if options has bit 4."),
+    ("delivery_rate_app_limited", "flag", "delivery_rate was limited by the application."),
+    ("fastopen_client_fail", "u8", "Why TCP Fast Open failed: 0 not, 1 no cookie, 2 or 3 loss."),
+    ("rto_us", "u32", "us", "Retransmission timeout."),
+    ("ato_us", "u32", "us", "Delayed acknowledgement timeout."),
+    ("snd_mss", "u32", "bytes", "Segment size to send."),
+    ("rcv_mss", "u32", "bytes", "Segment size received."),
+    ("unacked", "u32", "packets", "Sent, not acknowledged; for a listener the accept queue."),
+    ("sacked", "u32", "packets", "Selectively acknowledged; for a listener the backlog."),
+    ("lost", "u32", "packets", "Thought lost."),
+    ("tcpi_retrans", "u32", "packets", "Retransmitted and in flight (tcpi_retrans)."),
+    ("fackets", "u32", "packets", "Forward acknowledged; 0 since Linux 4.15."),
+    ("last_data_sent_ms", "u32", "ms", "Time since data was last sent."),
+    ("last_ack_sent_ms", "u32", "ms", "Always 0."),
+    ("last_data_recv_ms", "u32", "ms", "Time since data was last received."),
+    ("last_ack_recv_ms", "u32", "ms", "Time since an acknowledgement was last received."),
+    ("pmtu", "u32", "bytes", "Path MTU."),
+    ("rcv_ssthresh", "u32", "bytes", "Current window clamp of the receiver."),
+    ("rtt_us", "u32", "us", "Smoothed round-trip time."),
+    ("rttvar_us", "u32", "us", "Mean deviation of the round-trip time."),
+    ("snd_ssthresh", "u32", "packets", "Slow start threshold; 2147483647 is none."),
+    ("snd_cwnd", "u32", "packets", "Congestion window."),
+    ("advmss", "u32", "bytes", "Segment size advertised."),
+    ("reordering", "u32", "packets", "Reordering expected."),
+    ("rcv_rtt_us", "u32", "us", "Round-trip time as the receiver estimates it."),
+    ("rcv_space", "u32", "bytes", "Receive buffer space for automatic tuning."),
+    ("total_retrans", "u32", "packets", "Retransmitted over the whole life."),
+    ("pacing_rate", "u64", "bytes/s", "Pacing rate; NULL if unlimited."),
+    ("max_pacing_rate", "u64", "bytes/s", "Limit of the pacing rate; NULL if unlimited."),
+    ("bytes_acked", "u64", "bytes", "Acknowledged by the peer; SYN and FIN count one each."),
+    ("bytes_received", "u64", "bytes", "Received in order."),
+    ("segs_out", "u32", "segments", "Sent."),
+    ("segs_in", "u32", "segments", "Received."),
+    ("notsent_bytes", "u32", "bytes", "In the send queue and never sent."),
+    ("min_rtt_us", "u32", "us", "Smallest round-trip time of late; NULL if not measured."),
+    ("data_segs_in", "u32", "segments", "Received with data."),
+    ("data_segs_out", "u32", "segments", "Sent with data."),
+    ("delivery_rate", "u64", "bytes/s", "Rate of the latest delivery."),
+    ("busy_time_us", "u64", "us", "Time with data in flight or queued."),
+    ("rwnd_limited_us", "u64", "us", "Time held up by the peer's receive window."),
+    ("sndbuf_limited_us", "u64", "us", "Time held up by the own send buffer."),
+    ("delivered", "u32", "packets", "Delivered, retransmissions included."),
+    ("delivered_ce", "u32", "packets", "Delivered with a congestion mark."),
+    ("bytes_sent", "u64", "bytes", "Sent, retransmissions included."),
+    ("bytes_retrans", "u64", "bytes", "Retransmitted."),
+    ("dsack_dups", "u32", "count", "Duplicate reports received."),
+    ("reord_seen", "u32", "count", "Reordering events."),
+    ("rcv_ooopack", "u32", "packets", "Received out of order."),
+    ("snd_wnd", "u32", "bytes", "Window the peer advertises."),
+    ("rcv_wnd", "u32", "bytes", "Window advertised to the peer."),
+    ("rehash", "u32", "count", "PLB or timeout triggered changes of the flow hash."),
+    ("total_rto", "u16", "count", "Retransmission timeouts, SYN included."),
+    ("total_rto_recoveries", "u16", "count", "Timeout recoveries, unfinished included."),
+    ("total_rto_time_ms", "u32", "ms", "Time spent in timeout recoveries, unfinished included."),
+    ("received_ce", "u32", "packets", "Received with a congestion mark."),
+    ("delivered_e1_bytes", "u32", "bytes", "AccECN: delivered with ECT(1)."),
+    ("delivered_e0_bytes", "u32", "bytes", "AccECN: delivered with ECT(0)."),
+    ("delivered_ce_bytes", "u32", "bytes", "AccECN: delivered with CE."),
+    ("received_e1_bytes", "u32", "bytes", "AccECN: received with ECT(1)."),
+    ("received_e0_bytes", "u32", "bytes", "AccECN: received with ECT(0)."),
+    ("received_ce_bytes", "u32", "bytes", "AccECN: received with CE."),
+    ("ecn_mode", "u8", "ECN mode negotiated; NULL before Linux 7.0."),
+    ("accecn_opt_seen", "u16", "AccECN: state of the option as received."),
+    ("accecn_fail_mode", "u16", "AccECN: bits of what failed."),
+    ("options2", "u32", "Further option bits; NULL before Linux 7.0."),
+)
+
+SOCKETS = Table(
+    "sockets",
+    "One row per socket per sample, in ss's words, with every field the kernel gave.",
+    ("netns", "cookie", "sample"),
+    _SAMPLE + _SOCKET + _OWNER + _ATTRIBUTES + TCP_INFO,
+)
+
+SAMPLES = Table(
+    "samples",
+    "One row per sample, namespace and step (a kernel table, or the owners): what was done, "
+    "how long it took and what went wrong.",
+    ("sample", "netns", "t0"),
+    _SAMPLE
+    + _columns(
+        ("step", "word", "What was read: tcp, udp, udp6, unix or owners."),
+        ("boottime_us", "i64", "us", "CLOCK_BOOTTIME when the sample was begun."),
+        ("t0", "time", "UTC", "When the step was begun."),
+        ("t1", "time", "UTC", "When the step was done."),
+        ("cpu_us", "i64", "us", "CPU time the recorder spent on the step."),
+        ("rows", "i64", "rows", "Sockets recorded, or processes known for the owners step."),
+        ("bytes", "i64", "bytes", "Received from the kernel."),
+        (
+            "outcome",
+            "word",
+            "ok, or why rows may be missing: unavailable (no handler), busy, truncated, corrupt, "
+            "error, partial (owners: unresolved or denied).",
+        ),
+        ("errno", "i32", "Error number of the kernel; NULL if it gave none."),
+        ("detail", "text", "What went wrong, in one sentence; NULL if nothing."),
+        ("repeated", "i64", "rows", "Sockets the kernel gave twice in this dump, recorded once."),
+        ("unresolved", "i64", "inodes", "owners: inodes no process was found for."),
+        ("denied", "i64", "processes", "owners: processes whose descriptors may not be read."),
+        ("tables_read", "i64", "processes", "owners: processes whose descriptors were read."),
+        ("late_us", "i64", "us", "How long after its due time the sample was begun."),
+        ("skipped", "i64", "samples", "Due samples left out before this one."),
+    ),
+)
+
+OWNERS = Table(
+    "owners",
+    "One row when a socket-holding process appears or changes its description, and one more, "
+    "with valid_to set, when that ends.",
+    ("pid", "start_us", "valid_from"),
+    _columns(
+        ("sample", "u32", "Number of the sample that wrote the row."),
+        ("sample_time", "time", "UTC", "Time of the sample that wrote the row."),
+        ("pid", "i32", "Process number in the recorder's namespace."),
+        ("start_us", "i64", "us", "Start of the process after boot."),
+        ("comm", "text", "Name of the process."),
+        ("cmdline", "text", "Command line, blanks between the arguments, 4 KiB at most."),
+        ("exe", "text", "Path of the executable; NULL if not readable."),
+        ("uid", "u32", "User of the process; NULL if not readable."),
+        ("valid_from", "time", "UTC", "Sample from which the description holds."),
+        ("valid_to", "time", "UTC", "Sample at which it no longer held; NULL while it holds."),
+    ),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in (SOCKETS, SAMPLES, OWNERS)}
+
+
+def _arrow_type(name: str) -> pa.DataType:
+    import pyarrow as pa
+
+    if name.startswith("dictionary"):
+        return pa.dictionary(pa.type_for_alias(name[11:-1]), pa.string())
+    return pa.type_for_alias(name)
+
+
+def journal_schema(table: Table) -> pa.Schema:
+    """Return the Arrow schema of the table's journals."""
+    import pyarrow as pa
+
+    return pa.schema([(c.name, _arrow_type(KINDS[c.kind][0])) for c in table.columns])
+
+
+def public_schema(table: Table) -> pa.Schema:
+    """Return the Arrow schema of the table's segments and views."""
+    import pyarrow as pa
+
+    return pa.schema([(c.name, _arrow_type(KINDS[c.kind][1])) for c in table.columns])

@@ -1,0 +1,278 @@
+"""Segments: sealed Parquet files, made from the journals of one number.
+
+``sockets`` is sorted by (netns, cookie, sample), so that a socket's unchanging columns collapse.
+A journal is read, and its rows brought into that order, a few columns at a time; until all are
+ready to be written the sorted columns wait in memory as compressed as the journal was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recorder import journal
+from recorder.schema import (
+    METADATA_PREFIX,
+    RECORDING_FILE,
+    SEGMENT_SUFFIX,
+    TABLES,
+    VERSION,
+    Table,
+    public_schema,
+)
+
+ROW_GROUP_ROWS = 100_000
+COLUMNS_AT_ONCE = 4
+DICTIONARY_BYTES = 32 << 10
+"""A column of more distinct values than this holds (in a row group) is written plain."""
+COMPRESSION_LEVEL = 3
+
+
+def segment_path(directory: Path, table: str, number: int) -> Path:
+    """Return where the segment of a table and number is."""
+    return directory / table / f"{number:06d}{SEGMENT_SUFFIX}"
+
+
+def is_sealed(directory: Path, number: int) -> bool:
+    """Whether a number's segments are complete."""
+    return segment_path(directory, "samples", number).exists()
+
+
+def seal(directory: Path, number: int) -> None:
+    """Make the segments of a number from its committed samples, then remove its journals.
+
+    May be run again after it was interrupted at any point.
+    """
+    if not is_sealed(directory, number):
+        commits = journal.committed(directory, number)
+        metadata = _metadata(directory)
+        # samples last: its segment says that the others are complete
+        for table in sorted(TABLES.values(), key=lambda table: table.name == "samples"):
+            end = commits[-1][table.name][1] if commits else 0
+            path = segment_path(directory, table.name, number)
+            source = journal.journal_path(directory, table.name, number)
+            _write(table, Batches(source, end), path, metadata)
+    journal.remove(directory, number)
+
+
+class Batches:
+    """The committed batches of a journal, read again for each set of columns asked for."""
+
+    def __init__(self, path: Path, end: int) -> None:
+        self._bytes = pa.memory_map(str(path)).read_buffer(end) if end else None
+
+    def read(self, columns: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the batches that have rows, with some of the columns (by place) or all."""
+        if self._bytes is None:
+            return
+        options = pa.ipc.IpcReadOptions(
+            use_threads=False, included_fields=list(columns) if columns else []
+        )
+        with pa.ipc.open_stream(pa.BufferReader(self._bytes), options=options) as reader:
+            for batch in reader:
+                if batch.num_rows:
+                    yield batch
+
+
+def _metadata(directory: Path) -> dict[str, str]:
+    return {
+        METADATA_PREFIX + "version": str(VERSION),
+        METADATA_PREFIX + "recording": (directory / RECORDING_FILE).read_text(encoding="utf-8"),
+    }
+
+
+def _write(table: Table, batches: Batches, path: Path, metadata: dict[str, str]) -> None:
+    documentation = {c.name: {"unit": c.unit, "doc": c.doc} for c in table.columns}
+    # text stays a dictionary up to Parquet's own encoder; without the Arrow schema in the file
+    # (store_schema below) every reader sees plain strings
+    text = pa.dictionary(pa.int32(), pa.string())
+    fields = [f.with_type(text) if f.type == pa.string() else f for f in public_schema(table)]
+    schema = pa.schema(
+        fields,
+        metadata
+        | {
+            METADATA_PREFIX + "table": table.name,
+            METADATA_PREFIX + "columns": json.dumps(documentation, separators=(",", ":")),
+        },
+    )
+    temporary = path.with_name(path.name + ".tmp")
+    columns = _sorted_columns(table, batches, _order(table, batches))
+    with open(temporary, "wb") as file:
+        with _writer(file, table, schema, columns) as writer:
+            for row_group in _row_groups(schema, columns):
+                writer.write_table(row_group, row_group_size=ROW_GROUP_ROWS)
+                del row_group  # before the next one is made
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, path)
+    journal.sync_directory(path.parent)
+
+
+def _order(table: Table, batches: Batches) -> npt.NDArray[np.int64]:
+    """Return the places of all rows of the journal in the order of the segment."""
+    places = [table.names.index(name) for name in table.order]
+    keys: list[list[pa.Array]] = [[] for _ in places]
+    for batch in batches.read(places):
+        for key, name in zip(keys, table.order, strict=True):
+            key.append(batch.column(name))
+    if not keys[0]:
+        return np.zeros(0, np.int64)
+    columns = [_sortable(pa.chunked_array(key)) for key in keys]
+    # the last is the most significant for lexsort; constant ones need no sorting
+    columns = [column for column in columns if (column != column[0]).any()]
+    if not columns:
+        return np.arange(sum(map(len, keys[0])))
+    if len(columns) == 2 and table.order[-1] == "sample":
+        return np.argsort(columns[0], kind="stable")  # a journal is in the order of its samples
+    return np.lexsort(columns[::-1])
+
+
+def _sortable(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
+    if pa.types.is_dictionary(column.type):
+        return pc.rank(column.cast(column.type.value_type)).to_numpy()
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.int64())
+    if column.null_count:
+        column = column.fill_null(0)
+    return column.to_numpy()
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A sorted column: an Arrow stream with a batch per row group, or one value for all rows.
+
+    ``few`` says that it seems to have few distinct values.
+    """
+
+    rows: int
+    packed: pa.Buffer | None = None
+    constant: pa.Scalar | None = None
+    few: bool = True
+
+    def pieces(self) -> Iterator[pa.Array | pa.Scalar]:
+        if self.packed is not None:
+            with pa.ipc.open_stream(self.packed) as reader:
+                for batch in reader:
+                    yield batch.column(0)
+        else:
+            for _ in range(0, self.rows, ROW_GROUP_ROWS):
+                yield self.constant
+
+
+def _sorted_columns(
+    table: Table, batches: Batches, order: npt.NDArray[np.int64]
+) -> dict[str, _Column]:
+    rows = pa.array(order)
+    columns: dict[str, _Column] = {name: _Column(0) for name in table.names}
+    for first in range(0, len(table.columns) if len(rows) else 0, COLUMNS_AT_ONCE):
+        places = range(first, min(first + COLUMNS_AT_ONCE, len(table.columns)))
+        read = pa.Table.from_batches(batches.read(places))
+        for name in read.column_names:
+            columns[name] = _sorted_column(read.column(name), rows)
+    return columns
+
+
+def _sorted_column(column: pa.ChunkedArray, order: pa.Array) -> _Column:
+    constant = _constant(column)
+    if constant is not None:
+        return _Column(len(column), constant=constant)
+    ordered = column.unify_dictionaries().combine_chunks().take(order)
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+    schema = pa.schema([("", ordered.type)])
+    with pa.ipc.new_stream(sink, schema, options=options) as writer:
+        for first in range(0, len(ordered), ROW_GROUP_ROWS):
+            piece = ordered.slice(first, ROW_GROUP_ROWS)
+            writer.write_batch(pa.record_batch([piece], schema=schema))
+    return _Column(len(column), packed=sink.getvalue(), few=_few_values(ordered))
+
+
+def _constant(column: pa.ChunkedArray) -> pa.Scalar | None:
+    if column.null_count == len(column):
+        return pa.scalar(None, column.type)
+    if column.null_count:
+        return None
+    if pa.types.is_dictionary(column.type):
+        first = column[0].as_py()
+        if all(len(chunk.dictionary) == 1 for chunk in column.chunks) and all(
+            chunk.dictionary[0].as_py() == first for chunk in column.chunks
+        ):
+            return pa.scalar(first, pa.string())
+        return None
+    extremes = pc.min_max(column)
+    return extremes["min"] if extremes["min"] == extremes["max"] else None
+
+
+def _row_groups(schema: pa.Schema, columns: dict[str, _Column]) -> Iterator[pa.Table]:
+    rows = columns[schema.names[0]].rows
+    readers = [columns[name].pieces() for name in schema.names]
+    for first, pieces in zip(
+        range(0, rows, ROW_GROUP_ROWS), zip(*readers, strict=True), strict=True
+    ):
+        size = min(ROW_GROUP_ROWS, rows - first)
+        constants: dict[tuple[object, pa.DataType], pa.Array] = {}
+        arrays: list[pa.Array] = []
+        for field, piece in zip(schema, pieces, strict=True):
+            if isinstance(piece, pa.Scalar):
+                key = (piece.as_py(), field.type)
+                if key not in constants:
+                    constants[key] = _repeated(piece, field.type, size)
+                arrays.append(constants[key])
+            elif pa.types.is_dictionary(field.type):
+                arrays.append(_compacted(piece))
+            else:
+                arrays.append(piece.cast(field.type, safe=False))
+        del pieces, piece
+        yield pa.Table.from_arrays(arrays, schema=schema)
+        del arrays, constants
+
+
+def _repeated(value: pa.Scalar, kind: pa.DataType, rows: int) -> pa.Array:
+    if not value.is_valid:
+        return pa.nulls(rows, kind)
+    if pa.types.is_dictionary(kind):
+        zeros = pa.array(np.zeros(rows, np.int32))
+        return pa.DictionaryArray.from_arrays(zeros, pa.array([value.as_py()], pa.string()))
+    return pa.repeat(value.cast(kind, safe=False), rows)
+
+
+def _compacted(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Leave only those words in the dictionary that the rows use."""
+    used = column.indices.cast(pa.int32()).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(used.indices, column.dictionary.take(used.dictionary))
+
+
+def _writer(
+    file: object, table: Table, schema: pa.Schema, columns: dict[str, _Column]
+) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        file,
+        schema,
+        compression="zstd",
+        compression_level=COMPRESSION_LEVEL,
+        use_dictionary=[name for name, column in columns.items() if column.few],
+        dictionary_pagesize_limit=DICTIONARY_BYTES,
+        write_page_checksum=True,
+        store_schema=False,
+        sorting_columns=pq.SortingColumn.from_ordering(
+            schema, [(name, "ascending") for name in table.order]
+        ),
+    )
+
+
+def _few_values(column: pa.Array) -> bool:
+    """Guess from a thousand rows whether a dictionary will stay small."""
+    if pa.types.is_dictionary(column.type):
+        return True
+    step = max(1, len(column) // 1009)
+    some = column.take(pa.array(np.arange(0, len(column), step)))
+    return len(some.unique()) <= 64

@@ -1,0 +1,121 @@
+"""The netlink socket: sends a dump request and hands the answer over in chunks."""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import socket
+from collections.abc import Callable
+
+import numpy as np
+
+from recorder.netlink import HEADER, PAD, Decode, Dump, Framing, Outcome, frame, request
+
+NETLINK_SOCK_DIAG = 4
+DATAGRAM = 32768
+"""Room for one datagram: the kernel fills no more, however large the buffer."""
+CHUNK = 1 << 20
+"""Bytes that are decoded at once: what fits the second level cache of common processors."""
+TIMEOUT_S = 10.0
+
+
+class DiagSocket:
+    """A NETLINK_SOCK_DIAG socket of the network namespace in which it is made.
+
+    One dump at a time. After a dump that did not end with NLMSG_DONE or NLMSG_ERROR the socket is
+    replaced, so that nothing of it is left for the next one.
+    """
+
+    def __init__(self, connect: Callable[[], tuple[socket.socket, int]] | None = None) -> None:
+        """``connect`` makes the socket and tells its port number; the default asks the kernel."""
+        self._connect = connect or _connect
+        self._words = np.zeros((CHUNK + DATAGRAM + PAD) // 4, np.uint32)
+        self._view = memoryview(self._words).cast("B")
+        self._socket, self._portid = self._connect()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def dump(self, kind: int, body: bytes, decode: Decode) -> Dump:
+        """Run one dump and have its chunks decoded; never raises for what the kernel answers."""
+        result = Dump()
+        seq = secrets.randbits(32) | 1
+        try:
+            self._socket.send(request(kind, body, seq))
+            ended = self._receive(seq, decode, result)
+        except OSError as error:
+            number = errno.ETIMEDOUT if isinstance(error, TimeoutError) else error.errno
+            result.outcome = Outcome.of_errno(number or errno.EIO, "receiving the dump")
+            ended = False
+        if not ended:
+            self._socket.close()
+            self._socket, self._portid = self._connect()
+        return result
+
+    def _receive(self, seq: int, decode: Decode, result: Dump) -> bool:
+        view, receive = self._view, self._socket.recv_into
+        corrupt = 0
+        while True:
+            position = 0
+            datagrams: list[tuple[int, int]] = []
+            truncated = 0
+            last = False
+            while position < CHUNK and not last:
+                room = view[position : position + DATAGRAM]
+                size = receive(room, DATAGRAM, socket.MSG_TRUNC)
+                result.bytes += size
+                if size > DATAGRAM:
+                    truncated += 1
+                    size = DATAGRAM
+                datagrams.append((position, position + size))
+                last = _ends_dump(view, position, size)
+                position = (position + size + 3) & ~3
+            view[position : position + PAD] = _ZEROS
+            framing = frame(self._words, datagrams, seq, self._portid)
+            if truncated:
+                framing.corrupt -= min(truncated, framing.corrupt)
+                result.outcome = Outcome(
+                    "truncated", None, f"{truncated} datagrams were larger than {DATAGRAM} bytes"
+                )
+            corrupt += framing.corrupt
+            if framing.offsets.size:
+                decode(self._words[: (position + PAD) // 4], framing, result)
+            ended = self._judge(framing, result)
+            if ended or (last and corrupt):
+                break
+        if result.outcome.name == "ok" and (corrupt or result.bad):
+            result.outcome = Outcome(
+                "corrupt",
+                None,
+                f"{corrupt} broken chains of messages and {result.bad} broken messages left out",
+            )
+        if not ended and result.outcome.name == "ok":
+            result.outcome = Outcome("corrupt", None, "the dump ended without its end mark")
+        return ended
+
+    def _judge(self, framing: Framing, result: Dump) -> bool:
+        for number, where in ((framing.error, "NLMSG_ERROR"), (framing.done, "NLMSG_DONE")):
+            if number:
+                result.outcome = Outcome.of_errno(number, where)
+        return framing.done is not None or framing.error is not None
+
+
+_ZEROS = bytes(PAD)
+
+
+def _connect() -> tuple[socket.socket, int]:
+    made = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+    )
+    made.bind((0, 0))
+    made.settimeout(TIMEOUT_S)
+    return made, made.getsockname()[0]
+
+
+def _ends_dump(view: memoryview, start: int, size: int) -> bool:
+    """Whether a datagram seems to end with NLMSG_DONE or to be an NLMSG_ERROR (a hint only)."""
+    if size < HEADER:
+        return False
+    tail = start + max(size - 20, 0)
+    done = int.from_bytes(view[tail : tail + 6], "little") == 20 | 3 << 32
+    return done or int.from_bytes(view[start + 4 : start + 6], "little") == 2

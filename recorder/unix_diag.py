@@ -1,0 +1,177 @@
+"""unix_diag (include/uapi/linux/unix_diag.h): the request, messages → columns."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recorder import text
+from recorder.columns import Bits, Columns, Values, code_words, word_codes
+from recorder.netlink import PAD, Dump, Framing, Words, attributes, gather
+from recorder.sock_diag import SKMEM, STATES
+
+NAME, VFS, PEER, ICONS, RQLEN, MEMINFO, SHUTDOWN, UID = range(8)
+LAST = UID
+ALL_STATES = 0xFFFFFFFF
+SHOW_ALL = 0x7F
+
+NAME_WIDTH = 112
+"""sun_path has 108 bytes; rounded up to a multiple of 8."""
+
+MESSAGE = np.dtype(
+    {
+        "names": ["type", "state", "inode", "cookie"],
+        "formats": ["u1", "u1", "<u4", "<u8"],
+        "offsets": [1, 2, 4, 8],
+        "itemsize": 16,
+    }
+)
+_TWO = np.dtype([("first", "<u4"), ("second", "<u4")])
+_ONE = np.dtype([("v", "<u4")])
+_BYTE = np.dtype({"names": ["v"], "formats": ["u1"], "itemsize": 4})
+
+NETIDS = ["u_str", "u_seq", "u_dgr"]
+_NETID_CODE = np.array([{1: 0, 5: 1}.get(n, 2) for n in range(256)], np.int8)
+
+
+def request_all() -> bytes:
+    """Return struct unix_diag_req for every socket and everything the kernel can show."""
+    return struct.pack("=BBxxIIIII", socket.AF_UNIX, 0, ALL_STATES, 0, SHOW_ALL, 0, 0)
+
+
+class UnixDiag:
+    """Decodes the messages of one dump after another into the same columns."""
+
+    def __init__(self) -> None:
+        kinds: dict[str, npt.DTypeLike] = {
+            "_type": "u1",
+            "_state": "u1",
+            "inode": "u4",
+            "cookie": "u8",
+            "_present": "u4",
+            "_name": f"V{NAME_WIDTH}",
+            "_name_length": "u2",
+            "vfs_inode": "u4",
+            "vfs_dev": "u4",
+            "peer_inode": "u4",
+            "recv_q": "u4",
+            "send_q": "u4",
+            "shutdown": "u1",
+            "uid": "u4",
+        }
+        self.columns = Columns(kinds | SKMEM.column_types())
+        self._icons: list[npt.NDArray[np.uint32]] = []
+        self._icon_rows: list[npt.NDArray[np.int64]] = []
+
+    def decode(self, words: Words, framing: Framing, dump: Dump) -> None:
+        """Append the rows of a chunk. Short and broken messages are counted and left out."""
+        if not self.columns.rows:
+            self._icons, self._icon_rows = [], []
+        starts, ends = framing.offsets, framing.ends
+        bad = ends - starts < MESSAGE.itemsize
+        absent = words.nbytes - PAD
+        found = attributes(
+            words, np.minimum(starts + MESSAGE.itemsize, ends), ends, LAST, absent, bad
+        )
+        if found.bad.any():
+            dump.bad += int(found.bad.sum())
+            starts = starts[~found.bad]
+            found = found.keep(~found.bad)
+        dump.count_unknown(found.unknown)
+        rows = self.columns.extend(starts.size)
+        whole = self.columns.whole
+        message = gather(words, starts, MESSAGE)
+        for name, column in (("type", "_type"), ("state", "_state")):
+            whole(column)[rows] = message[name]
+        for name in ("inode", "cookie"):
+            whole(name)[rows] = message[name]
+        present = found.present.copy()
+        for kind, size in ((VFS, 8), (PEER, 4), (RQLEN, 8), (SHUTDOWN, 1), (UID, 4)):
+            present[found.length[kind] < size] &= ~np.uint32(1 << kind)
+        whole("_present")[rows] = present
+        length = np.minimum(found.length[NAME], NAME_WIDTH)
+        whole("_name")[rows] = gather(words, found.at[NAME], np.dtype([("v", f"V{NAME_WIDTH}")]))[
+            "v"
+        ]
+        whole("_name_length")[rows] = length
+        for kind, first, second in ((VFS, "vfs_inode", "vfs_dev"), (RQLEN, "recv_q", "send_q")):
+            pair = gather(words, found.at[kind], _TWO)
+            whole(first)[rows], whole(second)[rows] = pair["first"], pair["second"]
+        whole("peer_inode")[rows] = gather(words, found.at[PEER], _ONE)["v"]
+        whole("uid")[rows] = gather(words, found.at[UID], _ONE)["v"]
+        whole("shutdown")[rows] = gather(words, found.at[SHUTDOWN], _BYTE)["v"]
+        SKMEM.decode(words, found.at[MEMINFO], found.length[MEMINFO], self.columns, rows)
+        self._decode_icons(words, found.at[ICONS], found.length[ICONS] // 4, rows.start)
+
+    def _decode_icons(
+        self,
+        words: Words,
+        at: npt.NDArray[np.int64],
+        count: npt.NDArray[np.int32],
+        start: int,
+    ) -> None:
+        rows = np.repeat(np.arange(count.size), count)
+        if rows.size:
+            rank = np.arange(rows.size) - np.repeat(np.cumsum(count) - count, count)
+            self._icons.append(words[(at[rows] >> 2) + rank])
+            self._icon_rows.append(rows + start)
+
+    def keep(self, rows: npt.NDArray[np.int64]) -> None:
+        """Keep only these of the rows decoded, in ascending order."""
+        self.columns.keep(rows)
+        for index, old in enumerate(self._icon_rows):
+            place = np.minimum(np.searchsorted(rows, old), max(rows.size - 1, 0))
+            kept = rows[place] == old
+            self._icon_rows[index] = place[kept]
+            self._icons[index] = self._icons[index][kept]
+
+    def rows(self) -> dict[str, Values | pa.Array]:
+        """Return the columns of all rows decoded since the last ``clear``; absent ones are NULL."""
+        columns = self.columns
+        bits = Bits(columns["_present"].astype(np.uint32, copy=False))
+        result: dict[str, Values | pa.Array] = {
+            "family": code_words(np.zeros(columns.rows, np.int8), ["unix"]),
+            "netid": code_words(_NETID_CODE[columns["_type"].astype(np.uint8)], NETIDS),
+            "state": code_words(word_codes(columns["_state"], len(STATES), 0), STATES),
+            "inode": Values(columns["inode"]),
+            "cookie": Values(columns["cookie"]),
+        }
+        if bits.any(NAME):
+            result["local_addr"] = self._names(bits.mask(NAME)).dictionary_encode()
+        for kind, names in (
+            (VFS, ("vfs_inode", "vfs_dev")),
+            (PEER, ("peer_inode",)),
+            (RQLEN, ("recv_q", "send_q")),
+            (SHUTDOWN, ("shutdown",)),
+            (UID, ("uid",)),
+        ):
+            if bits.any(kind):
+                for name in names:
+                    result[name] = Values(columns[name], bits.mask(kind))
+        result |= SKMEM.values(columns)
+        if self._icons:
+            result["icons"] = self._icons_text().dictionary_encode()
+        return result
+
+    def _names(self, valid: npt.NDArray[np.bool_] | None) -> pa.Array:
+        raw = np.ascontiguousarray(self.columns["_name"]).view(np.uint8).reshape(-1, NAME_WIDTH)
+        length = self.columns["_name_length"].astype(np.int64)
+        # a path comes with its NUL, an abstract name starts with one and ends where it ends
+        last = raw[np.arange(len(raw)), np.maximum(length - 1, 0)]
+        is_path = (length > 0) & (raw[:, 0] != 0)
+        length = length - (is_path & (last == 0))
+        mask = np.zeros(len(raw), np.bool_) if valid is None else ~valid
+        return text.joined(raw, length, mask)
+
+    def _icons_text(self) -> pa.Array:
+        counts = np.bincount(np.concatenate(self._icon_rows), minlength=self.columns.rows)
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        inodes = pa.array(np.concatenate(self._icons)).cast(pa.string())
+        lists = pa.ListArray.from_arrays(pa.array(offsets), inodes)
+        joined = pc.binary_join(lists, ",")
+        return pc.if_else(pa.array(counts > 0), joined, pa.scalar(None, pa.string()))

@@ -1,0 +1,145 @@
+"""What the command promises as a whole: light help, known errors in one line, documentation."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("record", "info", "reports", "report", "sql")
+HEAVY = ("duckdb", "numpy", "pandas", "pyarrow", "pyroute2")
+
+# Runs the command as the entry point does, then tells which modules it loaded.
+LOADED = """
+import sys
+import sockrec
+try:
+    sockrec.main()
+except SystemExit as leave:
+    assert leave.code in (None, 0), leave.code
+finally:
+    print("loaded:", *sys.modules, file=sys.stderr)
+"""
+
+# Takes the place of a module that must not be imported, in any process of a recording.
+INTRUDER = """
+from pathlib import Path
+(Path(__file__).parent / "imported").write_text(__name__)
+raise ImportError(__name__ + " must not be imported")
+"""
+
+
+def run(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sockrec", *words],
+        cwd=cwd,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def commands() -> list[str]:
+    import typer.main
+
+    import sockrec
+
+    command = typer.main.get_command(sockrec.app)
+    return sorted(getattr(command, "commands"))  # noqa: B009 - vendored click has no types
+
+
+@pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS)], ids=" ".join)
+def test_help_loads_no_heavy_module(words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *words, "--help"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage: sockrec" in done.stdout
+    loaded = {name.partition(".")[0] for name in done.stderr.split("loaded:")[1].split()}
+    assert loaded & set(HEAVY) == set()
+
+
+def test_recording_imports_neither_duckdb_nor_pandas_in_any_of_its_processes(
+    tmp_path: Path,
+) -> None:
+    intruders = tmp_path / "intruders"
+    intruders.mkdir()
+    for name in ("duckdb", "pandas"):
+        (intruders / f"{name}.py").write_text(INTRUDER)
+    done = run(
+        *("record", "-n", "2", "-i", "200ms", "-o", str(tmp_path / "recording")),
+        PYTHONPATH=f"{intruders}:{ROOT}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "recording" / "sockets").glob("*.parquet"))
+    assert not (intruders / "imported").exists()
+
+
+def test_every_command_of_the_first_slice_exists() -> None:
+    assert set(COMMANDS) <= set(commands())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    done = run(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Usage: sockrec {name}")
+
+
+def test_every_command_stands_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in commands() if f"sockrec {name}" not in readme] == []
+
+
+def test_the_version_is_the_installed_one() -> None:
+    from importlib.metadata import version
+
+    assert run("--version").stdout == f"sockrec {version('sockrec')}\n"
+
+
+def test_a_known_error_is_one_line_and_status_1() -> None:
+    done = run("info", "/nonexistent/recording")
+    assert done.returncode == 1
+    assert done.stderr.startswith("sockrec: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_an_error_lets_no_terminal_escape_through(tmp_path: Path) -> None:
+    done = run("info", str(tmp_path / "\x1b[2Jevil\nsecond line"))
+    assert done.returncode == 1
+    assert "\x1b" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("nonsense",), ("report",), ("record", "-i", "soon")])
+def test_wrong_use_is_status_2(words: tuple[str, ...], tmp_path: Path) -> None:
+    done = run(*words, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_pipe_is_no_error_message() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "sockrec", "reports"],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.stderr == ""
