@@ -55,6 +55,7 @@ ULP_NAME, ULP_TLS, ULP_MPTCP = 1, 2, 3
 MD5SIG_SIZE = 100
 
 TIMERS = ["off", "on", "keepalive", "timewait", "persist", "delack", "unknown"]
+OTHER_TIMER = len(TIMERS) - 1
 
 MESSAGE = np.dtype(
     {
@@ -327,9 +328,7 @@ class InetDiag:
             "family": code_words(v6, ["inet", "inet6"]),
             "netid": code_words(np.zeros(columns.rows, np.int8), [self._netid]),
             "state": code_words(word_codes(columns["_state"], len(STATES), 0), STATES),
-            "timer": code_words(
-                word_codes(timer, len(TIMERS) - 1, len(TIMERS) - 1), TIMERS, running
-            ),
+            "timer": code_words(word_codes(timer, OTHER_TIMER, OTHER_TIMER), TIMERS, running),
             "expires_ms": Values(expires, running),
             "interface": Values(interface, interface != 0),
             "local_addr": text.addresses(family, _raw(columns["_src"]), socket.AF_INET),

@@ -5,6 +5,7 @@ The format, and what a reader may rely on, is in docs/recording.md.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zlib
@@ -176,29 +177,24 @@ def committed(directory: Path, number: int) -> list[dict[str, tuple[int, int, in
     Ends before the first commit that is damaged or names bytes that are damaged or missing.
     """
     result: list[dict[str, tuple[int, int, int]]] = []
-    files: dict[str, IO[bytes]] = {}
-    try:
-        for table in TABLES:
-            files[table] = open(journal_path(directory, table, number), "rb")  # noqa: SIM115
-        with pa.ipc.open_stream(files["samples"]) as reader:
-            checked = {table: open(file.name, "rb") for table, file in files.items()}  # noqa: SIM115
-            try:
-                while True:
-                    _, metadata = reader.read_next_batch_with_custom_metadata()
-                    ranges = _parse_commit(metadata)
-                    if ranges is None:
-                        continue
-                    if not all(_intact(checked[t], *r) for t, r in ranges.items()):
-                        break
-                    result.append(ranges)
-            finally:
-                for file in checked.values():
-                    file.close()
-    except (StopIteration, pa.ArrowException, OSError, ValueError, KeyError, TypeError):
-        pass  # the end of what is whole
-    finally:
-        for file in files.values():
-            file.close()
+    with contextlib.ExitStack() as stack:
+        try:
+            files = {
+                table: stack.enter_context(open(journal_path(directory, table, number), "rb"))
+                for table in TABLES
+            }
+            stream = stack.enter_context(open(files["samples"].name, "rb"))
+            reader = stack.enter_context(pa.ipc.open_stream(stream))
+            while True:
+                _, metadata = reader.read_next_batch_with_custom_metadata()
+                ranges = _parse_commit(metadata)
+                if ranges is None:
+                    continue
+                if not all(_intact(files[table], *ranges[table]) for table in TABLES):
+                    break
+                result.append(ranges)
+        except (StopIteration, pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+            pass  # the end of what is whole
     return result
 
 

@@ -77,7 +77,8 @@ class Sealer:
 
     def finish(self) -> None:
         """Let the child seal what it was given, and wait for it."""
-        assert self._child.stdin is not None and self._child.stdout is not None
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
         with contextlib.suppress(OSError):
             self._child.stdin.close()
         os.set_blocking(self._child.stdout.fileno(), True)

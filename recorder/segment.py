@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recorder import journal
+from recorder.columns import AnyArray
 from recorder.schema import (
     METADATA_PREFIX,
     RECORDING_FILE,
@@ -136,14 +138,14 @@ def _order(table: Table, batches: Batches) -> npt.NDArray[np.int64]:
     return np.lexsort(columns[::-1])
 
 
-def _sortable(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
+def _sortable(column: pa.ChunkedArray) -> AnyArray:
     if pa.types.is_dictionary(column.type):
-        return pc.rank(column.cast(column.type.value_type)).to_numpy()
+        return np.asarray(pc.rank(column.cast(column.type.value_type)))
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.int64())
     if column.null_count:
         column = column.fill_null(0)
-    return column.to_numpy()
+    return np.asarray(column)
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ def _compacted(column: pa.DictionaryArray) -> pa.DictionaryArray:
 
 
 def _writer(
-    file: object, table: Table, schema: pa.Schema, columns: dict[str, _Column]
+    file: IO[bytes], table: Table, schema: pa.Schema, columns: dict[str, _Column]
 ) -> pq.ParquetWriter:
     return pq.ParquetWriter(
         file,

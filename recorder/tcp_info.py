@@ -108,7 +108,7 @@ def values(columns: Columns, release: tuple[int, int]) -> dict[str, Values]:
 
 def _none_is_null(values: Values) -> Values:
     """Turn the kernel's all-ones, which says "none", into NULL."""
-    data: npt.NDArray[np.unsignedinteger] = values.data  # type: ignore[assignment]  # u32 or u64
+    data: npt.NDArray[np.unsignedinteger] = values.data
     given = data != np.iinfo(data.dtype).max
     if given.all():
         return values

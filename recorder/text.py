@@ -127,8 +127,10 @@ def names(
     """Return short NUL-padded names (an algorithm, a protocol) of which there are few kinds."""
     coded = _fixed(raw).dictionary_encode()
     text = decode([value.split(b"\0", 1)[0] for value in coded.dictionary.to_pylist()])
-    mask = None if valid is None else ~valid
-    return pa.DictionaryArray.from_arrays(coded.indices, pa.array(text, pa.string()), mask=mask)
+    codes = coded.indices
+    if valid is not None:
+        codes = pa.array(codes.to_numpy(), mask=~valid)
+    return pa.DictionaryArray.from_arrays(codes, pa.array(text, pa.string()))
 
 
 def joined(

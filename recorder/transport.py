@@ -30,7 +30,7 @@ class DiagSocket:
         """``connect`` makes the socket and tells its port number; the default asks the kernel."""
         self._connect = connect or _connect
         self._words = np.zeros((CHUNK + DATAGRAM + PAD) // 4, np.uint32)
-        self._view = memoryview(self._words).cast("B")
+        self._view = memoryview(self._words.data).cast("B")
         self._socket, self._portid = self._connect()
 
     def close(self) -> None:

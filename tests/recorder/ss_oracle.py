@@ -176,6 +176,8 @@ class Oracle:
             return True
         if key in SINCE and self.release < SINCE[key] and key not in before.keys() | after.keys():
             return True
+        if before.get(key) == after.get(key):
+            return False
         if key == "expires_ms":
             return self._timer_agrees(before, after, recorded)
         low, high = _number(before.get(key)), _number(after.get(key))
@@ -413,7 +415,7 @@ def _number(text: str | None) -> float | None:
     """Read a number of ss; a word that ss left out counts as 0."""
     if text is None:
         return 0.0
-    found = re.fullmatch(r"(-?[\d.]+(?:e[+-]?\d+)?)(?:ms)?(?:\([\d.]+%\))?", text)
+    found = re.fullmatch(r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?:ms)?(?:\(.*%\))?", text)
     return float(found[1]) if found else None
 
 

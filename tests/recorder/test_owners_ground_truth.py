@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from recorder.owners import Owners, OwnersStep, Process
+from recorder.holders import Inodes
+from recorder.owners import Holders, Owners, OwnersStep, Process
 from tests.recorder.owners_child import Child, ProcTree, inodes
 
 NOW = 1_700_000_000_000_000
@@ -558,7 +560,7 @@ while len(report) < size:
 answer = [events, json.loads(report)]
 """
     )
-    updates = []
+    updates: list[tuple[float, float, Inodes, OwnersStep, Holders, npt.NDArray[np.int32]]] = []
     while len(updates) < 5:
         began = time.monotonic()
         dump = np.concatenate([np.asarray(table) for table in tables])
