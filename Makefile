@@ -24,7 +24,7 @@ demo: $(VENV)/.runtime ## record a real workload on loopback for 6 s and print t
 	rm -rf demo-recording
 	$(BIN)/sockrec record -o demo-recording -i 500ms -- $(BIN)/python samples/demo.py
 	$(BIN)/sockrec info demo-recording
-	$(BIN)/sockrec report states demo-recording
+	$(BIN)/sockrec report states demo-recording --param interval=3
 	$(BIN)/sockrec report process_sockets demo-recording
 
 test: lint ## lint, types, import contracts, tests, and the wheel without dev packages

@@ -124,7 +124,8 @@ class Answer:
         """Return all rows with Arrow's types, which do not depend on the data."""
         import pandas as pd
 
-        return self.table().to_pandas(types_mapper=pd.ArrowDtype)
+        frame: pd.DataFrame = self.table().to_pandas(types_mapper=pd.ArrowDtype)
+        return frame
 
     @contextmanager
     def batches(self) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:

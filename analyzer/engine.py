@@ -89,6 +89,7 @@ class Engine:
         Whatever may be read may be overwritten by COPY, so nothing but SELECT gets through.
         """
         try:
+            query.encode()
             statements = self._connection.extract_statements(query)
         except (duckdb.Error, ValueError) as error:
             raise _query_error(error) from error

@@ -72,13 +72,22 @@ class Journal:
 class Committed:
     """How far the journals of one number reach, in bytes per table.
 
-    ``samples`` counts the commits accepted; ``stopped`` says why the next one was not, and is
-    empty if there was none.
+    ``rows`` are the ranges of the samples journal between its commits. ``samples`` counts the
+    commits accepted; ``stopped`` says why the next one was not, and is empty if there was none.
     """
 
     ends: Mapping[str, int]
+    rows: tuple[tuple[int, int], ...]
     samples: int
     stopped: str
+
+    def take(self, table: str, journal: pa.Buffer) -> pa.Buffer:
+        """Return the bytes of a journal that checksums vouch for; commits themselves have none."""
+        if table != SAMPLES.name:
+            return journal.slice(0, self.ends[table])
+        return pa.py_buffer(
+            b"".join(memoryview(journal.slice(start, end - start)) for start, end in self.rows)
+        )
 
 
 def map_file(path: Path) -> pa.Buffer:
@@ -99,11 +108,11 @@ def read_commits(journals: Mapping[str, pa.Buffer]) -> Committed:
     """Find the last sample that is whole in all journals of one number; never raises for damage."""
     ends = dict.fromkeys(journals, 0)
     ends[SAMPLES.name] = rows_end = 0
-    samples = 0
+    rows: list[tuple[int, int]] = []
     last = -1
     source = pa.BufferReader(journals.get(SAMPLES.name, pa.py_buffer(b"")))
     if source.size() == 0:
-        return Committed(ends, 0, "")
+        return Committed(ends, (), 0, "")
     try:
         reader = pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(included_fields=[0]))
         while True:
@@ -114,15 +123,16 @@ def read_commits(journals: Mapping[str, pa.Buffer]) -> Committed:
                 continue
             sample, ranges = _parse_commit(metadata)
             if sample <= last:
-                raise JournalError(f"commit {samples} is of sample {sample} after {last}")
+                raise JournalError(f"a commit of sample {sample} follows that of {last}")
             _check_ranges(sample, ranges, ends, rows_end, journals)
+            rows.append(ranges[SAMPLES.name][:2])
             ends.update((name, end) for name, (_, end, _) in ranges.items())
             ends[SAMPLES.name] = rows_end = source.tell()
-            samples, last = samples + 1, sample
+            last = sample
     except StopIteration:
-        return Committed(ends, samples, "")
+        return Committed(ends, tuple(rows), len(rows), "")
     except (SockrecError, pa.ArrowException, OSError, OverflowError, MemoryError) as error:
-        return Committed(ends, samples, " ".join(str(error).split()))
+        return Committed(ends, tuple(rows), len(rows), " ".join(str(error).split()))
 
 
 def _parse_commit(

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from analyzer.journal import Journal, map_file, read_commits
 from analyzer.segment import Segment, check_version, read_segment
 from recorder.schema import (
@@ -62,7 +60,8 @@ class Recording:
 
     @property
     def bytes(self) -> int:
-        return sum(s.bytes for s in self.segments) + sum(j.bytes.size for j in self.journals)
+        journals: int = sum(journal.bytes.size for journal in self.journals)
+        return journals + sum(segment.bytes for segment in self.segments)
 
 
 def open_recording(*paths: str | os.PathLike[str]) -> Recording:
@@ -187,7 +186,7 @@ def _open_journals(number: int, paths: Mapping[str, Path]) -> tuple[list[Journal
     maps = {table: map_file(path) for table, path in paths.items()}
     committed = read_commits(maps)
     journals = [
-        Journal(TABLES[table], paths[table], bytes_.slice(0, committed.ends[table]))
+        Journal(TABLES[table], paths[table], committed.take(table, bytes_))
         for table, bytes_ in maps.items()
         if committed.ends[table]
     ]
@@ -198,10 +197,10 @@ def _open_journals(number: int, paths: Mapping[str, Path]) -> tuple[list[Journal
 
 
 def _read_facts(path: Path) -> str:
-    buffer: pa.Buffer = map_file(path)
+    buffer = map_file(path)
     if buffer.size > _MAX_FACTS:
         raise RecordingError(f"{path}: {buffer.size:,} bytes are too many")
-    return buffer.to_pybytes().decode(errors="replace")
+    return bytes(buffer).decode(errors="replace")
 
 
 def _parse_facts(path: Path, text: str) -> Mapping[str, object]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -18,8 +18,6 @@ from recorder.schema import KINDS, TABLES, SockrecError, Table, public_schema
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-
-    Column = pa.Array[Any]
 
 _ROWS_AT_ONCE = 1 << 16
 _BATCHES_AT_ONCE = 256
@@ -85,7 +83,7 @@ class Stream:
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         reader = pa.RecordBatchReader.from_batches(self._schema, self._batches(self.columns))
-        stream: object = reader.__arrow_c_stream__()  # type: ignore[no-untyped-call] # pyarrow-stubs
+        stream: object = reader.__arrow_c_stream__()
         return stream
 
     def _batches(self, columns: frozenset[str]) -> Iterator[pa.RecordBatch]:
@@ -107,8 +105,8 @@ class Stream:
         self, batches: Sequence[pa.RecordBatch], rows: int, columns: frozenset[str]
     ) -> pa.RecordBatch:
         given = pa.Table.from_batches(batches)
-        nulls: dict[pa.DataType, Column] = {}
-        arrays: list[Column] = []
+        nulls: dict[pa.DataType, pa.Array] = {}
+        arrays: list[pa.Array] = []
         for field in self._schema:
             if field.name in given.column_names and field.name in columns:
                 # The kernel's unsigned 64 bits wrap, as they do in a segment.

@@ -120,8 +120,10 @@ def record(
         if shutil.which(argv[0]) is None:
             typer.echo(f"sockrec: {argv[0]}: no such command", err=True)
             raise typer.Exit(127)
+    from recorder.leave_out import leave_out_pandas
     from recorder.recording import Options, Recording
 
+    leave_out_pandas()
     options = Options(
         directory=output or _default_directory(),
         interval=interval,

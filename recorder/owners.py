@@ -411,17 +411,21 @@ class Owners:
         except PermissionError:
             self._deny(known)
             return
+        first = not known.verified
         known.denied = False
         known.changed = 0
+        self._confirm(known)
         if not (
             np.array_equal(sockets.inodes, known.sockets.inodes)
             and np.array_equal(sockets.fds, known.sockets.fds)
         ):
             known.sockets = sockets
-            if known.verified:
+            if not first:
                 known.content_changed = self._update
             self._index_is_current = False
-        self._confirm(known)
+            if known.ran is not None and runs(self._proc, known.pid, known.threads) != known.ran:
+                # A socket that moved from a descriptor not yet read to one already read was missed.
+                known.doubted = self._update
 
     def _remember_run(self, known: "_Known", stat: Stat) -> None:
         known.threads = stat.threads

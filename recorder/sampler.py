@@ -137,8 +137,8 @@ class Sampler:
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._netns = netns
-        self._diag = diag or DiagSocket()
-        self._steps = steps_for(tables, release)
+        self.diag = diag or DiagSocket()
+        self.steps = steps_for(tables, release)
         self._owners = owners
         self._budget = owners_budget_s
         self._now_us = now_us
@@ -147,20 +147,20 @@ class Sampler:
         self._appeared_early: list[Process] = []
 
     def close(self) -> None:
-        self._diag.close()
+        self.diag.close()
         if self._owners is not None:
             self._owners.close()
 
     def warm_up(self) -> None:
         """Read everything once, unrecorded: the first look at every process is no sample's cost."""
-        for step in self._steps:
-            step.read(self._diag)
+        for step in self.steps:
+            step.read(self.diag)
         if self._owners is not None:
             found = self._owners.update(self._inodes(), self._now_us(), budget=WARM_UP_BUDGET_S)
             self._appeared_early = found.appeared
 
     def _inodes(self) -> npt.NDArray[np.uint32]:
-        inodes = [step.decoder.columns["inode"] for step in self._steps]
+        inodes = [step.decoder.columns["inode"] for step in self.steps]
         every = np.concatenate(inodes or [np.zeros(0, np.uint32)])
         return every.astype(np.uint32, copy=False)
 
@@ -169,9 +169,9 @@ class Sampler:
         sample = Sample(number, self._now_us())
         boottime_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
         log: list[dict[str, Any]] = []
-        for step in self._steps:
+        for step in self.steps:
             with self._timed(log, step.name) as row:
-                dump = step.read(self._diag)
+                dump = step.read(self.diag)
                 row |= {
                     "rows": step.decoder.columns.rows,
                     "bytes": dump.bytes,
@@ -187,7 +187,7 @@ class Sampler:
         if self._owners is not None:
             with self._timed(log, "owners") as row:
                 processes = self._read_owners(self._owners, sample, row)
-        for step in self._steps:
+        for step in self.steps:
             self._add_sockets(sample, step)
         if processes is not None:
             self._add_owners(sample, processes)

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from recorder.leave_out import leave_out_pandas
+
 NICENESS = 19
 _COMMAND = "from recorder.sealer import main; main()"
 
@@ -102,6 +104,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    leave_out_pandas()
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     _serve(Path(sys.argv[1]), sys.stdin, sys.stdout)

@@ -32,7 +32,7 @@ from recorder.schema import (
     public_schema,
 )
 
-ROW_GROUP_ROWS = 100_000
+ROW_GROUP_ROWS = 80_000
 COLUMNS_AT_ONCE = 4
 DICTIONARY_BYTES = 32 << 10
 """A column of more distinct values than this holds (in a row group) is written plain."""
@@ -70,16 +70,19 @@ class Batches:
     """The committed batches of a journal, read again for each set of columns asked for."""
 
     def __init__(self, path: Path, end: int) -> None:
-        self._bytes = pa.memory_map(str(path)).read_buffer(end) if end else None
+        self._path = path
+        self._end = end
 
     def read(self, columns: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the batches that have rows, with some of the columns (by place) or all."""
-        if self._bytes is None:
+        if not self._end:
             return
+        # mapped anew each time, so that only the pages of these columns count as our memory
+        data = pa.memory_map(str(self._path)).read_buffer(self._end)
         options = pa.ipc.IpcReadOptions(
             use_threads=False, included_fields=list(columns) if columns else []
         )
-        with pa.ipc.open_stream(pa.BufferReader(self._bytes), options=options) as reader:
+        with pa.ipc.open_stream(pa.BufferReader(data), options=options) as reader:
             for batch in reader:
                 if batch.num_rows:
                     yield batch
@@ -98,14 +101,11 @@ def _write(table: Table, batches: Batches, path: Path, metadata: dict[str, str])
     # (store_schema below) every reader sees plain strings
     text = pa.dictionary(pa.int32(), pa.string())
     fields = [f.with_type(text) if f.type == pa.string() else f for f in public_schema(table)]
-    schema = pa.schema(
-        fields,
-        metadata
-        | {
-            METADATA_PREFIX + "table": table.name,
-            METADATA_PREFIX + "columns": json.dumps(documentation, separators=(",", ":")),
-        },
-    )
+    schema = pa.schema(fields)
+    key_values = metadata | {
+        METADATA_PREFIX + "table": table.name,
+        METADATA_PREFIX + "columns": json.dumps(documentation, separators=(",", ":")),
+    }
     temporary = path.with_name(path.name + ".tmp")
     columns = _sorted_columns(table, batches, _order(table, batches))
     with open(temporary, "wb") as file:
@@ -113,6 +113,8 @@ def _write(table: Table, batches: Batches, path: Path, metadata: dict[str, str])
             for row_group in _row_groups(schema, columns):
                 writer.write_table(row_group, row_group_size=ROW_GROUP_ROWS)
                 del row_group  # before the next one is made
+            # without the Arrow schema the writer leaves out what it says of the file
+            writer.add_key_value_metadata(key_values)
         file.flush()
         os.fsync(file.fileno())
     os.rename(temporary, path)

@@ -28,7 +28,7 @@ class DiagSocket:
 
     def __init__(self, connect: Callable[[], tuple[socket.socket, int]] | None = None) -> None:
         """``connect`` makes the socket and tells its port number; the default asks the kernel."""
-        self._connect = connect or _connect
+        self._connect = connect or connect_diag
         self._words = np.zeros((CHUNK + DATAGRAM + PAD) // 4, np.uint32)
         self._view = memoryview(self._words.data).cast("B")
         self._socket, self._portid = self._connect()
@@ -103,7 +103,8 @@ class DiagSocket:
 _ZEROS = bytes(PAD)
 
 
-def _connect() -> tuple[socket.socket, int]:
+def connect_diag() -> tuple[socket.socket, int]:
+    """Open a socket of the kernel's sock_diag family and tell its port number."""
     made = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
     )

@@ -62,10 +62,14 @@ def decoded(decoder: Decoder) -> list[Row]:
         return []
     batch = batch_of(decoder)
     batch.validate(full=True)
-    # unsafe as in a segment: a sequence number past 2^63 is negative there
-    table = pa.Table.from_batches([batch]).cast(public_schema(SOCKETS), safe=False)
-    rows: list[Row] = table.to_pylist()
+    rows: list[Row] = public(batch).to_pylist()
     return rows
+
+
+def public(batch: pa.RecordBatch) -> pa.Table:
+    """Return a journal's batch with the types of a segment."""
+    # unsafe as there: a sequence number past 2^63 is negative in a signed column
+    return pa.Table.from_batches([batch]).cast(public_schema(SOCKETS), safe=False)
 
 
 def batch_of(decoder: Decoder) -> pa.RecordBatch:

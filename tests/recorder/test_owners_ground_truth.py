@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from recorder.holders import Inodes
 from recorder.owners import Holders, Owners, OwnersStep, Process
+from recorder.procfs import ProcessDirectory
 from tests.recorder.owners_child import Child, ProcTree, inodes
 
 NOW = 1_700_000_000_000_000
@@ -62,6 +64,7 @@ def held(owners: Owners, inode: int) -> tuple[int, int, int]:
 def sweep_until_found(
     owners: Owners, dump: tuple[int, ...], inode: int, expected: tuple[int, int, int]
 ) -> None:
+    time.sleep(0.1)  # from now on what has not run since it was read is not read
     for _ in range(4):
         owners.update(inodes(*dump), NOW)
         if held(owners, inode) == expected:
@@ -134,6 +137,7 @@ os.open("/dev/null", os.O_RDONLY)
     )
     assert received is None
     assert sizes == [os.stat(f"/proc/{pid}/fd").st_size for pid in (child.pid, receiver)]
+    time.sleep(0.1)
     for _ in range(4):
         owners.update(inodes(inode), NOW)
     pid, _, holders = held(owners, inode)
@@ -308,15 +312,28 @@ def test_a_pid_in_use_again_is_another_process(
     assert ended.slot != appeared.slot
 
 
+@pytest.mark.parametrize(
+    ("program", "arguments", "comm"),
+    [
+        ("/bin/sleep", ["a\u00ff b", "60"], "sleep"),
+        (sys.executable, ["python", "-c", "import time; time.sleep(60)"], None),
+    ],
+    ids=["another name", "the same name"],
+)
 def test_a_process_that_executes_another_program_is_described_anew(
-    tree: ProcTree, owners: Owners, child: Child
+    tree: ProcTree,
+    owners: Owners,
+    child: Child,
+    program: str,
+    arguments: list[str],
+    comm: str | None,
 ) -> None:
     inode, pid = child.run(
-        """
+        f"""
 s = socket.socket()
 s.set_inheritable(True)
 def life():
-    signal.signal(signal.SIGUSR1, lambda *_: os.execv("/bin/sleep", ["a\\xff b", "60"]))
+    signal.signal(signal.SIGUSR1, lambda *_: os.execv({program!r}, {arguments!r}))
     idle()
 pid = fork(life)
 answer = [inode(s), pid]
@@ -325,11 +342,12 @@ s.close()
     )
     tree.show(pid)
     time.sleep(0.05)
-    step = owners.update(inodes(inode), NOW)
-    before = one(step.appeared, pid)
+    before = one(owners.update(inodes(inode), NOW).appeared, pid)
+    command_line = Path(f"/proc/{pid}/cmdline")
+    expected = "".join(argument + "\0" for argument in arguments)
     os.kill(pid, signal.SIGUSR1)
     deadline = time.monotonic() + 5
-    while Path(f"/proc/{pid}/comm").read_text() != "sleep\n" and time.monotonic() < deadline:
+    while command_line.read_text() != expected and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
     for _ in range(4):
@@ -338,15 +356,13 @@ s.close()
             break
     after = one(step.appeared, pid)
     assert step.ended == [before]
-    assert after.comm == "sleep"
-    assert after.cmdline == "a\u00ff b 60"
-    assert after.exe is not None
-    assert after.exe != before.exe
+    assert after.comm == (comm or before.comm)
+    assert after.cmdline == " ".join(arguments)
+    assert after.exe == os.path.realpath(program)
     assert after.start_us == before.start_us
     assert after.uid == os.geteuid()
     assert held(owners, inode)[0] == pid
-    _, _, comms = owners.slots()
-    assert comms[after.slot] == "sleep"
+    assert owners.slots()[2][after.slot] == after.comm
 
 
 def one(processes: list[Process], pid: int) -> Process:
@@ -361,6 +377,25 @@ def test_a_name_that_is_no_text_is_kept_byte_by_byte(owners: Owners, child: Chil
     step = owners.update(inodes(inode), NOW)
     [process] = step.appeared
     assert process.comm == ") R 1 (\\xff\x1b[2J\n"
+
+
+def test_a_table_that_changes_while_it_is_read_is_known_to(child: Child) -> None:
+    size = child.run(
+        """
+resource_limit = __import__("resource").getrlimit(7)[1]
+s = [socket.socket() for _ in range(min(3000, resource_limit - 100))]
+answer = len(os.listdir("/proc/self/fd")) - 1
+"""
+    )
+    proc = os.open("/proc", os.O_RDONLY)
+    with ProcessDirectory(proc, child.pid) as process:
+        assert process.read_table("fd", sized=True).size == size
+        child.begin("for each in s: each.close(); time.sleep(.0001)")
+        read = [process.read_table("fd", sized=True).size for _ in range(5)]
+        child.end()
+        assert -1 in read
+        assert process.read_table("fd", sized=True).size == size - child.run("answer = len(s)")
+    os.close(proc)
 
 
 def test_a_process_that_ends_is_reported_and_holds_nothing(owners: Owners, child: Child) -> None:

@@ -33,6 +33,9 @@ Truth: TypeAlias = dict[str, int | str | bool | None]
 
 COMM = "sockrec-held"
 
+MD5_KEY = "never-record-me"
+"""The TCP-MD5 key of one connection."""
+
 SOCKOPT_MARK = 36
 IP_TOS, IPV6_TCLASS = 1, 67
 TCP_DEFER_ACCEPT, TCP_MD5SIG, TCP_ULP = 9, 14, 31
@@ -261,7 +264,7 @@ class Workload:
         listener = self._listen(V4, "127.0.0.1")
         client = self._keep(socket.socket(V4))
         address = struct.pack("=HH4s", V4, 0, socket.inet_aton("127.0.0.1")).ljust(128, b"\0")
-        key = b"never-record-me"
+        key = MD5_KEY.encode()
         option = address + struct.pack("=BBHi80s", 0, 0, len(key), 0, key)
         try:
             listener.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, option)

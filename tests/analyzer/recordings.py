@@ -1,0 +1,244 @@
+"""A second, independent writer of the format of docs/recording.md, for recordings of known rows."""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recorder.schema import TABLES, VERSION, journal_schema, public_schema
+
+Row = dict[str, Any]
+
+START = datetime(2026, 11, 22, 15, 4, 5)
+NETNS = 4026531840
+FACTS: dict[str, Any] = {
+    "version": VERSION,
+    "host": "web1",
+    "machine": "x86_64",
+    "kernel": "6.18.1",
+    "boot_id": "6e0c4a5e-0000-4000-8000-000000000000",
+    "started": "2026-11-22T15:04:05.000000Z",
+    "ended": None,
+    "interval_us": 1_000_000,
+    "tables": ["tcp", "udp", "unix"],
+    "owners": True,
+    "command": None,
+    "sockrec": "0.1.0",
+    "clock": {"realtime_us": 0, "boottime_us": 0, "ticks_per_second": 100},
+    "uid": 0,
+    "netns": NETNS,
+    "sysctl": {},
+    "unseen": [],
+    "unknown_attributes": {},
+    "skipped": 0,
+    "exit": None,
+}
+STEPS = ("tcp", "udp", "udp6", "unix", "owners")
+
+
+def time_of(sample: int) -> datetime:
+    """Return when a sample was begun: one a second."""
+    return START + timedelta(seconds=sample)
+
+
+def micros(moment: datetime) -> int:
+    return (moment.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(
+        microseconds=1
+    )
+
+
+def tcp(cookie: int, state: str = "ESTAB", **columns: Any) -> Row:
+    """Return a TCP socket of process 100, nginx, unless columns say otherwise."""
+    return {
+        "family": "inet",
+        "netid": "tcp",
+        "state": state,
+        "recv_q": 0,
+        "send_q": 0,
+        "local_addr": "127.0.0.1",
+        "local_port": 80,
+        "peer_addr": "127.0.0.1",
+        "peer_port": 40000 + cookie % 20000,
+        "uid": 0,
+        "inode": 1000 + cookie,
+        "cookie": cookie,
+        "pid": 100,
+        "start_us": 5_000_000,
+        "comm": "nginx",
+        "fd": 3,
+        "holders": 1,
+    } | columns
+
+
+def unowned(cookie: int, state: str, *, inode: int = 0) -> Row:
+    return tcp(cookie, state, inode=inode) | dict.fromkeys(
+        ("pid", "start_us", "comm", "fd", "holders")
+    )
+
+
+def unix(cookie: int, **columns: Any) -> Row:
+    return (
+        tcp(cookie)
+        | {"family": "unix", "netid": "u_str", "local_addr": "@/tmp/.X11-unix/X0"}
+        | dict.fromkeys(("local_port", "peer_addr", "peer_port"))
+        | columns
+    )
+
+
+def step(name: str, **columns: Any) -> Row:
+    return {
+        "step": name,
+        "boottime_us": 0,
+        "rows": 0,
+        "bytes": 0,
+        "outcome": "ok",
+        "repeated": 0,
+        "late_us": 100,
+        "skipped": 0,
+    } | columns
+
+
+@dataclass
+class _Journal:
+    """One journal as bytes, and the rows in it."""
+
+    table: str
+    bytes: io.BytesIO = field(default_factory=io.BytesIO)
+    rows: list[Row] = field(default_factory=list)
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        self.schema = journal_schema(TABLES[self.table])
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        self.writer = pa.ipc.new_stream(self.bytes, self.schema, options=options)
+
+    def append(self, rows: Sequence[Row], metadata: Mapping[str, str] | None = None) -> None:
+        self.rows += rows
+        columns = [pa.array([row.get(f.name) for row in rows], f.type) for f in self.schema]
+        batch = pa.record_batch(columns, schema=self.schema)
+        self.writer.write_batch(batch, custom_metadata=metadata)
+
+    def take_range(self) -> tuple[int, int, int]:
+        whole = self.bytes.getvalue()
+        taken = (self.start, len(whole), zlib.crc32(whole[self.start :]))
+        self.start = len(whole)
+        return taken
+
+
+class Writer:
+    """Writes a recording: samples into journals of the current number, and segments."""
+
+    def __init__(self, directory: Path, **facts: Any) -> None:
+        self.directory = directory
+        self.facts = FACTS | facts
+        self.number = 1
+        self.ends: list[dict[str, int]] = []
+        """After each sample of this number: where each journal's committed bytes end."""
+        self._sample = 0
+        directory.mkdir(exist_ok=True)
+        for table in TABLES:
+            (directory / table).mkdir(exist_ok=True)
+        self.write_facts()
+        self._open()
+
+    def write_facts(self, **facts: Any) -> None:
+        self.facts |= facts
+        (self.directory / "recording.json").write_text(json.dumps(self.facts))
+
+    def sample(
+        self,
+        sockets: Sequence[Row] = (),
+        *,
+        steps: Sequence[Row] | None = None,
+        owners: Sequence[Row] = (),
+        number: int | None = None,
+    ) -> None:
+        """Append one committed sample; every step is ok unless ``steps`` says otherwise."""
+        sample = self._sample if number is None else number
+        self._sample = sample + 1
+        common = {"sample": sample, "sample_time": time_of(sample)}
+        steps = [step(name) for name in STEPS] if steps is None else steps
+        for table, rows in (("sockets", sockets), ("owners", owners), ("samples", steps)):
+            if rows:
+                common_here = common if table == "owners" else common | {"netns": NETNS}
+                if table == "samples":
+                    common_here |= {"t0": time_of(sample), "t1": time_of(sample)}
+                self._journals[table].append([common_here | row for row in rows])
+        ranges = {name: journal.take_range() for name, journal in self._journals.items()}
+        text = json.dumps({"sample": sample, "tables": ranges})
+        samples = self._journals["samples"]
+        samples.append([], {"sockrec.commit": text, "sockrec.crc": str(zlib.crc32(text.encode()))})
+        samples.start = len(samples.bytes.getvalue())
+        self.ends.append({name: journal.start for name, journal in self._journals.items()})
+        self.flush()
+
+    def flush(self) -> None:
+        for table, journal in self._journals.items():
+            self.path(table, ".arrows").write_bytes(journal.bytes.getvalue())
+
+    def path(self, table: str, suffix: str) -> Path:
+        return self.directory / table / f"{self.number:06d}{suffix}"
+
+    def write_segment(self, table: str) -> None:
+        contract = TABLES[table]
+        rows = sorted(
+            self._journals[table].rows,
+            key=lambda row: [(row.get(key) is not None, row.get(key)) for key in contract.order],
+        )
+        write_segment(self.path(table, ".parquet"), table, rows, self.facts)
+
+    def seal(self, *, keep_journals: bool = False) -> None:
+        """Make segments of the current number, and begin the next."""
+        for table in ("sockets", "owners", "samples"):
+            self.write_segment(table)
+        if not keep_journals:
+            for table in TABLES:
+                self.path(table, ".arrows").unlink(missing_ok=True)
+        self.number += 1
+        self._open()
+
+    def _open(self) -> None:
+        self._journals = {table: _Journal(table) for table in TABLES}
+        self.ends = []
+
+
+def write_segment(
+    path: Path, table: str, rows: Sequence[Row], facts: Mapping[str, Any], **replaced: str
+) -> None:
+    """Write a Parquet file of a table; ``replaced`` overrides its sockrec.* metadata."""
+    metadata = {
+        "version": str(facts["version"]),
+        "table": table,
+        "recording": json.dumps(dict(facts)),
+    } | replaced
+    schema = public_schema(TABLES[table]).with_metadata(
+        {f"sockrec.{key}": value for key, value in metadata.items()}
+    )
+    columns = [pa.array([row.get(f.name) for row in rows], f.type) for f in schema]
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, write_page_checksum=True)
+
+
+def small(directory: Path, **facts: Any) -> Writer:
+    """Write four samples: a listener, a growing number of connections, one TIME-WAIT."""
+    writer = Writer(directory, **facts)
+    for sample in range(4):
+        writer.sample(
+            [
+                tcp(1, "LISTEN", send_q=128),
+                *(tcp(10 + n, recv_q=n, bytes_acked=100 * sample) for n in range(sample + 1)),
+                *([unowned(50, "TIME-WAIT")] if sample == 3 else []),
+            ],
+            owners=[{"pid": 100, "start_us": 5_000_000, "comm": "nginx", "valid_from": time_of(0)}]
+            if sample == 0
+            else [],
+        )
+    return writer

@@ -1,0 +1,130 @@
+"""The catalogue: a report is its file, and a wrong header is named before anything runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import analyzer
+from analyzer.catalog import CatalogError, ParameterError, find_report, parse_report, read_catalog
+from tests.analyzer.recordings import small
+
+HEADER = """\
+-- title = "Things"
+-- description = "What things there are."
+-- [columns]
+-- n = "How many."
+"""
+PARAM = '-- [params]\n-- k = { type = "BIGINT", default = 3, doc = "A number." }\n'
+SQL = "SELECT 1 AS n ORDER BY n\n"
+
+
+def test_a_header_becomes_a_report() -> None:
+    chart = '-- [chart]\n-- mark = "bar"\n'
+    report = parse_report("things", HEADER + PARAM + chart + SQL)
+    assert (report.name, report.title) == ("things", "Things")
+    assert report.description == "What things there are."
+    assert dict(report.columns) == {"n": "How many."}
+    assert report.params[0].name == "k"
+    assert report.values({}) == {"k": ("BIGINT", 3)}
+    assert report.chart == {"mark": "bar"}
+    assert report.sql == "SELECT 1 AS n ORDER BY n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("SELECT 1", "lacks a text 'title'|no \\[columns\\]"),
+        (HEADER, "no SQL"),
+        ("-- title = \n" + SQL, "not TOML"),
+        (HEADER.replace("Things", "") + SQL, "lacks a text 'title'"),
+        (HEADER.replace('"Things"', "3") + SQL, "lacks a text 'title'"),
+        (HEADER.replace("description", "describtion") + SQL, "unknown words.*describtion"),
+        ('-- title = "a"\n-- description = "b"\n' + SQL, r"no \[columns\]"),
+        (HEADER.replace("How many.", " ") + SQL, "lacks a text 'n'"),
+        ("-- columns = 3\n" + HEADER.split("-- [")[0] + SQL, "'columns' in its header is not a"),
+        (HEADER + PARAM.replace("BIGINT", "INT") + SQL, "type is none of"),
+        (HEADER + PARAM.replace("default = 3", 'default = "3"') + SQL, "default is no BIGINT"),
+        (HEADER + PARAM.replace("default = 3", "default = true") + SQL, "default is no BIGINT"),
+        (HEADER + PARAM.replace(', doc = "A number."', "") + SQL, "wants type, default and doc"),
+        (HEADER + PARAM.replace("k =", "from_us =") + SQL, "no name for a parameter"),
+        (HEADER + PARAM.replace("k =", '"k; DROP" =') + SQL, "no name for a parameter"),
+    ],
+)
+def test_a_wrong_header_is_named(text: str, said: str) -> None:
+    with pytest.raises(CatalogError, match=said) as caught:
+        parse_report("things", text)
+    assert "things.sql" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "default", "text", "value"),
+    [
+        ("BIGINT", "3", "-7", -7),
+        ("DOUBLE", "3", "2", 2.0),
+        ("DOUBLE", "3.5", "1e3", 1000.0),
+        ("VARCHAR", '"a"', "b'c", "b'c"),
+        ("BOOLEAN", "false", "yes", True),
+    ],
+)
+def test_a_value_is_parsed_by_its_type(
+    kind: str, default: str, text: str, value: object, tmp_path: Path
+) -> None:
+    header = HEADER + PARAM.replace("BIGINT", kind).replace("default = 3", f"default = {default}")
+    report = parse_report("things", header + "SELECT k AS n FROM params\n")
+    assert report.values({"k": text})["k"] == (kind, value)
+    small(tmp_path / "r")
+    with analyzer.open(tmp_path / "r") as opened:
+        assert opened.report(report, k=text).table().to_pylist() == [{"n": value}]
+        assert opened.report(report, k=value).table().to_pylist() == [{"n": value}]
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.5", "1e3", "99999999999999999999", "1; SELECT 2"])
+def test_a_value_of_another_type_is_refused(text: str) -> None:
+    report = parse_report("things", HEADER + PARAM + SQL)
+    with pytest.raises(ParameterError, match="a BIGINT is wanted"):
+        report.values({"k": text})
+
+
+def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
+    report = parse_report("things", HEADER + PARAM + SQL)
+    with pytest.raises(ParameterError, match="no parameter 'q': it has k"):
+        report.values({"q": "1"})
+
+
+def test_a_misspelt_report_is_answered_with_the_nearest() -> None:
+    with pytest.raises(CatalogError, match="did you mean states"):
+        find_report("state")
+    with pytest.raises(CatalogError, match="sockrec reports"):
+        find_report("../../etc/passwd")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("catalog") / "r"
+    small(path)
+    return path
+
+
+@pytest.mark.parametrize("name", read_catalog())
+def test_a_shipped_report_gives_the_columns_that_its_header_describes(
+    name: str, recording: Path
+) -> None:
+    with analyzer.open(recording) as opened:
+        table = opened.report(name).table()
+    assert table.column_names == list(find_report(name).columns)
+    assert table.num_rows > 0
+
+
+NOT_PORTABLE = re.compile(
+    r"\b(time_bucket|epoch\w*|date_diff|list\w*|PIVOT|QUALIFY|EXCLUDE|ASOF|approx_\w+)\b"
+    r"|GROUP BY ALL|ORDER BY ALL|//|::|\$\w",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("name", read_catalog())
+def test_a_shipped_report_keeps_to_the_portable_subset(name: str) -> None:
+    sql = re.sub(r"--[^\n]*", "", find_report(name).sql)
+    assert NOT_PORTABLE.findall(sql) == []
+    assert sql.rstrip().rpartition("ORDER BY")[1], "wants a total order"

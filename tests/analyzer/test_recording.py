@@ -1,0 +1,363 @@
+"""Opening a recording: exactly what was committed is read, once, whatever happened to its files."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analyzer import recording as recording_module
+from analyzer.journal import Journal, read_commits
+from analyzer.recording import Recording, RecordingError, open_recording
+from analyzer.views import streams
+from recorder.schema import TABLES, SockrecError
+from tests.analyzer.recordings import FACTS, Writer, small, tcp, time_of, write_segment
+
+PLACES = st.integers(0, (1 << 32) - 1)
+
+
+def rows(recording: Recording, table: str) -> list[dict[str, Any]]:
+    """Return the rows of a table from segments and journals, without DuckDB."""
+    found: list[dict[str, Any]] = []
+    for segment in recording.segments:
+        if segment.table.name == table:
+            found += pa.parquet.read_table(segment.path).to_pylist()
+    stream = streams(recording).get(f"journal_{table}")
+    if stream is not None:
+        found += pa.RecordBatchReader.from_stream(stream).read_all().to_pylist()
+    return found
+
+
+def samples(recording: Recording) -> list[int]:
+    return sorted({row["sample"] for row in rows(recording, "samples")})
+
+
+class Journals:
+    """The journals of a small recording, and where each sample ends in them."""
+
+    def __init__(self, whole: dict[str, bytes], ends: list[dict[str, int]]) -> None:
+        self.whole = whole
+        self.ends = ends
+        self.rows = read_all(whole)
+
+    def samples_before(self, table: str, byte: int) -> int:
+        """Return how many samples lie wholly before that byte of a journal."""
+        return sum(end[table] <= byte for end in self.ends)
+
+
+@pytest.fixture(scope="module")
+def journals(tmp_path_factory: pytest.TempPathFactory) -> Journals:
+    writer = small(tmp_path_factory.mktemp("journals") / "r")
+    files = {table: writer.path(table, ".arrows").read_bytes() for table in TABLES}
+    return Journals(files, writer.ends)
+
+
+def test_every_committed_sample_is_read(tmp_path: Path) -> None:
+    small(tmp_path / "r")
+    opened = open_recording(tmp_path / "r")
+    assert samples(opened) == [0, 1, 2, 3]
+    assert len(rows(opened, "sockets")) == 2 + 3 + 4 + 6
+    assert len(rows(opened, "owners")) == 1
+    assert opened.left_out == ()
+
+
+def test_journal_and_segment_give_the_same_rows(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r")
+    before = open_recording(tmp_path / "r")
+    writer.seal()
+    after = open_recording(tmp_path / "r")
+    assert after.journals == ()
+    for table in TABLES:
+        key = TABLES[table].order
+
+        def place(row: dict[str, Any], key: tuple[str, ...] = key) -> list[str]:
+            return [str(row[name]) for name in key]
+
+        assert sorted(rows(before, table), key=place) == sorted(rows(after, table), key=place)
+
+
+@settings(max_examples=300)
+@given(table=st.sampled_from(sorted(TABLES)), place=PLACES)
+def test_a_journal_cut_anywhere_keeps_the_samples_before(
+    table: str, place: int, journals: Journals
+) -> None:
+    check_cut(journals, table, place % (len(journals.whole[table]) + 1))
+
+
+@pytest.mark.parametrize("table", sorted(TABLES))
+@pytest.mark.parametrize("shift", [-9, -8, -1, 0, 1, 8])
+def test_a_journal_cut_beside_a_commit_keeps_the_samples_before(
+    table: str, shift: int, journals: Journals
+) -> None:
+    for end in journals.ends:
+        cut = end[table] + shift
+        check_cut(journals, table, max(0, min(cut, len(journals.whole[table]))))
+
+
+def check_cut(journals: Journals, table: str, cut: int) -> None:
+    files = journals.whole | {table: journals.whole[table][:cut]}
+    found = read_commits({name: pa.py_buffer(file) for name, file in files.items()})
+    assert found.samples == journals.samples_before(table, cut)
+    if found.samples:
+        assert found.ends == journals.ends[found.samples - 1]
+    else:
+        assert set(found.ends.values()) == {0}
+
+
+@settings(max_examples=200)
+@given(table=st.sampled_from(sorted(TABLES)), place=PLACES)
+def test_a_flipped_bit_is_detected_and_the_samples_before_it_kept(
+    table: str, place: int, journals: Journals
+) -> None:
+    bit = place % (8 * len(journals.whole[table]))
+    damaged = bytearray(journals.whole[table])
+    damaged[bit // 8] ^= 1 << bit % 8
+    maps = journals.whole | {table: bytes(damaged)}
+    found = read_commits({name: pa.py_buffer(file) for name, file in maps.items()})
+    before = journals.samples_before(table, bit // 8)
+    if found.samples != before:
+        # A commit's frame and its empty body have no checksum, but nothing to falsify either.
+        assert table == "samples"
+        assert found.samples == len(journals.ends)
+    for name, rows in read_all(maps).items():
+        true = [row for row in journals.rows[name] if row["sample"] < found.samples]
+        assert rows == true
+    if found.samples < len(journals.ends):
+        assert found.stopped
+
+
+def read_all(files: dict[str, bytes]) -> dict[str, list[dict[str, Any]]]:
+    """Return the committed rows of every table, in the journals' own order."""
+    maps = {name: pa.py_buffer(file) for name, file in files.items()}
+    found = read_commits(maps)
+    result = {}
+    for name, file in maps.items():
+        rows = found.take(name, file)
+        journal = Journal(TABLES[name], Path(name), rows)
+        columns = frozenset(TABLES[name].names[:30])
+        batches = list(journal.batches(columns)) if rows.size else []
+        result[name] = [row for batch in batches for row in batch.to_pylist()]
+    return result
+
+
+@settings(max_examples=100)
+@given(junk=st.binary(max_size=200))
+def test_junk_after_the_last_commit_is_left_out(junk: bytes, journals: Journals) -> None:
+    maps = {name: pa.py_buffer(file + junk) for name, file in journals.whole.items()}
+    found = read_commits(maps)
+    assert found.samples == 4
+    assert found.ends == journals.ends[-1]
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r")
+    path = writer.path("sockets", ".arrows")
+    damaged = bytearray(path.read_bytes())
+    damaged[writer.ends[1]["sockets"] + 40] ^= 1
+    path.write_bytes(damaged)
+    opened = open_recording(tmp_path / "r")
+    assert samples(opened) == [0, 1]
+    (rest,) = opened.left_out
+    assert rest.number == 1
+    assert rest.bytes > 0
+    assert "sample 2" in rest.why
+    assert "sockets" in rest.why
+
+
+def test_a_sample_in_flight_is_left_out_without_blame(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r")
+    writer._journals["sockets"].append([tcp(99) | {"sample": 4, "sample_time": time_of(4)}])
+    writer.flush()
+    opened = open_recording(tmp_path / "r")
+    assert samples(opened) == [0, 1, 2, 3]
+    assert len(rows(opened, "sockets")) == 15
+    (rest,) = opened.left_out
+    assert rest.why == ""
+
+
+@pytest.mark.parametrize("missing", ["sockets", "owners", "samples"])
+def test_a_missing_journal_leaves_out_what_names_it(tmp_path: Path, missing: str) -> None:
+    writer = small(tmp_path / "r")
+    writer.path(missing, ".arrows").unlink()
+    opened = open_recording(tmp_path / "r")
+    assert rows(opened, "sockets") == []
+    assert samples(opened) == []
+    assert opened.left_out[0].bytes > 0
+
+
+def test_a_commit_out_of_order_ends_the_recording(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    writer.sample([tcp(1)])
+    writer.sample([tcp(1)])
+    writer.sample([tcp(1)], number=1)
+    assert samples(open_recording(tmp_path / "r")) == [0, 1]
+
+
+def test_sealed_and_journal_both_present_count_once(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r")
+    writer.seal(keep_journals=True)
+    opened = open_recording(tmp_path / "r")
+    assert opened.journals == ()
+    assert len(rows(opened, "sockets")) == 15
+    assert len(rows(opened, "samples")) == 20
+
+
+def test_half_sealed_segments_are_ignored(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r")
+    writer.write_segment("sockets")
+    writer.write_segment("owners")
+    writer.path("samples", ".parquet.tmp").write_bytes(b"PAR1 not yet")
+    opened = open_recording(tmp_path / "r")
+    assert opened.segments == ()
+    assert len(rows(opened, "sockets")) == 15
+
+
+def test_segments_and_journals_of_different_numbers_add_up(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r")
+    writer.seal()
+    writer.sample([tcp(1)])
+    writer.sample([tcp(1)])
+    writer.seal()
+    writer.sample([tcp(1)])
+    opened = open_recording(tmp_path / "r")
+    assert samples(opened) == list(range(7))
+    assert len(rows(opened, "sockets")) == 18
+
+
+def test_a_live_recording_grows(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    assert samples(open_recording(tmp_path / "r")) == []
+    for count in range(1, 4):
+        writer.sample([tcp(1)])
+        assert samples(open_recording(tmp_path / "r")) == list(range(count))
+
+
+def test_an_open_recording_outlives_its_journals(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r")
+    opened = open_recording(tmp_path / "r")
+    writer.seal()
+    assert not list((tmp_path / "r").glob("*/*.arrows"))
+    assert len(rows(opened, "sockets")) == 15
+
+
+def test_sealing_while_the_directory_is_read_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seal between the first look and the opening, and again between opening and the last look."""
+    writer = small(tmp_path / "r")
+    look = recording_module._list
+    looks: Iterator[int] = iter(range(100))
+
+    def list_and_seal(path: Path) -> dict[str, frozenset[str]]:
+        found = look(path)
+        if next(looks) < 3:
+            writer.seal()
+            writer.sample([tcp(1)])
+        return found
+
+    monkeypatch.setattr(recording_module, "_list", list_and_seal)
+    opened = open_recording(tmp_path / "r")
+    assert samples(opened) == list(range(7))
+    assert len(rows(opened, "sockets")) == 18
+
+
+def test_a_recording_without_a_table_opens(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r")
+    writer.seal()
+    (tmp_path / "r/owners/000001.parquet").unlink()
+    (tmp_path / "r/owners").rmdir()
+    opened = open_recording(tmp_path / "r")
+    assert rows(opened, "owners") == []
+    assert len(rows(opened, "sockets")) == 15
+
+
+def test_single_segments_of_one_table_open(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r")
+    writer.seal()
+    writer.sample([tcp(1)])
+    writer.seal()
+    files = sorted((tmp_path / "r/sockets").glob("*.parquet"))
+    assert len(rows(open_recording(files[0]), "sockets")) == 15
+    both = open_recording(*files, files[0])
+    assert len(rows(both, "sockets")) == 16
+    assert both.facts["host"] == "web1"
+    assert not both.whole
+
+
+def refusal(*paths: Path) -> str:
+    with pytest.raises(SockrecError) as caught:
+        open_recording(*paths)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_what_is_no_recording_is_refused_in_one_line(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "nowhere")
+    assert "not a sockrec recording" in refusal(tmp_path)
+    (tmp_path / "recording.json").write_text("{}")
+    assert "no format version" in refusal(tmp_path)
+    (tmp_path / "recording.json").write_text("[" * 100_000)
+    assert "not a sockrec recording" in refusal(tmp_path)
+    (tmp_path / "recording.json").write_text('{"version": true}')
+    assert "no format version" in refusal(tmp_path)
+    text = tmp_path / "notes.txt"
+    text.write_text("hello, this is a text")
+    assert "not a Parquet file" in refusal(text)
+    assert "cannot" in refusal(Path("/dev/null")) or "not a regular file" in refusal(
+        Path("/dev/null")
+    )
+
+
+def test_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
+    small(tmp_path / "r", version=7)
+    assert "version 7" in refusal(tmp_path / "r")
+    write_segment(tmp_path / "x.parquet", "sockets", [], FACTS, version="7")
+    assert "version 7" in refusal(tmp_path / "x.parquet")
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    one = small(tmp_path / "one")
+    one.seal()
+    two = small(tmp_path / "two", boot_id="another")
+    two.seal()
+    sockets = Path("sockets/000001.parquet")
+    assert "different recordings" in refusal(tmp_path / "one" / sockets, tmp_path / "two" / sockets)
+    assert "of table" in refusal(
+        tmp_path / "one" / sockets, tmp_path / "one/samples/000001.parquet"
+    )
+    assert "not both" in refusal(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_link_or_a_pipe_in_a_recording_is_refused(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r")
+    path = writer.path("owners", ".arrows")
+    path.unlink()
+    os.mkfifo(path)
+    assert "not a regular file" in refusal(tmp_path / "r")
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+    with pytest.raises(OSError, match="symbolic link"):
+        open_recording(tmp_path / "r")
+
+
+def test_a_journal_of_foreign_columns_is_refused(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    journal = writer._journals["owners"]
+    journal.bytes.seek(0)
+    journal.bytes.truncate()
+    journal.schema = pa.schema([("sample", pa.int64()), ("evil", pa.string())])
+    journal.writer = pa.ipc.new_stream(journal.bytes, journal.schema)
+    writer.sample([tcp(1)], owners=[{"evil": "x"}])
+    assert "column" in refusal(tmp_path / "r")
+
+
+def test_recording_json_may_not_be_huge(tmp_path: Path) -> None:
+    (tmp_path / "recording.json").write_text(json.dumps(FACTS | {"host": "x" * (17 << 20)}))
+    with pytest.raises(RecordingError, match="too many"):
+        open_recording(tmp_path)
