@@ -47,7 +47,8 @@ class Journal:
                 batch.validate(full=True)  # the checksum does not vouch for who made it
                 yield batch
         except (pa.ArrowException, OSError, OverflowError, MemoryError) as error:
-            raise JournalError(f"{self.path}: damaged journal: {error}") from error
+            what = " ".join(str(error).split())
+            raise JournalError(f"{self.path}: damaged journal: {what}") from error
 
     def check(self) -> None:
         """Raise JournalError unless every column is one of the table's, in its journal type."""
@@ -55,7 +56,8 @@ class Journal:
         try:
             schema = pa.ipc.open_stream(pa.BufferReader(self.bytes)).schema
         except (pa.ArrowException, OSError) as error:
-            raise JournalError(f"{self.path}: damaged journal: {error}") from error
+            what = " ".join(str(error).split())
+            raise JournalError(f"{self.path}: damaged journal: {what}") from error
         if len(set(schema.names)) != len(schema.names):
             raise JournalError(f"{self.path}: a column occurs twice")
         for field in schema:
@@ -130,7 +132,8 @@ def read_commits(journals: Mapping[str, pa.Buffer]) -> Committed:
             ends[SAMPLES.name] = rows_end = source.tell()
             last = sample
     except StopIteration:
-        return Committed(ends, tuple(rows), len(rows), "")
+        early = source.tell() < source.size()
+        return Committed(ends, tuple(rows), len(rows), "an end mark in the middle" * early)
     except (SockrecError, pa.ArrowException, OSError, OverflowError, MemoryError) as error:
         return Committed(ends, tuple(rows), len(rows), " ".join(str(error).split()))
 

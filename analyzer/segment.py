@@ -66,11 +66,12 @@ def read_segment(path: Path, *, follow: bool) -> Segment:
                 thrift_string_size_limit=_MAX_THRIFT_STRING,
                 thrift_container_size_limit=_MAX_THRIFT_ITEMS,
             ).metadata
-        except (pa.ArrowException, OSError, OverflowError, MemoryError) as error:
-            raise SegmentError(f"{path}: damaged Parquet file: {error}") from error
-    table, facts = _identity(path, metadata.metadata or {})
-    _check_row_groups(path, metadata)
-    columns = _check_columns(path, metadata.schema, table)
+            table, facts = _identity(path, metadata.metadata or {})
+            _check_row_groups(path, metadata)
+            columns = _check_columns(path, metadata.schema, table)
+        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+            what = " ".join(str(error).split())
+            raise SegmentError(f"{path}: damaged Parquet file: {what}") from error
     return Segment(table, path, columns, metadata.num_rows, status.st_size, facts)
 
 

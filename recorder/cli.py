@@ -112,7 +112,6 @@ def record(
     Times are written 500ms, 1s, 5m. SIGINT, SIGTERM and SIGHUP end the recording cleanly; with a
     COMMAND they are passed on to it.
     """
-    chosen = _tables(tables)
     argv = tuple(command or ())
     if argv:
         import shutil
@@ -120,21 +119,25 @@ def record(
         if shutil.which(argv[0]) is None:
             typer.echo(f"sockrec: {argv[0]}: no such command", err=True)
             raise typer.Exit(127)
-    from recorder.leave_out import leave_out_pandas
-    from recorder.recording import Options, Recording
+    from recorder.signals import Signals
 
-    leave_out_pandas()
-    options = Options(
-        directory=output or _default_directory(),
-        interval=interval,
-        duration=length,
-        samples=samples,
-        tables=tuple(chosen),
-        owners=owners,
-        command=argv,
-    )
-    live = sys.stderr.isatty() and not quiet
-    result = Recording(options, _show if live else None).run()
+    with Signals() as signals:
+        from recorder.leave_out import leave_out_pandas
+
+        leave_out_pandas()
+        from recorder.recording import Options, Recording
+
+        options = Options(
+            directory=output or _default_directory(),
+            interval=interval,
+            duration=length,
+            samples=samples,
+            tables=tuple(_tables(tables)),
+            owners=owners,
+            command=argv,
+        )
+        live = sys.stderr.isatty() and not quiet
+        result = Recording(options, signals, _show if live else None).run()
     if live:
         sys.stderr.write("\r\x1b[K")
     if not quiet:

@@ -87,7 +87,8 @@ class _Checked:
     """A file opened for appending that counts and checksums what is written to it."""
 
     def __init__(self, path: Path) -> None:
-        self._file: IO[bytes] = open(path, "xb", buffering=_FILE_BUFFER)  # noqa: SIM115 - kept open
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._file: IO[bytes] = os.fdopen(descriptor, "wb", buffering=_FILE_BUFFER)
         self.start = self.end = 0
         self._crc = 0
         self.closed = False
@@ -111,7 +112,8 @@ class _Checked:
     def close(self) -> None:
         if not self.closed:
             self.closed = True
-            self._file.close()
+            with contextlib.suppress(OSError):  # what is not committed by now is of no worth
+                self._file.close()
 
 
 class _Stream:

@@ -18,6 +18,7 @@ from recorder.owners import Owners
 from recorder.sampler import TABLES, Sample, Sampler
 from recorder.schema import SockrecError
 from recorder.sealer import Sealer
+from recorder.signals import Signals
 
 SEAL_ROWS = 1_000_000
 SEAL_SECONDS = 3600.0
@@ -28,8 +29,6 @@ OWNERS_SHARE = 0.2
 
 LATE_SHARE = 0.1
 """A sample counts as late past this share of the interval."""
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class RecordingError(SockrecError):
@@ -99,39 +98,45 @@ class Schedule:
 
 
 class Recording:
-    """A recording being made. ``run`` blocks SIGINT, SIGTERM and SIGHUP and waits for them itself.
-
-    So a signal never cuts a sample: it waits until the sample in flight is committed.
-    """
+    """A recording being made; ``signals`` must have been entered."""
 
     def __init__(
-        self, options: Options, on_progress: Callable[[Progress], None] | None = None
+        self,
+        options: Options,
+        signals: Signals,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self._options = options
+        self._signals = signals
         self._on_progress = on_progress or (lambda progress: None)
         self._progress = Progress()
         self._child: int | None = None
         self._status = 0
 
     def run(self) -> Result:
-        """Record until the end asked for, a signal, or the end of the command."""
-        options = self._options
-        make_directory(options.directory)
-        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*SIGNALS, signal.SIGCHLD})
-        # SIGCHLD must not be ignored, or the command's exit status is lost
-        old_child = signal.signal(signal.SIGCHLD, lambda *_: None)
-        old_umask = os.umask(0o077)
-        try:
-            return self._run()
-        finally:
-            os.umask(old_umask)
-            signal.signal(signal.SIGCHLD, old_child)
-            signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+        """Record until the end asked for, a signal, or the end of the command.
 
-    def _run(self) -> Result:
+        Whatever happens to the recording, a command that was started is waited for.
+        """
+        make_directory(self._options.directory)
+        try:
+            reason = self._record()
+        except OSError as error:
+            raise RecordingError(
+                f"{self._options.directory}: recording ended: {error.strerror or error}; "
+                f"the {self._progress.samples} samples before are whole"
+            ) from error
+        finally:
+            while self._child is not None:
+                self._wait(time.monotonic() + 3600)
+        return Result(self._progress, reason, self._status, self._sealer.failures)
+
+    def _record(self) -> str:
         options = self._options
         manifest = Manifest(options.directory, self._facts())
         manifest.save()
+        self._sealer = Sealer(options.directory)
+        self._journals = Journals(options.directory, 1)
         sampler = Sampler(
             options.tables,
             netns=manifest.facts["netns"],
@@ -139,16 +144,9 @@ class Recording:
             owners=Owners() if options.owners else None,
             owners_budget_s=OWNERS_SHARE * options.interval,
         )
-        self._sealer = Sealer(options.directory)
-        self._journals = Journals(options.directory, 1)
         reason = "error"
         try:
             reason = self._loop(sampler, manifest)
-        except OSError as error:
-            raise RecordingError(
-                f"{options.directory}: cannot write: {error.strerror}; "
-                f"{self._progress.samples} samples before are whole"
-            ) from error
         finally:
             sampler.close()
             self._journals.close()
@@ -157,9 +155,7 @@ class Recording:
             manifest.facts["exit"] = reason
             manifest.facts["ended"] = iso_time(time.time_ns() // 1000)
             manifest.save()
-        if self._child is not None:
-            self._status = _exit_status(os.waitpid(self._child, 0)[1])
-        return Result(self._progress, reason, self._status, self._sealer.failures)
+        return reason
 
     def _facts(self) -> dict[str, Any]:
         options = self._options
@@ -258,8 +254,7 @@ class Recording:
     def _wait(self, until: float) -> str:
         """Wait for a time; return early with why the recording is to end, or "" at that time."""
         while True:
-            timeout = max(0.0, until - time.monotonic())
-            info = signal.sigtimedwait({*SIGNALS, signal.SIGCHLD}, timeout)
+            info = self._signals.wait(until - time.monotonic())
             if info is None:
                 return ""
             if info.si_signo == signal.SIGCHLD:

@@ -105,6 +105,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     leave_out_pandas()
+    os.umask(0o077)
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     _serve(Path(sys.argv[1]), sys.stdin, sys.stdout)

@@ -212,7 +212,7 @@ class Writer:
 
 
 def write_segment(
-    path: Path, table: str, rows: Sequence[Row], facts: Mapping[str, Any], **replaced: str
+    path: Path, table: str, rows: Sequence[Row], facts: Mapping[str, Any], /, **replaced: str
 ) -> None:
     """Write a Parquet file of a table; ``replaced`` overrides its sockrec.* metadata."""
     metadata = {

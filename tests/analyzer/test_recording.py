@@ -128,7 +128,8 @@ def test_a_flipped_bit_is_detected_and_the_samples_before_it_kept(
         true = [row for row in journals.rows[name] if row["sample"] < found.samples]
         assert rows == true
     if found.samples < len(journals.ends):
-        assert found.stopped
+        # Told as bytes left out, nearly always with why: a commit may pass for rows without one.
+        assert found.stopped or found.ends["samples"] < len(maps["samples"])
 
 
 def read_all(files: dict[str, bytes]) -> dict[str, list[dict[str, Any]]]:

@@ -49,12 +49,10 @@ def text_of(table: pa.Table, form: Format) -> str:
     return out.getvalue()
 
 
-def on_terminal(table: pa.Table, columns: int = 100) -> str:
-    """Return what is written when the output is a terminal of that width."""
+def on_terminal(table: pa.Table) -> str:
+    """Return what is written when the output is a terminal, of 100 columns (conftest.py)."""
     leader, follower = pty.openpty()
-    size = os.terminal_size((columns, 24))
     with os.fdopen(follower, "w", encoding="utf-8") as out:
-        os.environ["COLUMNS"] = str(size.columns)
         write(table.schema, table.to_batches(), Format.table, out)
         out.flush()
         text = os.read(leader, 1 << 16).decode()
@@ -165,8 +163,8 @@ def test_a_long_table_says_that_it_is_cut(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_row_that_does_not_fit_the_terminal_is_printed_over_lines() -> None:
     wide = table(**{f"column_{i}": [i if i % 2 else None] for i in range(20)})
-    shown = on_terminal(wide, columns=60)
+    shown = on_terminal(wide)
     assert shown.splitlines()[0] == "row 1"
     assert "  column_1   1" in shown
     assert "column_0 " not in shown
-    assert max(map(len, shown.splitlines())) <= 60
+    assert max(map(len, shown.splitlines())) <= 100

@@ -30,6 +30,15 @@ def decode(
     datagrams: Iterable[bytes], decoder: Decoder, *, seq: int = 1, portid: int = 0
 ) -> tuple[list[Row], Framing, Dump]:
     """Decode the datagrams of one dump as one chunk."""
+    decoder.columns.clear()
+    framing, dump = feed(datagrams, decoder, seq=seq, portid=portid)
+    return decoded(decoder), framing, dump
+
+
+def feed(
+    datagrams: Iterable[bytes], decoder: Decoder, *, seq: int = 1, portid: int = 0
+) -> tuple[Framing, Dump]:
+    """Decode one more chunk of a dump; the rows stay with the decoder."""
     data = bytearray()
     places = []
     for datagram in datagrams:
@@ -38,10 +47,9 @@ def decode(
     words = np.frombuffer(bytes(data) + bytes(PAD), np.uint32)
     framing = frame(words, places, seq, portid)
     dump = Dump()
-    decoder.columns.clear()
     if framing.offsets.size:
         decoder.decode(words, framing, dump)
-    return decoded(decoder), framing, dump
+    return framing, dump
 
 
 def live(decoder: Decoder, kind: int, request: bytes) -> tuple[list[Row], Dump]:

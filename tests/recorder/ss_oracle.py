@@ -35,6 +35,9 @@ Recorded: TypeAlias = Mapping[str, Value]
 CLOCKS = frozenset({"last_data_sent_ms", "last_data_recv_ms", "last_ack_recv_ms"})
 """Columns that count the time since something happened."""
 
+_STIRRED = ("segs_out", "segs_in")
+"""Columns that tell whether anything happened."""
+
 ALWAYS = ("-H", "-O", "--tos", "--inet-sockopt")
 """Options every run gets: one line a socket without a header, and words -e and -i leave out."""
 
@@ -154,25 +157,34 @@ class Oracle:
 
     def disagreements(self, ss: SsRow, recorded: Recorded) -> list[str]:
         """Say in which columns a recorded row is not what ss printed at that very moment."""
-        return self.disagreements_between(ss, ss, recorded)
+        return self.disagreements_between(ss, ss, recorded, elapsed_ms=0)
 
-    def disagreements_between(self, before: SsRow, after: SsRow, recorded: Recorded) -> list[str]:
+    def disagreements_between(
+        self, before: SsRow, after: SsRow, recorded: Recorded, *, elapsed_ms: float
+    ) -> list[str]:
         """Say in which columns a recorded row is not what ss printed before, after, or between.
 
-        A number may lie between the two, the clocks among them. A timer that fired in between is
-        not compared.
+        A number may lie between the two, the clocks among them. ``elapsed_ms`` is the time from
+        before to after: if the socket sent or received something in it, its clocks were set back,
+        may have run as long since, and a timer that was set anew is not compared.
         """
         expected = self.prints(recorded)
         found = [
             f"{key}: recorded {recorded.get(key)!r}, which ss would print as "
             f"{expected.get(key)!r}, but it printed {_both(before, after, key)}"
             for key in sorted((expected.keys() | before.keys() | after.keys()) - {USERS})
-            if not self._agrees(key, before, after, expected, recorded)
+            if not self._agrees(key, before, after, expected, recorded, elapsed_ms)
         ]
         return found + self._users_disagree(before, after, recorded)
 
     def _agrees(
-        self, key: str, before: SsRow, after: SsRow, expected: SsRow, recorded: Recorded
+        self,
+        key: str,
+        before: SsRow,
+        after: SsRow,
+        expected: SsRow,
+        recorded: Recorded,
+        elapsed_ms: float,
     ) -> bool:
         text = expected.get(key)
         if text in (before.get(key), after.get(key)):
@@ -187,10 +199,9 @@ class Oracle:
         number = _number(text)
         if low is None or high is None or number is None:
             return False
-        # a socket that sent or received something in between has had its clocks set back
-        stirred = any(before.get(one) != after.get(one) for one in ("segs_out", "segs_in"))
-        first = 0.0 if stirred and key in CLOCKS else min(low, high)
-        return first <= number <= max(low, high)
+        if key in CLOCKS and any(before.get(one) != after.get(one) for one in _STIRRED):
+            return 0 <= number <= low + elapsed_ms
+        return min(low, high) <= number <= max(low, high)
 
     def _timer_agrees(self, before: SsRow, after: SsRow, recorded: Recorded) -> bool:
         if not {"timer", "expires_ms"} <= before.keys() & after.keys():

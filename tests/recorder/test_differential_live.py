@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from recorder.schema import SOCKETS, public_schema
 from tests.recorder.rows import Row, public, release
 from tests.recorder.ss_oracle import Oracle
 from tests.recorder.ss_words import SsRow, parse
-from tests.workloads.held import MD5_KEY, Truth, held_by_child
+from tests.workloads.held import MD5_KEY, held_by_child
+from tests.workloads.keeper import Truth
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: marks, keys, all owners")
 
@@ -36,6 +38,7 @@ class Seen:
     before: dict[Key, SsRow]
     after: dict[Key, SsRow]
     rows: list[Row]
+    elapsed_ms: float
 
     def recorded(self) -> dict[tuple[object, ...], list[Row]]:
         """Return the rows by their identity."""
@@ -98,11 +101,13 @@ def seen(
     record: Callable[[Path], pa.Table] = request.param
     with held_by_child(500) as (truths, _):
         printed(oracle)  # a first look gives every socket its cookie
+        begun = time.monotonic()
         before = printed(oracle)
         table = record(tmp_path_factory.mktemp("live"))
         after = printed(oracle)
-        # the processes are asked about while they live
-        yield Seen(truths, before, after, of_workload(table, truths))
+        elapsed_ms = 1000 * (time.monotonic() - begun)
+        # yielded from within, because the processes are asked about while they live
+        yield Seen(truths, before, after, of_workload(table, truths), elapsed_ms)
 
 
 def printed(oracle: Oracle) -> dict[Key, SsRow]:
@@ -161,7 +166,9 @@ def test_every_field_that_ss_prints_agrees(seen: Seen, oracle: Oracle) -> None:
         before, after = seen.before[key], seen.after[key]
         wrong += [
             f"{sentence}, of {truth}"
-            for sentence in oracle.disagreements_between(before, after, row)
+            for sentence in oracle.disagreements_between(
+                before, after, row, elapsed_ms=seen.elapsed_ms
+            )
         ]
         words |= before.keys()
         compared += 1

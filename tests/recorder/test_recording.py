@@ -1,0 +1,374 @@
+"""The command `sockrec record`: schedule, ends, signals, the command it runs, and kill -9."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pty
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recorder import journal, segment
+from recorder.recording import Schedule
+from recorder.schema import TABLES
+
+
+def sockrec(*args: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sockrec", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def start(*args: object, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "sockrec", *map(str, args)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def wait_for_samples(directory: Path, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if len(journal.committed(directory, 1)) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} samples in {directory}")
+
+
+def samples_of(directory: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(directory / "samples").to_pylist()
+    return sorted(rows, key=lambda row: (row["sample"], row["t0"]))
+
+
+def facts(directory: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((directory / "recording.json").read_text())
+    return result
+
+
+def test_samples_are_due_at_multiples_of_the_interval_and_left_out_ones_are_counted() -> None:
+    schedule = Schedule(2.0, start=100.0)
+    assert schedule.next_due(100.0) == (100.0, 0)
+    assert schedule.next_due(100.5) == (102.0, 0)
+    assert schedule.next_due(103.9) == (104.0, 0)  # the one at 104 is not late yet
+    assert schedule.next_due(107.0) == (106.0, 0)  # late, and taken
+    assert schedule.next_due(113.0) == (112.0, 2)  # 108 and 110 were due and are lost
+    assert schedule.next_due(113.1) == (114.0, 0)
+
+
+def test_a_recording_ends_after_its_samples_and_is_sealed(tmp_path: Path) -> None:
+    target = tmp_path / "r"
+    result = sockrec("record", "-o", target, "-n", 3, "-i", "100ms")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.startswith("3 samples")
+    assert result.stderr.count("\n") == 1
+    assert facts(target)["exit"] == "samples"
+    assert facts(target)["ended"] is not None
+    assert not list(target.rglob("*.arrows"))
+    rows = samples_of(target)
+    steps = ["tcp", "udp", "udp6", "unix", "owners"]
+    assert [(row["sample"], row["step"]) for row in rows] == [
+        (n, s) for n in range(3) for s in steps
+    ]
+    assert {row["outcome"] for row in rows} <= {"ok", "partial"}
+    for row in rows:
+        assert row["sample_time"] <= row["t0"] <= row["t1"]
+    times = sorted({row["sample_time"] for row in rows})
+    gaps = [(later - sooner).total_seconds() for sooner, later in itertools.pairwise(times)]
+    assert min(gaps) > 0
+
+
+def test_the_directory_and_its_files_are_their_owners_only(tmp_path: Path) -> None:
+    target = tmp_path / "r"
+    sockrec("record", "-q", "-o", target, "-n", 1)
+    for path in [target, *target.rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_directory_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    result = sockrec("record", "-o", tmp_path, "-n", 1)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "not empty" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["-i", "fast"],
+        ["-i", "0s"],
+        ["-i", "1ms"],
+        ["-d", "5 parsecs"],
+        ["-n", "0"],
+        ["-A", "tcp,pigeon"],
+        ["--no-such-option"],
+    ],
+)
+def test_wrong_usage_is_exit_status_2_and_makes_nothing(tmp_path: Path, args: list[str]) -> None:
+    result = sockrec("record", "-o", tmp_path / "r", *args)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_recording_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    target = tmp_path / "r"
+    with start("record", "-o", target, "-i", "100ms") as process:
+        wait_for_samples(target, 2)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert errors.count("\n") == 1
+    assert " samples" in errors
+    assert facts(target)["exit"] == "signal"
+    assert not list(target.rglob("*.arrows"))
+    assert len(samples_of(target)) >= 2 * 5
+
+
+def test_the_exit_status_of_the_command_is_passed_on(tmp_path: Path) -> None:
+    result = sockrec("record", "-o", tmp_path / "a", "--", "sh", "-c", "sleep 0.3; exit 7")
+    assert result.returncode == 7
+    assert facts(tmp_path / "a")["exit"] == "command"
+    assert facts(tmp_path / "a")["command"] == ["sh", "-c", "sleep 0.3; exit 7"]
+    killed = sockrec("record", "-q", "-o", tmp_path / "b", "--", "sh", "-c", "kill -9 $$")
+    assert killed.returncode == 128 + 9
+
+
+def test_a_command_that_does_not_exist_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    result = sockrec("record", "-o", tmp_path / "r", "--", "no-such-command")
+    assert result.returncode == 127
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+def test_signals_are_forwarded_to_the_command_and_its_end_ends_the_recording(
+    tmp_path: Path,
+) -> None:
+    script = "trap 'echo caught; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
+    target = tmp_path / "r"
+    with start("record", "-q", "-o", target, "-i", "100ms", "--", "sh", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+    assert output == "caught\n"
+    assert process.returncode == 5
+    assert facts(target)["exit"] == "command"
+
+
+def test_the_command_runs_with_the_signals_it_would_have_without_us(tmp_path: Path) -> None:
+    show = "grep -E '^(SigBlk|SigIgn)' /proc/self/status"
+    result = sockrec("record", "-q", "-o", tmp_path / "r", "--", "sh", "-c", show)
+    masks = dict(line.split(":\t") for line in result.stdout.splitlines())
+    assert int(masks["SigBlk"], 16) == 0
+    assert int(masks["SigIgn"], 16) & 1 << signal.SIGPIPE - 1 == 0
+
+
+def test_the_sockets_of_the_command_are_seen_with_their_owner(tmp_path: Path) -> None:
+    script = (
+        "import socket, time; s = socket.create_server(('127.0.0.1', 0), backlog=3);"
+        "c = socket.create_connection(s.getsockname()); time.sleep(1.2)"
+    )
+    target = tmp_path / "r"
+    sockrec("record", "-q", "-i", "200ms", "-o", target, "--", sys.executable, "-c", script)
+    rows = pq.read_table(target / "sockets").to_pylist()
+    owners = pq.read_table(target / "owners").to_pylist()
+    mine = {
+        row["pid"] for row in owners if script in row["cmdline"] and "record" not in row["cmdline"]
+    }
+    assert len(mine) == 1
+    held = [row for row in rows if row["pid"] in mine and row["netid"] == "tcp"]
+    last = max(row["sample"] for row in held)
+    states = sorted(row["state"] for row in held if row["sample"] == last)
+    assert states == ["ESTAB", "LISTEN"]
+    listener = next(row for row in held if row["state"] == "LISTEN")
+    assert (listener["recv_q"], listener["send_q"], listener["holders"]) == (1, 3, 1)
+    ended = [row for row in owners if row["pid"] in mine and row["valid_to"] is not None]
+    assert len(ended) <= 1
+
+
+def test_no_owners_and_chosen_tables_are_told_as_unseen(tmp_path: Path) -> None:
+    target = tmp_path / "r"
+    sockrec("record", "-q", "-n", 1, "-A", "udp,tcp", "--no-owners", "-o", target)
+    assert [row["step"] for row in samples_of(target)] == ["tcp", "udp", "udp6"]
+    unseen = {item["what"] for item in facts(target)["unseen"]}
+    assert {"owners", "unix sockets"} <= unseen
+
+
+def test_an_unprivileged_recorder_says_what_it_could_not_see(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("needs root and setpriv, to run without capabilities")
+    target = tmp_path / "r"
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen(1)
+        command = [sys.executable, "-m", "sockrec", "record", "-n", "2", "-i", "100ms", "-o"]
+        result = subprocess.run(
+            [*powerless, *command, str(target)], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        told = facts(target)
+        what = " ".join(item["what"] for item in told["unseen"])
+        assert "mark" in what
+        assert "owners of other users' sockets" in what
+        rows = pq.read_table(target / "sockets").to_pylist()
+        mine = [row for row in rows if row["inode"] == os.fstat(held.fileno()).st_ino]
+        assert len(mine) == 2
+        assert {row["pid"] for row in mine} == {None}
+        assert {row["mark"] for row in mine} == {None}
+        owners = [row for row in samples_of(target) if row["step"] == "owners"]
+        assert {row["outcome"] for row in owners} == {"partial"}
+        assert min(row["denied"] for row in owners) > 0
+
+
+def test_a_terminal_shows_a_status_line_and_a_pipe_does_not(tmp_path: Path) -> None:
+    main, side = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "sockrec", "record", "-n", "3", "-i", "100ms", "-o", tmp_path / "r"],
+        stderr=side,
+        env={**os.environ, "TERM": "xterm"},
+    ) as process:
+        process.wait(timeout=30)
+    os.close(side)
+    shown = os.read(main, 65536).decode()
+    os.close(main)
+    assert "\x1b[K" in shown
+    assert "sockets" in shown
+    assert "late" in shown
+
+
+def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_kept(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small file system")
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(mount)], check=False
+    ).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        result = sockrec("record", "-o", mount / "r", "-i", "50ms", "-d", "20s")
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        assert "No space left" in result.stderr
+        kept = journal.committed(mount / "r", 1)
+        assert kept or segment.is_sealed(mount / "r", 1)
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+@pytest.mark.parametrize("group", range(5))
+def test_kill_9_at_random_moments_loses_no_completed_sample(tmp_path: Path, group: int) -> None:
+    """50 moments in all; some fall into a rotation, as segments here are tiny."""
+    chance = random.Random(group)
+    program = (
+        "import sys; from pathlib import Path; from recorder.recording import *;"
+        "from recorder.signals import Signals; signals = Signals().__enter__();"
+        "Recording(Options(Path(sys.argv[1]), interval=0.02, seal_rows=60), signals,"
+        "lambda p: print(p.samples, flush=True)).run()"
+    )
+    for moment in range(10):
+        target = tmp_path / str(moment)
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(target)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(chance.uniform(0, 0.5))
+            process.kill()
+            told = process.stdout.read().split()
+        wait_for_sealer(target)
+        complete = int(told[-1]) if told else 1
+        numbers = read_all(target, "samples")
+        # the sample in flight may have been committed before its end was told
+        assert len(set(numbers)) in (complete, complete + 1)
+        assert sorted(set(numbers)) == list(range(len(set(numbers))))
+        assert len(numbers) == 5 * len(set(numbers)), "a step is missing or twice"
+        sockets = read_all(target, "sockets")
+        assert set(sockets) <= set(numbers)
+        assert set(numbers) == set(sockets)
+
+
+def wait_for_sealer(target: Path) -> None:
+    """Let the sealing child, which outlives its parent, end what it had begun."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if not any(str(target) in command for command in _commands()):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the sealing child does not end")
+
+
+def _commands() -> list[str]:
+    commands = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            commands.append(entry.read_bytes().decode(errors="replace"))
+        except OSError:
+            continue
+    return commands
+
+
+def read_all(directory: Path, table: str) -> list[int]:
+    """Return the sample number of every row by the rules of docs/recording.md."""
+    rows: list[int] = []
+    left = set(journal.numbers(directory))
+    sealed = {int(path.stem) for path in (directory / "samples").glob("*.parquet")}
+    for number in sorted(left | sealed):
+        if number in sealed:
+            path = segment.segment_path(directory, table, number)
+            rows += pq.read_table(path, columns=["sample"])["sample"].to_pylist()
+            continue
+        commits = journal.committed(directory, number)
+        if commits:
+            path = journal.journal_path(directory, table, number)
+            data = path.read_bytes()[: commits[-1][table][1]]
+            with pa.ipc.open_stream(data) as reader:
+                rows += reader.read_all()["sample"].to_pylist()
+    return rows
+
+
+def test_recover_seals_what_a_killed_recorder_left(tmp_path: Path) -> None:
+    target = tmp_path / "r"
+    with start("record", "-o", target, "-i", "50ms") as process:
+        wait_for_samples(target, 3)
+        process.kill()
+        process.wait()
+    wait_for_sealer(target)
+    before = {table: read_all(target, table) for table in TABLES}
+    assert journal.numbers(target) == [1]
+    result = sockrec("recover", target)
+    assert result.returncode == 0, result.stderr
+    assert journal.numbers(target) == []
+    for table in TABLES:
+        assert sorted(read_all(target, table)) == sorted(before[table])
+
+
+def test_recover_refuses_what_is_no_recording(tmp_path: Path) -> None:
+    result = sockrec("recover", tmp_path)
+    assert result.returncode == 1
+    assert "not a recording" in result.stderr

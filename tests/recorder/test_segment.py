@@ -1,0 +1,183 @@
+"""Journals and segments hold the same rows, in every interruption of sealing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recorder import journal, segment
+from recorder.columns import Values
+from recorder.journal import BatchMaker, Journals
+from recorder.schema import OWNERS, RECORDING_FILE, SAMPLES, SOCKETS, TABLES, public_schema
+
+
+def write(directory: Path, samples: int, rows: int = 50, number: int = 1) -> list[tuple[int, int]]:
+    """Write a journal of random sockets; return its (sample, cookie) pairs."""
+    (directory / RECORDING_FILE).write_text('{"version": 1}')
+    journals = Journals(directory, number)
+    makers = {table.name: BatchMaker(table) for table in (SOCKETS, SAMPLES, OWNERS)}
+    random = np.random.default_rng(7)
+    pairs = []
+    for sample in range(samples):
+        for part in range(2):
+            cookies = random.permutation(rows).astype(np.uint64) * 3 + part
+            pairs += [(sample, int(cookie)) for cookie in cookies]
+            columns: dict[str, Values | pa.Array] = {
+                "sample": Values(np.full(rows, sample, np.uint32)),
+                "sample_time": Values(np.full(rows, 10**15 + sample, np.int64)),
+                "netns": Values(np.full(rows, 4026531840, np.uint64)),
+                "cookie": Values(cookies),
+                "rtt_us": Values(random.integers(0, 9, rows).astype(np.uint32), cookies % 2 == 0),
+                "bytes_acked": Values(cookies * 1000 + np.uint64(sample)),
+                "v6only": Values((cookies % 2).astype(np.uint8)),
+                "local_addr": pa.array([f"10.0.{part}.{c}" for c in cookies]).dictionary_encode(),
+                "comm": pa.array(["nginx" if c % 2 else None for c in cookies]).dictionary_encode(),
+            }
+            journals.append("sockets", makers["sockets"].make(rows, columns))
+        journals.append(
+            "samples",
+            makers["samples"].make(
+                1,
+                {
+                    "sample": Values(np.array([sample], np.uint32)),
+                    "step": pa.array(["tcp"]).dictionary_encode(),
+                },
+            ),
+        )
+        journals.append("owners", makers["owners"].make(1, {"pid": Values(np.array([7], "i4"))}))
+        journals.commit(sample)
+    journals.close()
+    return pairs
+
+
+def read(directory: Path, table: str = "sockets", number: int = 1) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(
+        segment.segment_path(directory, table, number)
+    ).to_pylist()
+    return rows
+
+
+@pytest.fixture
+def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "ROW_GROUP_ROWS", 97)
+
+
+@pytest.mark.usefixtures("small_row_groups")
+def test_a_segment_has_every_row_of_the_journal_in_the_order_of_its_key(tmp_path: Path) -> None:
+    pairs = write(tmp_path, samples=6)
+    segment.seal(tmp_path, 1)
+    rows = read(tmp_path)
+    assert [(row["cookie"], row["sample"]) for row in rows] == sorted((c, s) for s, c in pairs)
+    for row in rows:
+        cookie = row["cookie"]
+        assert row["bytes_acked"] == cookie * 1000 + row["sample"]
+        assert row["local_addr"] == f"10.0.{cookie % 3}.{cookie}"
+        assert row["comm"] == ("nginx" if cookie % 2 else None)
+        assert row["v6only"] is bool(cookie % 2)
+        assert (row["rtt_us"] is None) == bool(cookie % 2)
+        assert row["snd_cwnd"] is None
+        assert row["netns"] == 4026531840
+
+
+@pytest.mark.usefixtures("small_row_groups")
+def test_a_segment_has_public_types_checksums_and_tells_what_it_is(tmp_path: Path) -> None:
+    write(tmp_path, samples=3)
+    segment.seal(tmp_path, 1)
+    for table in TABLES.values():
+        file = pq.ParquetFile(segment.segment_path(tmp_path, table.name, 1))
+        assert file.schema_arrow.remove_metadata().equals(public_schema(table))
+        told = file.metadata.metadata
+        assert told[b"sockrec.table"].decode() == table.name
+        assert json.loads(told[b"sockrec.recording"]) == {"version": 1}
+        assert set(json.loads(told[b"sockrec.columns"])) == set(table.names)
+    damaged = bytearray(segment.segment_path(tmp_path, "sockets", 1).read_bytes())
+    place = pq.ParquetFile(segment.segment_path(tmp_path, "sockets", 1)).metadata
+    column = place.row_group(1).column(SOCKETS.names.index("bytes_acked"))
+    damaged[column.data_page_offset + column.total_compressed_size // 2] ^= 16
+    (tmp_path / "damaged.parquet").write_bytes(damaged)
+    with pytest.raises(OSError, match="CRC"):
+        pq.read_table(tmp_path / "damaged.parquet", page_checksum_verification=True)
+
+
+def test_sealing_takes_the_journals_away_and_may_be_repeated(tmp_path: Path) -> None:
+    write(tmp_path, samples=2)
+    segment.seal(tmp_path, 1)
+    assert journal.numbers(tmp_path) == []
+    assert not list(tmp_path.rglob("*.arrows"))
+    assert not list(tmp_path.rglob("*.tmp"))
+    before = read(tmp_path)
+    segment.seal(tmp_path, 1)
+    assert read(tmp_path) == before
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_sealing_that_dies_at_any_step_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    pairs = write(tmp_path, samples=3)
+    steps = 0
+
+    class Died(BaseException):
+        pass
+
+    def dying(function: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal steps
+            if steps == step:
+                raise Died
+            steps += 1
+            return function(*args, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", dying(os.rename))
+        patch.setattr(os, "fsync", dying(os.fsync))
+        patch.setattr(Path, "unlink", dying(Path.unlink))
+        try:
+            segment.seal(tmp_path, 1)
+        except Died:
+            sealed = segment.is_sealed(tmp_path, 1)
+            assert sealed or len(journal.committed(tmp_path, 1)) == 3
+        else:
+            assert step >= 3 * 3 + 3, "seal has more steps than are tried here"
+    segment.seal(tmp_path, 1)
+    assert sorted((row["sample"], row["cookie"]) for row in read(tmp_path)) == sorted(pairs)
+    assert journal.numbers(tmp_path) == []
+
+
+def test_only_committed_samples_are_sealed(tmp_path: Path) -> None:
+    write(tmp_path, samples=4)
+    samples = journal.journal_path(tmp_path, "samples", 1)
+    samples.write_bytes(samples.read_bytes()[:-30])  # the last commit is torn
+    segment.seal(tmp_path, 1)
+    assert {row["sample"] for row in read(tmp_path)} == {0, 1, 2}
+    assert {row["sample"] for row in read(tmp_path, "samples")} == {0, 1, 2}
+
+
+def test_a_recording_without_a_sample_is_sealed_empty(tmp_path: Path) -> None:
+    write(tmp_path, samples=0)
+    segment.seal(tmp_path, 1)
+    for table in TABLES:
+        assert read(tmp_path, table) == []
+
+
+@pytest.mark.parametrize("table", sorted(TABLES))
+def test_a_flipped_bit_ends_the_recording_before_the_sample_it_is_in(
+    tmp_path: Path, table: str
+) -> None:
+    write(tmp_path, samples=4)
+    whole = journal.committed(tmp_path, 1)
+    path = journal.journal_path(tmp_path, table, 1)
+    data = bytearray(path.read_bytes())
+    start, end, _ = whole[2][table]
+    data[(start + end) // 2] ^= 4
+    path.write_bytes(data)
+    assert journal.committed(tmp_path, 1) == whole[:2]
