@@ -49,7 +49,8 @@ class Columns:
         if self.rows > self._capacity:
             self._capacity = max(self.rows, 2 * self._capacity, _FIRST_ROWS)
             for name, old in self._arrays.items():
-                new = np.empty(self._capacity, old.dtype)
+                # not np.empty: what lies under a NULL is written too, and must not be old memory
+                new = np.zeros(self._capacity, old.dtype)
                 new[:start] = old[:start]
                 self._arrays[name] = new
         return slice(start, self.rows)

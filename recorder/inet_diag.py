@@ -222,8 +222,7 @@ class InetDiag:
             self._scalar(words, found, kind, name, type_, present, kind, rows)
         whole = self.columns.whole
         whole("md5_keys")[rows] = found.length[MD5SIG] // MD5SIG_SIZE
-        if found.length[CONG].any():
-            whole("_cong")[rows] = gather_text(words, found.at[CONG], found.length[CONG], 16)
+        whole("_cong")[rows] = gather_text(words, found.at[CONG], found.length[CONG], 16)
         whole("_present")[rows] = present
         self._decode_ulp(words, found, rows)
 
@@ -269,7 +268,8 @@ class InetDiag:
 
     def _decode_ulp(self, words: Words, found: Attributes, rows: slice) -> None:
         whole = self.columns.whole
-        whole("_ulp_present")[rows] = 0
+        for name in ("_ulp_present", "_ulp", *(column for column, _ in _ULP_SCALARS.values())):
+            whole(name)[rows] = np.zeros((), whole(name).dtype)
         with_ulp = np.flatnonzero(found.length[ULP_INFO])
         if not with_ulp.size:
             return
@@ -294,7 +294,6 @@ class InetDiag:
             has_nest = outer.length[nest] > 0
             for kind, (column, type_) in scalars.items():
                 target = whole(column)[rows]
-                target[:] = 0
                 if type_ == "flag":
                     target[with_ulp] = inner.present >> np.uint32(kind) & 1
                     bits[has_nest] |= np.uint32(1 << kind + shift)

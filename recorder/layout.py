@@ -57,7 +57,9 @@ class Layout:
         """Copy the struct of every row to the columns; ``length`` 0 says that it has none."""
         columns.whole(self.length_column)[rows] = np.minimum(length, 0xFFFF)
         if not length.any():
-            return  # the fields stay as they are, under NULL
+            for name, _, _ in self.fields:
+                columns.whole(name)[rows] = 0
+            return
         dtype = self.dtype
         structs = gather(words, at, dtype)
         if int(length.min()) < dtype.itemsize:
