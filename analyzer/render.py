@@ -22,6 +22,8 @@ NOTHING = "-"
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _GAP = 2
+_NARROW = 12
+"""How far a column of text may be folded."""
 
 
 class Format(StrEnum):
@@ -179,18 +181,30 @@ def _write_terminal(
     from rich.text import Text
 
     console = Console(file=out, markup=False, highlight=False, emoji=False)
-    # Each column needs the room of its name; if that is not there, a row is printed over lines.
-    if sum(len(name) + _GAP for name in names) > console.width:
+    for heads in (names, [name.replace("_", "_\n") for name in names]):
+        if sum(_needed(heads, cells, right)) <= console.width:
+            break
+    else:
         _write_records(names, cells, out)
         return
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for name, flush in zip(names, right, strict=True):
+    for head, flush in zip(heads, right, strict=True):
         table.add_column(
-            Text(name), justify="right" if flush else "left", no_wrap=flush, overflow="fold"
+            Text(head), justify="right" if flush else "left", no_wrap=flush, overflow="fold"
         )
     for row in cells:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+def _needed(
+    heads: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]
+) -> Iterator[int]:
+    """Yield the least width of each column: text may be folded, numbers and names may not."""
+    for index, (head, flush) in enumerate(zip(heads, right, strict=True)):
+        cell = max((len(row[index]) for row in cells), default=0)
+        name = max(map(len, head.split("\n")))
+        yield _GAP + max(name, cell if flush else min(cell, _NARROW))
 
 
 def _write_records(names: Sequence[str], cells: Sequence[Sequence[str]], out: TextIO) -> None:

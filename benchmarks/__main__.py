@@ -220,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sockets", type=int, nargs="+", default=[20_000, 100_000])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--live", type=int, default=60, help="seconds of the live recording")
+    parser.add_argument("--live", type=int, default=60, help="seconds of the live recording, 0 for none")
     options = parser.parse_args()
     leave_out_pandas()
     for count in options.sockets:
@@ -230,7 +230,8 @@ def main() -> None:
             with population(count, mixed=mixed, active=active):
                 base, whole = one_sample(options.rounds)
                 against_ss(base, whole, options.rounds)
-                live(options.live, base)
+                if options.live:
+                    live(options.live, base)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,10 @@ class Slots:
         self.verified_us = np.append(self.verified_us, np.zeros(more, np.int64))
 
 
+RESTS = np.array([4, 1 << 40])
+"""Updates for which an inode is not sought after each pass over all tables in vain."""
+
+
 @dataclass(slots=True)
 class Search:
     """The dumped inodes without an owner, ascending, and how far the search for each has come."""
@@ -190,14 +194,14 @@ class Search:
             after.passes[known] = self.passes[before[known]]
         return after
 
-    def settle(self, verified: int, update: int, longest: int) -> None:
+    def settle(self, verified: int, update: int) -> None:
         """Let those rest that every table, each verified in or after an update, lacks.
 
-        The rests are 2, 4, 8 … updates, at most `longest`.
+        After the last of RESTS they are not sought any more: the sweep reads every table anyway.
         """
         over = (self.retry <= update) & (self.since <= verified)
+        rest = RESTS[np.minimum(self.passes[over], len(RESTS) - 1)]
         self.passes[over] += 1
-        rest = np.minimum(1 << np.minimum(self.passes[over], 30), longest)
         self.retry[over] = self.since[over] = update + rest
 
 

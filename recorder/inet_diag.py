@@ -20,6 +20,7 @@ from recorder.netlink import (
     Words,
     attributes,
     gather,
+    gather_number,
     gather_text,
 )
 from recorder.sock_diag import SKMEM, STATES
@@ -263,13 +264,12 @@ class InetDiag:
             return
         if int(length.min()) < dtype.itemsize:
             present[length < dtype.itemsize] &= ~np.uint32(1 << bit)
-        room = np.dtype({"names": ["v"], "formats": [dtype], "itemsize": max(4, dtype.itemsize)})
-        self.columns.whole(name)[rows] = gather(words, found.at[kind], room)["v"]
+        self.columns.whole(name)[rows] = gather_number(words, found.at[kind], dtype)
 
     def _decode_ulp(self, words: Words, found: Attributes, rows: slice) -> None:
         whole = self.columns.whole
-        for name in ("_ulp_present", "_ulp", *(column for column, _ in _ULP_SCALARS.values())):
-            whole(name)[rows] = np.zeros((), whole(name).dtype)
+        for column in ("_ulp_present", "_ulp", *(scalar for scalar, _ in _ULP_SCALARS.values())):
+            whole(column)[rows] = np.zeros((), whole(column).dtype)
         with_ulp = np.flatnonzero(found.length[ULP_INFO])
         if not with_ulp.size:
             return
@@ -300,10 +300,7 @@ class InetDiag:
                     continue
                 dtype = np.dtype(type_)
                 full = inner.length[kind] >= dtype.itemsize
-                room = np.dtype(
-                    {"names": ["v"], "formats": [dtype], "itemsize": max(4, dtype.itemsize)}
-                )
-                target[with_ulp] = gather(words, inner.at[kind], room)["v"]
+                target[with_ulp] = gather_number(words, inner.at[kind], dtype)
                 bits[full] |= np.uint32(1 << kind + shift)
         whole("_ulp_present")[rows.start + with_ulp] = bits
 

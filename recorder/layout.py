@@ -11,6 +11,9 @@ import numpy.typing as npt
 from recorder.columns import Columns, Values
 from recorder.netlink import Offsets, Words, gather
 
+BLOCK_ROWS = 2048
+"""Structs copied at once: what stays in the second level cache while columns are made of it."""
+
 Field = tuple[str, int, str]
 """Column, byte offset, numpy type."""
 
@@ -60,14 +63,25 @@ class Layout:
             for name, _, _ in self.fields:
                 columns.whole(name)[rows] = 0
             return
+        arrays = [(name, columns.whole(name)) for name, _, _ in self.fields]
+        for first in range(0, at.size, BLOCK_ROWS):
+            block = slice(first, first + BLOCK_ROWS)
+            structs = self._gather(words, at[block], length[block])
+            target = slice(rows.start + first, rows.start + first + len(structs))
+            for name, array in arrays:
+                array[target] = structs[name]
+
+    def _gather(
+        self, words: Words, at: Offsets, length: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.void]:
+        """Return the structs, zero past the length of each."""
         dtype = self.dtype
         structs = gather(words, at, dtype)
         if int(length.min()) < dtype.itemsize:
             raw = structs.view(np.uint8).reshape(len(structs), dtype.itemsize)
             for size in np.unique(length[length < dtype.itemsize]).tolist():
                 raw[length == size, size:] = 0
-        for name, _, _ in self.fields:
-            columns.whole(name)[rows] = structs[name]
+        return structs
 
     def values(self, columns: Columns) -> dict[str, Values]:
         """Return the columns with what is valid in them; a column without any value is left out."""

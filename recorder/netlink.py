@@ -14,6 +14,7 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -201,7 +202,6 @@ def attributes(
                     np.add(at, 1, out=found.at[kind])
                     found.at[kind] <<= 2
                     found.length[kind] = length - 4
-                    found.present |= np.uint32(1 << kind)
                 else:
                     found.unknown[kind] = found.unknown.get(kind, 0) + count
                 at = at + step
@@ -229,16 +229,16 @@ def attributes(
             where, type_ = rows[known], kinds[known]
             found.at[type_, where] = (at[known] + 1) << 2
             found.length[type_, where] = lengths[known] - 4
-            found.present[where] |= np.uint32(1) << type_.astype(np.uint32)
         else:
             slot = kinds * count + rows
             found.at.reshape(-1)[slot] = (at + 1) << 2
             found.length.reshape(-1)[slot] = lengths - 4
-            found.present[rows] |= np.uint32(1) << kinds.astype(np.uint32)
         at = at + steps
         live = at < stop
         if not live.all():
             rows, at, stop = rows[live], at[live], stop[live]
+    for kind in range(last + 1):
+        found.present |= (found.at[kind] != absent).astype(np.uint32) << np.uint32(kind)
     return found
 
 
@@ -247,6 +247,15 @@ def gather(words: Words, offsets: Offsets, dtype: np.dtype[np.void]) -> npt.NDAr
     size = dtype.itemsize
     view = np.ndarray(((words.nbytes - size) // 4 + 1,), np.dtype((np.void, size)), words, 0, (4,))
     return np.asarray(view[offsets >> 2]).view(dtype)
+
+
+def gather_number(words: Words, offsets: Offsets, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Copy the unsigned number of 1, 2, 4 or 8 bytes at each byte offset (a multiple of 4)."""
+    at = offsets >> 2
+    low: npt.NDArray[Any] = words[at]
+    if dtype.itemsize == 8:
+        low = low | words[at + 1].astype(np.uint64) << np.uint64(32)
+    return low.astype(dtype, copy=False)  # of a longer word the lower bytes, little endian
 
 
 def gather_text(

@@ -311,8 +311,8 @@ class Owners:
 
         A process whose table was read since such an inode was first dumped does not hold it. So
         one pass over all others, over several updates if time is short, settles an inode; after
-        that it is only looked for again with back-off, for it may belong to the kernel, to another
-        pid namespace or to a process that may not be read.
+        one more it is left to the sweep, for it may belong to the kernel, to another pid namespace
+        or to a process that may not be read.
 
         Many are closed between their dump and this search. What was dumped once only therefore
         gets a share of the time that shrinks while searching among unlikely processes is in vain.
@@ -346,7 +346,7 @@ class Owners:
         if in_vain:
             self._effort = max(self._effort / 2, 1 / 16)
         verified = min((known.verified for known in self._known.values()), default=self._update)
-        search.settle(verified, self._update, self._sweep)
+        search.settle(verified, self._update)
 
     def _candidates(self, since: int, wanted_uids: set[int]) -> "list[_Known]":
         candidates = [known for known in self._known.values() if known.verified < since]

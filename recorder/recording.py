@@ -21,8 +21,9 @@ from recorder.sealer import Sealer
 from recorder.signals import Signals
 
 SEAL_ROWS = 1_000_000
+SEAL_BYTES = 64 << 20
 SEAL_SECONDS = 3600.0
-"""Journals are sealed by rows or by time, whichever comes first, all tables together."""
+"""Journals are sealed by rows, size or time, whichever comes first, all tables together."""
 
 OWNERS_SHARE = 0.2
 """Share of the interval that finding owners may take."""
@@ -231,6 +232,7 @@ class Recording:
         now = time.monotonic()
         if (
             journals.rows >= self._options.seal_rows
+            or journals.size >= SEAL_BYTES
             or now - self._sealed_at >= self._options.seal_seconds
         ):
             self._sealed_at = now

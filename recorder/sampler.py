@@ -25,6 +25,9 @@ from recorder.unix_diag import UnixDiag, request_all
 TABLES = ("tcp", "udp", "unix")
 """What ``-A`` may name."""
 
+MERGED_ROWS = 10_000
+"""A sample of fewer sockets is one batch: a batch of 156 columns costs 15 kB, rows or none."""
+
 WARM_UP_BUDGET_S = 60.0
 """Before the first sample every process is read, however long it takes."""
 
@@ -187,8 +190,10 @@ class Sampler:
         if self._owners is not None:
             with self._timed(log, "owners") as row:
                 processes = self._read_owners(self._owners, sample, row)
-        for step in self.steps:
-            self._add_sockets(sample, step)
+        sockets = [batch for step in self.steps for batch in self._socket_batches(sample, step)]
+        if sample.sockets < MERGED_ROWS and len(sockets) > 1:
+            sockets = [pa.concat_batches(sockets)]
+        sample.batches += [("sockets", batch) for batch in sockets]
         if processes is not None:
             self._add_owners(sample, processes)
         for row in log:
@@ -218,7 +223,7 @@ class Sampler:
         }
         return step
 
-    def _add_sockets(self, sample: Sample, step: Step) -> None:
+    def _socket_batches(self, sample: Sample, step: Step) -> Iterator[pa.RecordBatch]:
         count = step.decoder.columns.rows
         sample.sockets += count
         if not count:
@@ -228,7 +233,7 @@ class Sampler:
         if self._owners is not None:
             inodes = step.decoder.columns["inode"].astype(np.uint32, copy=False)
             columns |= _owner_columns(self._owners, inodes)
-        sample.batches.append(("sockets", self._makers["sockets"].make(count, columns)))
+        yield self._makers["sockets"].make(count, columns)
 
     def _sample_columns(self, sample: Sample, count: int) -> dict[str, Values | pa.Array]:
         return {

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from recorder import text
 from recorder.columns import Bits, Columns, Values, code_words, word_codes
-from recorder.netlink import PAD, Dump, Framing, Words, attributes, gather
+from recorder.netlink import PAD, Dump, Framing, Words, attributes, gather, gather_number
 from recorder.sock_diag import SKMEM, STATES
 
 NAME, VFS, PEER, ICONS, RQLEN, MEMINFO, SHUTDOWN, UID = range(8)
@@ -32,8 +32,8 @@ MESSAGE = np.dtype(
     }
 )
 _TWO = np.dtype([("first", "<u4"), ("second", "<u4")])
-_ONE = np.dtype([("v", "<u4")])
-_BYTE = np.dtype({"names": ["v"], "formats": ["u1"], "itemsize": 4})
+_U4 = np.dtype("<u4")
+_U1 = np.dtype("u1")
 
 NETIDS = ["u_str", "u_seq", "u_dgr"]
 _NETID_CODE = np.array([{1: 0, 5: 1}.get(n, 2) for n in range(256)], np.int8)
@@ -102,9 +102,9 @@ class UnixDiag:
         for kind, first, second in ((VFS, "vfs_inode", "vfs_dev"), (RQLEN, "recv_q", "send_q")):
             pair = gather(words, found.at[kind], _TWO)
             whole(first)[rows], whole(second)[rows] = pair["first"], pair["second"]
-        whole("peer_inode")[rows] = gather(words, found.at[PEER], _ONE)["v"]
-        whole("uid")[rows] = gather(words, found.at[UID], _ONE)["v"]
-        whole("shutdown")[rows] = gather(words, found.at[SHUTDOWN], _BYTE)["v"]
+        whole("peer_inode")[rows] = gather_number(words, found.at[PEER], _U4)
+        whole("uid")[rows] = gather_number(words, found.at[UID], _U4)
+        whole("shutdown")[rows] = gather_number(words, found.at[SHUTDOWN], _U1)
         SKMEM.decode(words, found.at[MEMINFO], found.length[MEMINFO], self.columns, rows)
         self._decode_icons(words, found.at[ICONS], found.length[ICONS] // 4, rows.start)
 

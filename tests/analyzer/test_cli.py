@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,39 @@ def test_info_survives_whatever_recording_json_says(tmp_path: Path, facts: objec
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stdout)
     as_json = run("info", tmp_path / "r", "--format", "json")
     assert json.loads(as_json.stdout)["samples"] == 1
+
+
+def test_a_real_recording_is_read_while_it_is_made_and_after_it_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    recorder = subprocess.Popen(
+        [sys.executable, "-m", "sockrec", "record", "-q", "-i", "50ms", "-o", str(path)],
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    query = "SELECT sample, count(*) AS steps FROM samples GROUP BY sample ORDER BY sample"
+    seen = 0
+    try:
+        for _ in range(600):
+            if (path / "samples/000001.arrows").exists():
+                with analyzer.open(path) as opened:
+                    found = opened.sql(query).table().to_pylist()
+                assert [row["sample"] for row in found] == list(range(len(found)))
+                assert len({row["steps"] for row in found}) <= 1
+                assert len(found) >= seen
+                seen = len(found)
+            if seen >= 5:
+                break
+            time.sleep(0.05)
+    finally:
+        recorder.kill()
+        recorder.wait()
+    assert seen >= 5
+    with analyzer.open(path) as opened:
+        assert opened.sql(query).table().num_rows >= seen
+        assert opened.report("states").table().num_rows > 0
+        assert opened.report("process_sockets").table().num_rows > 0
+        state = describe(opened.engine).facts["state"]
+        assert state == "being recorded"  # for the ten seconds that tell a dead one
+        assert "killed" in str(describe(opened.engine, now=time.time() + 60).facts["state"])
 
 
 def test_importing_the_package_or_its_commands_loads_nothing_heavy() -> None:
