@@ -26,12 +26,15 @@ import pyarrow.parquet as pq
 from benchmarks.population import population
 from recorder import host
 from recorder.inet_diag import TCPDIAG_GETSOCK, request_tcp_both
-from recorder.journal import Journals
-from recorder.leave_out import leave_out_pandas
+from recorder.journal import Journals, committed
+from recorder.imports import leave_out_pandas
 from recorder.netlink import request
 from recorder.owners import Owners
 from recorder.sampler import TABLES, Sampler
 from recorder.transport import DATAGRAM, connect_diag
+
+ACTIVE = 0.1
+"""Share of the connections that exchange a few bytes each second."""
 
 SS = {
     "ss -tanie": ["ss", "-tanie"],
@@ -168,8 +171,8 @@ def live(seconds: int, base: float) -> None:
                 *((p, "sealer") for p in _children(child.pid)),
             ]:
                 peak[name] = max(peak.get(name, 0), _peak_memory(pid))
-            if start_cpu is None and (target / "samples").is_dir():
-                start_cpu = _cpu_so_far(child.pid)
+            if start_cpu is None and len(committed(target, 1)) > 0:
+                start_cpu = sum(map(_cpu_so_far, [child.pid, *_children(child.pid)]))
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
         samples = pq.read_table(target / "samples")
@@ -193,6 +196,15 @@ def live(seconds: int, base: float) -> None:
         print(f"  peak memory: {memory} (target 300 each)")
 
 
+def drain() -> None:
+    """Wait until the TIME-WAIT sockets of an earlier population are gone."""
+    for _ in range(70):
+        words = Path("/proc/net/sockstat").read_text().split()
+        if int(words[words.index("tw") + 1]) < 100:
+            return
+        time.sleep(1)
+
+
 def _children(pid: int) -> list[int]:
     try:
         return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -211,7 +223,7 @@ def _peak_memory(pid: int) -> int:
 
 
 def _cpu_so_far(pid: int) -> float:
-    """CPU seconds of the recorder at its first sample: imports and the first look at /proc."""
+    """CPU seconds of a process: at the first sample imports and the first look at /proc."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -219,15 +231,17 @@ def _cpu_so_far(pid: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sockets", type=int, nargs="+", default=[20_000, 100_000])
+    layouts = ["uniform", "mixed"]
+    parser.add_argument("--layouts", nargs="+", choices=layouts, default=layouts)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--live", type=int, default=60, help="seconds of the live recording, 0 for none")
+    parser.add_argument("--live", type=int, default=60, help="seconds recorded live, 0 for none")
     options = parser.parse_args()
     leave_out_pandas()
     for count in options.sockets:
-        for mixed in (False, True):
-            active = 0.1
-            print(f"{count:,} sockets, {'mixed' if mixed else 'uniform'}, {active:.0%} active:")
-            with population(count, mixed=mixed, active=active):
+        for mixed in options.layouts:
+            drain()
+            print(f"{count:,} sockets, {mixed}, {ACTIVE:.0%} active:")
+            with population(count, mixed=mixed == "mixed", active=ACTIVE):
                 base, whole = one_sample(options.rounds)
                 against_ss(base, whole, options.rounds)
                 if options.live:

@@ -122,7 +122,7 @@ def record(
     from recorder.signals import Signals
 
     with Signals() as signals:
-        from recorder.leave_out import leave_out_pandas
+        from recorder.imports import leave_out_pandas
 
         leave_out_pandas()
         from recorder.recording import Options, Recording

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from recorder.leave_out import leave_out_pandas
+from recorder.imports import leave_out_pandas
 
 NICENESS = 19
 _COMMAND = "from recorder.sealer import main; main()"

@@ -33,6 +33,7 @@ from recorder.schema import (
 )
 
 ROW_GROUP_ROWS = 80_000
+"""A multiple of 8, so that a row group begins at a byte of a bitmap."""
 COLUMNS_AT_ONCE = 4
 DICTIONARY_BYTES = 32 << 10
 """A column of more distinct values than this holds (in a row group) is written plain."""
@@ -101,13 +102,14 @@ def _write(table: Table, batches: Batches, path: Path, metadata: dict[str, str])
     # (store_schema below) every reader sees plain strings
     text = pa.dictionary(pa.int32(), pa.string())
     fields = [f.with_type(text) if f.type == pa.string() else f for f in public_schema(table)]
-    schema = pa.schema(fields)
     key_values = metadata | {
         METADATA_PREFIX + "table": table.name,
         METADATA_PREFIX + "columns": json.dumps(documentation, separators=(",", ":")),
     }
     temporary = path.with_name(path.name + ".tmp")
     columns = _sorted_columns(table, batches, _order(table, batches))
+    # a column without a NULL is declared so: writing it takes half the time
+    schema = pa.schema([field.with_nullable(columns[field.name].nulls) for field in fields])
     with open(temporary, "wb") as file:
         with _writer(file, table, schema, columns) as writer:
             for row_group in _row_groups(schema, columns):
@@ -154,90 +156,122 @@ def _sortable(column: pa.ChunkedArray) -> AnyArray:
 class _Column:
     """A sorted column: an Arrow stream with a batch per row group, or one value for all rows.
 
-    ``few`` says that it seems to have few distinct values.
+    ``valid`` is the bitmap of the rows that have the one value, None if all have it.
+    ``dictionary`` says whether the column is to be written with a dictionary.
     """
 
     rows: int
     packed: pa.Buffer | None = None
     constant: pa.Scalar | None = None
-    few: bool = True
+    valid: pa.Buffer | None = None
+    nulls: bool = True
+    dictionary: bool = True
 
-    def pieces(self) -> Iterator[pa.Array | pa.Scalar]:
-        if self.packed is not None:
-            with pa.ipc.open_stream(self.packed) as reader:
-                for batch in reader:
-                    yield batch.column(0)
-        else:
-            for _ in range(0, self.rows, ROW_GROUP_ROWS):
-                yield self.constant
+    def pieces(self, kind: pa.DataType) -> Iterator[pa.Array]:
+        """Yield the column's part of each row group, as ``kind``."""
+        if self.constant is not None:
+            repeated = _repeated(self.constant, kind, min(self.rows, ROW_GROUP_ROWS))
+            for first in range(0, self.rows, ROW_GROUP_ROWS):
+                size = min(ROW_GROUP_ROWS, self.rows - first)
+                whole = repeated.slice(0, size)
+                yield whole if self.valid is None else _masked(whole, self.valid, first)
+        if self.packed is None:
+            return
+        options = pa.ipc.IpcReadOptions(use_threads=False)
+        with pa.ipc.open_stream(self.packed, options=options) as reader:
+            for batch in reader:
+                piece = batch.column(0)
+                if pa.types.is_dictionary(kind):
+                    yield _compacted(piece)
+                else:
+                    yield piece.cast(kind, safe=False)
 
 
 def _sorted_columns(
     table: Table, batches: Batches, order: npt.NDArray[np.int64]
 ) -> dict[str, _Column]:
-    rows = pa.array(order)
     columns: dict[str, _Column] = {name: _Column(0) for name in table.names}
-    for first in range(0, len(table.columns) if len(rows) else 0, COLUMNS_AT_ONCE):
+    bitmaps = _Bitmaps(order)
+    for first in range(0, len(table.columns) if len(order) else 0, COLUMNS_AT_ONCE):
         places = range(first, min(first + COLUMNS_AT_ONCE, len(table.columns)))
         read = pa.Table.from_batches(batches.read(places))
         for name in read.column_names:
-            columns[name] = _sorted_column(read.column(name), rows)
+            columns[name] = _sorted_column(read.column(name), order, bitmaps)
     return columns
 
 
-def _sorted_column(column: pa.ChunkedArray, order: pa.Array) -> _Column:
-    constant = _constant(column)
-    if constant is not None:
-        return _Column(len(column), constant=constant)
-    ordered = column.unify_dictionaries().combine_chunks().take(order)
+class _Bitmaps:
+    """Validity bitmaps in the order of the segment; columns of one attribute share theirs."""
+
+    def __init__(self, order: npt.NDArray[np.int64]) -> None:
+        self._order = order
+        self._known: dict[tuple[bytes | int, ...], pa.Buffer] = {}
+
+    def ordered(self, column: pa.ChunkedArray) -> pa.Buffer | None:
+        if not column.null_count:
+            return None
+        buffers = [(chunk.buffers()[0], len(chunk)) for chunk in column.chunks]
+        key = tuple(size if data is None else data.to_pybytes() for data, size in buffers)
+        if key not in self._known:
+            bits = [
+                np.ones(size, np.uint8)
+                if data is None
+                else np.unpackbits(np.frombuffer(data, np.uint8), count=size, bitorder="little")
+                for data, size in buffers
+            ]
+            taken = np.concatenate(bits)[self._order]
+            self._known[key] = pa.py_buffer(np.packbits(taken, bitorder="little"))
+        return self._known[key]
+
+
+def _sorted_column(
+    column: pa.ChunkedArray, order: npt.NDArray[np.int64], bitmaps: _Bitmaps
+) -> _Column:
+    rows = len(column)
+    if column.null_count == rows:
+        return _Column(rows, constant=pa.scalar(None, column.type))
+    nulls = bool(column.null_count)
+    if pa.types.is_dictionary(column.type):
+        word = _only_word(column)
+        if word is not None:
+            return _Column(rows, constant=word, nulls=False)
+        ordered = column.unify_dictionaries().combine_chunks().take(pa.array(order))
+        return _Column(rows, packed=_packed(ordered), nulls=nulls)
+    extremes = pc.min_max(column)
+    valid = bitmaps.ordered(column)
+    if extremes["min"] == extremes["max"]:
+        # without NULLs plain is the cheapest to write, with them a dictionary is
+        return _Column(rows, constant=extremes["min"], valid=valid, nulls=nulls, dictionary=nulls)
+    width = column.type.bit_width // 8
+    numbers = np.concatenate(
+        [np.frombuffer(chunk.buffers()[1], f"u{width}", len(chunk)) for chunk in column.chunks]
+    )[order]
+    ordered = pa.Array.from_buffers(column.type, rows, [valid, pa.py_buffer(numbers)])
+    return _Column(rows, packed=_packed(ordered), nulls=nulls, dictionary=_few_values(numbers))
+
+
+def _packed(column: pa.Array) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-    schema = pa.schema([("", ordered.type)])
+    schema = pa.schema([("", column.type)])
     with pa.ipc.new_stream(sink, schema, options=options) as writer:
-        for first in range(0, len(ordered), ROW_GROUP_ROWS):
-            piece = ordered.slice(first, ROW_GROUP_ROWS)
+        for first in range(0, len(column), ROW_GROUP_ROWS):
+            piece = column.slice(first, ROW_GROUP_ROWS)
             writer.write_batch(pa.record_batch([piece], schema=schema))
-    return _Column(len(column), packed=sink.getvalue(), few=_few_values(ordered))
+    return sink.getvalue()
 
 
-def _constant(column: pa.ChunkedArray) -> pa.Scalar | None:
-    if column.null_count == len(column):
-        return pa.scalar(None, column.type)
-    if column.null_count:
-        return None
-    if pa.types.is_dictionary(column.type):
-        first = column[0].as_py()
-        if all(len(chunk.dictionary) == 1 for chunk in column.chunks) and all(
-            chunk.dictionary[0].as_py() == first for chunk in column.chunks
-        ):
-            return pa.scalar(first, pa.string())
-        return None
-    extremes = pc.min_max(column)
-    return extremes["min"] if extremes["min"] == extremes["max"] else None
+def _only_word(column: pa.ChunkedArray) -> pa.Scalar | None:
+    """Return the word that every row has, None if they differ or some have none."""
+    words = {word for chunk in column.chunks for word in chunk.dictionary.to_pylist()[:2]}
+    return (
+        pa.scalar(words.pop(), pa.string()) if len(words) == 1 and not column.null_count else None
+    )
 
 
 def _row_groups(schema: pa.Schema, columns: dict[str, _Column]) -> Iterator[pa.Table]:
-    rows = columns[schema.names[0]].rows
-    readers = [columns[name].pieces() for name in schema.names]
-    for first, pieces in zip(
-        range(0, rows, ROW_GROUP_ROWS), zip(*readers, strict=True), strict=True
-    ):
-        size = min(ROW_GROUP_ROWS, rows - first)
-        constants: dict[tuple[object, pa.DataType], pa.Array] = {}
-        arrays: list[pa.Array] = []
-        for field, piece in zip(schema, pieces, strict=True):
-            if isinstance(piece, pa.Scalar):
-                key = (piece.as_py(), field.type)
-                if key not in constants:
-                    constants[key] = _repeated(piece, field.type, size)
-                arrays.append(constants[key])
-            elif pa.types.is_dictionary(field.type):
-                arrays.append(_compacted(piece))
-            else:
-                arrays.append(piece.cast(field.type, safe=False))
-        del pieces, piece
-        yield pa.Table.from_arrays(arrays, schema=schema)
-        del arrays, constants
+    for arrays in zip(*(columns[f.name].pieces(f.type) for f in schema), strict=True):
+        yield pa.Table.from_arrays(list(arrays), schema=schema)
 
 
 def _repeated(value: pa.Scalar, kind: pa.DataType, rows: int) -> pa.Array:
@@ -247,6 +281,12 @@ def _repeated(value: pa.Scalar, kind: pa.DataType, rows: int) -> pa.Array:
         zeros = pa.array(np.zeros(rows, np.int32))
         return pa.DictionaryArray.from_arrays(zeros, pa.array([value.as_py()], pa.string()))
     return pa.repeat(value.cast(kind, safe=False), rows)
+
+
+def _masked(column: pa.Array, valid: pa.Buffer, first: int) -> pa.Array:
+    """Return the column with NULLs where the bitmap, from row ``first`` on, has no bit."""
+    bitmap = valid.slice(first // 8)
+    return pa.Array.from_buffers(column.type, len(column), [bitmap, column.buffers()[1]])
 
 
 def _compacted(column: pa.DictionaryArray) -> pa.DictionaryArray:
@@ -263,7 +303,7 @@ def _writer(
         schema,
         compression="zstd",
         compression_level=COMPRESSION_LEVEL,
-        use_dictionary=[name for name, column in columns.items() if column.few],
+        use_dictionary=[name for name, column in columns.items() if column.dictionary],
         dictionary_pagesize_limit=DICTIONARY_BYTES,
         write_page_checksum=True,
         store_schema=False,
@@ -273,10 +313,6 @@ def _writer(
     )
 
 
-def _few_values(column: pa.Array) -> bool:
+def _few_values(numbers: AnyArray) -> bool:
     """Guess from a thousand rows whether a dictionary will stay small."""
-    if pa.types.is_dictionary(column.type):
-        return True
-    step = max(1, len(column) // 1009)
-    some = column.take(pa.array(np.arange(0, len(column), step)))
-    return len(some.unique()) <= 64
+    return len(np.unique(numbers[:: max(1, len(numbers) // 1009)])) <= 64

@@ -435,7 +435,9 @@ def test_nothing_is_read_again_while_nothing_changes(owners: Owners, child: Chil
     assert NOW + 8 - 4 < verified <= NOW + 8
 
 
-def test_an_inode_of_no_process_is_sought_once_more_and_left_to_the_sweep(tree: ProcTree, child: Child) -> None:
+def test_an_inode_of_no_process_is_sought_once_more_and_left_to_the_sweep(
+    tree: ProcTree, child: Child
+) -> None:
     owners = Owners(tree.path, budget=60, sweep=30)
     inode = child.run("s = socket.socket(); answer = inode(s)")
     nobodys = 4_000_000_000

@@ -66,7 +66,7 @@ def read(directory: Path, table: str = "sockets", number: int = 1) -> list[dict[
 
 @pytest.fixture
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "ROW_GROUP_ROWS", 97)
+    monkeypatch.setattr(segment, "ROW_GROUP_ROWS", 96)
 
 
 @pytest.mark.usefixtures("small_row_groups")
@@ -92,7 +92,9 @@ def test_a_segment_has_public_types_checksums_and_tells_what_it_is(tmp_path: Pat
     segment.seal(tmp_path, 1)
     for table in TABLES.values():
         file = pq.ParquetFile(segment.segment_path(tmp_path, table.name, 1))
-        assert file.schema_arrow.remove_metadata().equals(public_schema(table))
+        assert {f.name: f.type for f in file.schema_arrow} == {
+            f.name: f.type for f in public_schema(table)
+        }
         told = file.metadata.metadata
         assert told[b"sockrec.table"].decode() == table.name
         assert json.loads(told[b"sockrec.recording"]) == {"version": 1}
