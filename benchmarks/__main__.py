@@ -25,12 +25,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.population import population
 from recorder import host
+from recorder.imports import leave_out_pandas
 from recorder.inet_diag import TCPDIAG_GETSOCK, request_tcp_both
 from recorder.journal import Journals, committed
-from recorder.imports import leave_out_pandas
 from recorder.netlink import request
 from recorder.owners import Owners
 from recorder.sampler import TABLES, Sampler
+from recorder.schema import RECORDING_FILE
+from recorder.segment import seal
 from recorder.transport import DATAGRAM, connect_diag
 
 ACTIVE = 0.1
@@ -65,6 +67,17 @@ def floor() -> None:
             kind = int.from_bytes(buffer[size - 16 : size - 14], "little")
 
 
+def floor_once_a_second(rounds: int) -> float:
+    """Return the floor's median CPU seconds where each dump finds cold caches, as live ones do."""
+    seconds = []
+    for _ in range(rounds):
+        time.sleep(0.7)
+        before = time.process_time()
+        floor()
+        seconds.append(time.process_time() - before)
+    return median(seconds)
+
+
 def ss_cpu(command: list[str], rounds: int) -> float:
     """Return the median CPU seconds of an ss command, its output thrown away."""
     seconds = []
@@ -88,6 +101,7 @@ class Stages:
             owners_budget_s=0.2,
         )
         self.sampler.warm_up()
+        self.directory = directory
         self.journals = Journals(directory, 1)
         self.number = 0
         self.rows = 0
@@ -109,6 +123,19 @@ class Stages:
         """Receive and decode every table."""
         for step in self.sampler.steps:
             step.read(self.sampler.diag)
+
+    def columns(self) -> None:
+        """Make the columns of what was decoded last."""
+        for step in self.sampler.steps:
+            step.decoder.rows()
+
+    def seal(self) -> float:
+        """Seal what was written; return the CPU seconds of each sample."""
+        self.journals.close()
+        (self.directory / RECORDING_FILE).write_text("{}")
+        before = time.process_time()
+        seal(self.directory, 1)
+        return (time.process_time() - before) / self.number
 
 
 @contextmanager
@@ -138,10 +165,13 @@ def one_sample(rounds: int) -> tuple[float, float]:
         base, whole = median(floors), median(wholes)
         show("floor: bare receive loop", base, base)
         show("receive and decode, all tables", cpu(stages.dump, rounds), base)
-        show("... and owners and columns", cpu(stages.take, rounds), base)
+        show("text and masks of the columns", cpu(stages.columns, rounds), base)
+        take = cpu(stages.take, rounds)
+        show("both, and the owners", take, base)
         show("whole sample, journal written", whole, base, "target 2.0 uniform, 2.5 mixed")
         size = stages.journals.size / stages.journals.rows
         print(f"  journal: {size:.1f} bytes a row; {stages.rows:,} sockets a sample")
+        show("sealing, for each sample", stages.seal(), base)
     return base, whole
 
 
@@ -155,7 +185,7 @@ def against_ss(base: float, whole: float, rounds: int) -> None:
         show(f"{name} >/dev/null", seconds, base, f"sample is 1/{seconds / whole:.0f} of it")
 
 
-def live(seconds: int, base: float) -> None:
+def live(seconds: int) -> None:
     """Record at 1 Hz with the real command; print CPU with sealing, lateness, bytes, memory."""
     with scratch() as directory:
         target = directory / "recording"
@@ -190,6 +220,8 @@ def live(seconds: int, base: float) -> None:
         print(
             f"  live: {len(count)} samples at 1 Hz, {too_late} late, {skipped} skipped (target 0)"
         )
+        base = floor_once_a_second(8)
+        show("floor, once a second", base, base)
         show("live: CPU a sample, sealing included", steady, base, "target 3.0")
         print(f"  sealed: {size / total:.2f} bytes a row over {total:,} rows")
         memory = ", ".join(f"{name} {kib / 1024:.0f} MiB" for name, kib in sorted(peak.items()))
@@ -245,7 +277,7 @@ def main() -> None:
                 base, whole = one_sample(options.rounds)
                 against_ss(base, whole, options.rounds)
                 if options.live:
-                    live(options.live, base)
+                    live(options.live)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class Options:
 
 @dataclass
 class Progress:
-    """Where the recording stands: totals so far, of this recorder's own process."""
+    """Where the recording stands: totals so far; ``cpu`` includes the sealing child."""
 
     elapsed: float = 0.0
     samples: int = 0
@@ -276,7 +276,7 @@ class Recording:
 
     def _report(self, start: float) -> None:
         self._progress.elapsed = time.monotonic() - start
-        self._progress.cpu = time.process_time()
+        self._progress.cpu = time.process_time() + self._sealer.cpu()
         self._on_progress(self._progress)
 
 

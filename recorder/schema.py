@@ -123,7 +123,7 @@ _OWNER = _columns(
     ("owner_time", "time", "UTC", "When the descriptors of that process were last read."),
 )
 
-_ATTRIBUTES = _columns(
+ATTRIBUTES = _columns(
     ("rmem", "u32", "bytes", "INET_DIAG_MEMINFO: receive memory allocated."),
     ("wmem", "u32", "bytes", "INET_DIAG_MEMINFO: send memory queued."),
     ("fmem", "u32", "bytes", "INET_DIAG_MEMINFO: memory allocated ahead."),
@@ -280,7 +280,7 @@ SOCKETS = Table(
     "sockets",
     "One row per socket per sample, in ss's words, with every field the kernel gave.",
     ("netns", "cookie", "sample"),
-    _SAMPLE + _SOCKET + _OWNER + _ATTRIBUTES + TCP_INFO,
+    _SAMPLE + _SOCKET + _OWNER + ATTRIBUTES + TCP_INFO,
 )
 
 SAMPLES = Table(

@@ -5,11 +5,22 @@ from __future__ import annotations
 import errno
 import secrets
 import socket
+import struct
 from collections.abc import Callable
 
 import numpy as np
 
-from recorder.netlink import HEADER, PAD, Decode, Dump, Framing, Outcome, frame, request
+from recorder.netlink import (
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    PAD,
+    Decode,
+    Dump,
+    Framing,
+    Outcome,
+    frame,
+    request,
+)
 
 NETLINK_SOCK_DIAG = 4
 DATAGRAM = 32768
@@ -116,8 +127,9 @@ def connect_diag() -> tuple[socket.socket, int]:
 
 def _ends_dump(view: memoryview, start: int, size: int) -> bool:
     """Whether a datagram seems to end with NLMSG_DONE or to be an NLMSG_ERROR (a hint only)."""
-    if size < HEADER:
-        return False
     tail = start + max(size - 20, 0)
-    done = int.from_bytes(view[tail : tail + 6], "little") == 20 | 3 << 32
-    return done or int.from_bytes(view[start + 4 : start + 6], "little") == 2
+    return view[tail : tail + 6] == _DONE or view[start + 4 : start + 6] == _ERROR
+
+
+_DONE = struct.pack("=IH", 20, NLMSG_DONE)
+_ERROR = struct.pack("=H", NLMSG_ERROR)
