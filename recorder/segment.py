@@ -113,8 +113,7 @@ def _write(table: Table, batches: Batches, path: Path, metadata: dict[str, str])
     }
     temporary = path.with_name(path.name + ".tmp")
     columns = _sorted_columns(table, batches, _order(table, batches))
-    # a column without a NULL is declared so: writing it takes half the time
-    schema = pa.schema([field.with_nullable(columns[field.name].nulls) for field in fields])
+    schema = pa.schema(fields)
     with open(temporary, "wb") as file:
         with _writer(file, table, schema, columns) as writer:
             for row_group in _row_groups(schema, columns):
@@ -169,7 +168,6 @@ class _Column:
     packed: pa.Buffer | None = None
     constant: pa.Scalar | None = None
     valid: pa.Buffer | None = None
-    nulls: bool = True
     dictionary: bool = True
 
     def pieces(self, kind: pa.DataType) -> Iterator[pa.Array]:
@@ -235,24 +233,22 @@ def _sorted_column(
     rows = len(column)
     if column.null_count == rows:
         return _Column(rows, constant=pa.scalar(None, column.type))
-    nulls = bool(column.null_count)
     if pa.types.is_dictionary(column.type):
         word = _only_word(column)
         if word is not None:
-            return _Column(rows, constant=word, nulls=False)
+            return _Column(rows, constant=word)
         ordered = column.unify_dictionaries().combine_chunks().take(pa.array(order))
-        return _Column(rows, packed=_packed(ordered), nulls=nulls)
+        return _Column(rows, packed=_packed(ordered))
     extremes = pc.min_max(column)
     valid = bitmaps.ordered(column)
     if extremes["min"] == extremes["max"]:
-        # without NULLs plain is the cheapest to write, with them a dictionary is
-        return _Column(rows, constant=extremes["min"], valid=valid, nulls=nulls, dictionary=nulls)
+        return _Column(rows, constant=extremes["min"], valid=valid)
     width = column.type.bit_width // 8
     numbers = np.concatenate(
         [np.frombuffer(chunk.buffers()[1], f"u{width}", len(chunk)) for chunk in column.chunks]
     )[order]
     ordered = pa.Array.from_buffers(column.type, rows, [valid, pa.py_buffer(numbers)])
-    return _Column(rows, packed=_packed(ordered), nulls=nulls, dictionary=_few_values(numbers))
+    return _Column(rows, packed=_packed(ordered), dictionary=_few_values(numbers))
 
 
 def _packed(column: pa.Array) -> pa.Buffer:
