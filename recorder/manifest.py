@@ -23,11 +23,13 @@ class Manifest:
         self.facts: dict[str, Any] = {"version": VERSION} | facts
         self._saved = ""
 
-    def add_unseen(self, what: str, why: str) -> None:
-        """Note once that something could not be seen."""
+    def add_unseen(self, what: str, why: str) -> bool:
+        """Note once that something could not be seen; tell whether that is new."""
         item = {"what": what, "why": why}
-        if item not in self.facts["unseen"]:
-            self.facts["unseen"].append(item)
+        if item in self.facts["unseen"]:
+            return False
+        self.facts["unseen"].append(item)
+        return True
 
     def save(self) -> None:
         text = json.dumps(self.facts, indent=1)

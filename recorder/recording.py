@@ -128,8 +128,8 @@ class Recording:
                 f"the {self._progress.samples} samples before are whole"
             ) from error
         finally:
-            while self._child is not None:
-                self._wait(time.monotonic() + 3600)
+            while self._child is not None and not self._reap(self._child):
+                self._wait(time.monotonic() + 1)
         return Result(self._progress, reason, self._status, self._sealer.failures)
 
     def _record(self) -> str:
@@ -227,7 +227,8 @@ class Recording:
         progress.sockets = sample.sockets
         progress.rows += sample.sockets
         progress.bytes += journals.size - before
-        self._note(sample, manifest)
+        if self._note(sample, manifest):
+            manifest.save()
         self._sealer.poll()
         now = time.monotonic()
         if (
@@ -236,22 +237,26 @@ class Recording:
             or now - self._sealed_at >= self._options.seal_seconds
         ):
             self._sealed_at = now
+            manifest.save()
             journals.close()
             self._sealer.seal(journals.number)
             self._journals = Journals(self._options.directory, journals.number + 1)
 
-    def _note(self, sample: Sample, manifest: Manifest) -> None:
+    def _note(self, sample: Sample, manifest: Manifest) -> bool:
+        """Bring the facts up to date; tell whether there is more news than higher counts."""
+        news = False
         for step, unknown in sample.unknown.items():
             counts = manifest.facts["unknown_attributes"].setdefault(step, {})
             for kind, count in unknown.items():
+                news |= str(kind) not in counts
                 counts[str(kind)] = counts.get(str(kind), 0) + count
         for step, outcome in sample.outcomes.items():
             if outcome.name == "unavailable":
-                manifest.add_unseen(f"{step} sockets", outcome.detail or "no handler")
+                news |= manifest.add_unseen(f"{step} sockets", outcome.detail or "no handler")
         if sample.denied:
-            manifest.add_unseen("owners held by some processes", "their descriptors are unreadable")
+            news |= manifest.add_unseen("owners in some processes", "descriptors are unreadable")
         manifest.facts["skipped"] = self._progress.skipped
-        manifest.save()
+        return news
 
     def _wait(self, until: float) -> str:
         """Wait for a time; return early with why the recording is to end, or "" at that time."""
@@ -283,7 +288,11 @@ class Recording:
 def _start(command: tuple[str, ...]) -> int:
     try:
         return os.posix_spawnp(
-            command[0], command, os.environ, setsigmask=[], setsigdef=[signal.SIGPIPE]
+            command[0],
+            command,
+            os.environ,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
         )
     except OSError as error:
         raise CommandError(f"{command[0]}: cannot run it: {error.strerror}") from error

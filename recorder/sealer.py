@@ -26,6 +26,12 @@ class Sealer:
     """The recorder's end: hands numbers over, and learns of what became of them without waiting."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._pending: set[int] = set()
+        self.failures: dict[int, str] = {}
+        self._launch()
+
+    def _launch(self) -> None:
         # An allocator that gives memory back keeps the child's size at that of one segment.
         environment = {"ARROW_DEFAULT_MEMORY_POOL": "jemalloc"} | dict(os.environ)
         package = str(Path(__file__).resolve().parent.parent)
@@ -33,7 +39,7 @@ class Sealer:
             [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         )
         self._child = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, str(directory)],
+            [sys.executable, "-c", _COMMAND, str(self._directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -42,9 +48,7 @@ class Sealer:
         )
         assert self._child.stdout is not None
         os.set_blocking(self._child.stdout.fileno(), False)
-        self._pending: set[int] = set()
         self._answers = ""
-        self.failures: dict[int, str] = {}
 
     @property
     def pending(self) -> int:
@@ -62,13 +66,15 @@ class Sealer:
 
     def seal(self, number: int) -> None:
         """Have a number sealed; its journals must be closed."""
+        self.poll()
+        if self._child.poll() is not None:  # killed, say for want of memory: begin anew
+            self._give_up()
+            self._launch()
         self._pending.add(number)
         assert self._child.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # found out by the next call
             self._child.stdin.write(f"{number}\n")
             self._child.stdin.flush()
-        except OSError:
-            self.poll()
 
     def poll(self) -> None:
         """Take what the child has answered so far."""
@@ -90,11 +96,18 @@ class Sealer:
             self._child.stdin.close()
         os.set_blocking(self._child.stdout.fileno(), True)
         self.poll()
-        status = self._child.wait()
+        self._child.wait()
+        self._give_up()
+
+    def _give_up(self) -> None:
         for number in self._pending:
+            status = self._child.returncode
             self.failures[number] = f"the sealing process ended with status {status}"
         self._pending.clear()
-        self._child.stdout.close()
+        for pipe in (self._child.stdin, self._child.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 def _read_some(descriptor: int) -> str:

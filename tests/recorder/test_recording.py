@@ -23,6 +23,8 @@ import pytest
 from recorder import journal, segment
 from recorder.recording import Schedule
 from recorder.schema import TABLES
+from recorder.sealer import Sealer
+from tests.recorder.journals import write
 
 
 def sockrec(*args: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -324,13 +326,14 @@ def wait_for_sealer(target: Path) -> None:
 
 
 def _commands() -> list[str]:
-    commands = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            commands.append(entry.read_bytes().decode(errors="replace"))
-        except OSError:
-            continue
-    return commands
+    return [_command(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def _command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def read_all(directory: Path, table: str) -> list[int]:
@@ -372,3 +375,23 @@ def test_recover_refuses_what_is_no_recording(tmp_path: Path) -> None:
     result = sockrec("recover", tmp_path)
     assert result.returncode == 1
     assert "not a recording" in result.stderr
+
+
+def test_a_sealing_child_that_is_killed_is_replaced_and_its_segment_told(tmp_path: Path) -> None:
+    write(tmp_path, samples=2, number=1)
+    write(tmp_path, samples=2, number=2)
+    sealer = Sealer(tmp_path)
+    first = 0
+    while not first:  # until it has become what it is to run
+        pids = [path.name for path in Path("/proc").glob("[0-9]*")]
+        first = next((int(pid) for pid in pids if str(tmp_path) in _command(pid)), 0)
+    os.kill(first, signal.SIGSTOP)
+    sealer.seal(1)
+    os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    sealer.seal(2)
+    sealer.finish()
+    assert list(sealer.failures) == [1]
+    assert segment.is_sealed(tmp_path, 2)
+    assert not segment.is_sealed(tmp_path, 1)
+    assert len(journal.committed(tmp_path, 1)) == 2
