@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import socket
 import struct
-import threading
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,47 +11,7 @@ import pytest
 from recorder.inet_diag import InetDiag
 from recorder.netlink import Dump
 from recorder.transport import DATAGRAM, DiagSocket
-
-PORTID = 4711
-Reply = Callable[[int], list[bytes]]
-
-
-def message(seq: int, kind: int, body: bytes, portid: int = PORTID) -> bytes:
-    data = struct.pack("=IHHII", 16 + len(body), kind, 2, seq, portid) + body
-    return data + bytes(-len(data) % 4)
-
-
-def done(seq: int, code: int = 0) -> bytes:
-    return message(seq, 3, struct.pack("=i", code))
-
-
-def row(cookie: int) -> bytes:
-    body = bytearray(72)
-    body[0:2] = b"\2\1"
-    struct.pack_into("=Q", body, 44, cookie)
-    return bytes(body)
-
-
-class FakeKernel:
-    """Answers each request on its end of a socket pair with what ``reply`` makes of its number."""
-
-    def __init__(self, *replies: Reply) -> None:
-        self._replies = iter(replies)
-        self.connections = 0
-
-    def connect(self) -> tuple[socket.socket, int]:
-        self.connections += 1
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        near.settimeout(0.2)
-        threading.Thread(target=self._serve, args=(far,), daemon=True).start()
-        return near, PORTID
-
-    def _serve(self, far: socket.socket) -> None:
-        with far:
-            while request := far.recv(4096):
-                for datagram in next(self._replies)(struct.unpack_from("=I", request, 8)[0]):
-                    far.send(datagram)
+from tests.recorder.fake_kernel import FakeKernel, Reply, done, message, row
 
 
 def dump(*replies: Reply) -> tuple[list[Dump], list[list[int]], FakeKernel]:

@@ -1,0 +1,111 @@
+"""A sample says of each table how it was read, and holds each socket once."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from recorder.sampler import Sample, Sampler
+from recorder.transport import DiagSocket
+from tests.recorder.fake_kernel import FakeKernel, Reply, done, message, row
+
+NOW_US = 1_800_000_000_000_000
+
+
+def failing(seq: int) -> list[bytes]:
+    return [message(seq, 2, struct.pack("=i", -errno.EINVAL) + bytes(16))]
+
+
+def answering(*cookies: int, attributes: bytes = b"") -> Reply:
+    def reply(seq: int) -> list[bytes]:
+        rows = b"".join(message(seq, 20, row(cookie) + attributes) for cookie in cookies)
+        return [rows + done(seq)]
+
+    return reply
+
+
+@contextmanager
+def sampler_of(kernel: FakeKernel, *tables: str) -> Iterator[Sampler]:
+    sampler = Sampler(
+        tables,
+        netns=1,
+        release=(6, 18),
+        owners=None,
+        owners_budget_s=0,
+        diag=DiagSocket(kernel.connect),
+        now_us=lambda: NOW_US,
+    )
+    try:
+        yield sampler
+    finally:
+        sampler.close()
+
+
+def one_sample(kernel: FakeKernel, table: str, **facts: int) -> Sample:
+    with sampler_of(kernel, table) as sampler:
+        return sampler.take(facts.pop("number", 0), **facts)
+
+
+def rows_of(sample: Sample, table: str) -> list[dict[str, Any]]:
+    batches = [batch for name, batch in sample.batches if name == table]
+    rows: list[dict[str, Any]] = pa.Table.from_batches(batches).to_pylist() if batches else []
+    return rows
+
+
+def test_a_kernel_without_the_legacy_request_is_asked_for_each_family_from_then_on() -> None:
+    kernel = FakeKernel(failing, answering(1, 2), answering(3), answering(1, 2), answering(3))
+    with sampler_of(kernel, "tcp") as sampler:
+        for number in range(2):
+            (step,) = rows_of(sampler.take(number), "samples")
+            assert (step["step"], step["rows"], step["outcome"]) == ("tcp", 3, "ok")
+    assert kernel.requests == [18, 20, 20, 20, 20]
+
+
+def test_a_kernel_that_understands_neither_is_asked_both_ways_each_time() -> None:
+    kernel = FakeKernel(failing, failing, failing, failing, failing, failing)
+    with sampler_of(kernel, "tcp") as sampler:
+        for number in range(2):
+            (step,) = rows_of(sampler.take(number), "samples")
+            assert (step["outcome"], step["errno"], step["rows"]) == ("error", errno.EINVAL, 0)
+    assert kernel.requests == [18, 20, 20, 18, 20, 20]
+
+
+def test_a_socket_given_twice_is_recorded_once_and_counted() -> None:
+    kernel = FakeKernel(answering(7, 8, 7, 9, 8))
+    sample = one_sample(kernel, "tcp")
+    assert [row["cookie"] for row in rows_of(sample, "sockets")] == [7, 8, 9]
+    (step,) = rows_of(sample, "samples")
+    assert (step["rows"], step["repeated"]) == (3, 2)
+
+
+def test_unknown_attributes_are_counted_by_type() -> None:
+    strange = struct.pack("=HHI", 8, 99, 5) + struct.pack("=HHI", 8, 77, 5)
+    kernel = FakeKernel(answering(1, 2, attributes=strange))
+    assert one_sample(kernel, "tcp").unknown == {"tcp": {99: 2, 77: 2}}
+
+
+def test_a_table_without_a_handler_is_unavailable_and_not_empty() -> None:
+    kernel = FakeKernel(lambda seq: [done(seq, -errno.ENOENT)], answering())
+    sample = one_sample(kernel, "udp")
+    four, six = rows_of(sample, "samples")
+    assert (four["step"], four["outcome"], four["errno"]) == ("udp", "unavailable", errno.ENOENT)
+    assert (six["step"], six["outcome"], six["errno"]) == ("udp6", "ok", None)
+    assert rows_of(sample, "sockets") == []
+
+
+def test_every_row_has_the_time_of_its_sample_and_the_steps_their_lateness() -> None:
+    kernel = FakeKernel(answering(1))
+    sample = one_sample(kernel, "tcp", number=41, late_us=1500, skipped=2)
+    (socket,) = rows_of(sample, "sockets")
+    (step,) = rows_of(sample, "samples")
+    for found in (socket, step):
+        assert found["sample"] == 41
+        assert found["netns"] == 1
+        assert found["sample_time"].timestamp() * 1e6 == NOW_US
+    assert (step["late_us"], step["skipped"]) == (1500, 2)
+    assert step["boottime_us"] > 0
