@@ -173,9 +173,8 @@ def attributes(
 ) -> Attributes:
     """Walk the attributes between ``starts`` and ``ends`` (byte positions) of all messages at once.
 
-    Step k looks at the k-th attribute of every message that has one, so the number of steps is
-    that of the longest message, whatever the mixture of layouts. Types 0 to ``last`` (≤ 31) are
-    located. Messages marked in ``bad`` are left alone, and more may be marked.
+    Types 0 to ``last`` (≤ 31) are located. Messages marked in ``bad`` are left alone, and more may
+    be marked.
     """
     count = starts.size
     found = Attributes(
@@ -184,62 +183,78 @@ def attributes(
         np.zeros(count, np.uint32),
         bad,
     )
-    at = starts >> 2
-    stop = ends >> 2
-    rows: npt.NDArray[np.int64] | None = None  # None: all messages, in order
-    live = (at < stop) & ~bad
-    if not live.all():
-        rows = np.flatnonzero(live)
-        at, stop = at[rows], stop[rows]
-    while at.size:
+    size = ends - starts
+    sizes = np.flatnonzero(np.bincount(size)) if count and int(size.min()) >= 0 else size
+    if 1 < sizes.size <= MAX_GROUPS and not bad.any():
+        # messages of one size mostly have one layout, which makes the steps below cheap
+        for value in sizes.tolist():
+            _walk_in_step(found, words, starts, ends, np.flatnonzero(size == value))
+    else:
+        _walk_in_step(found, words, starts, ends, np.flatnonzero(~bad) if bad.any() else None)
+    for kind in range(last + 1):
+        found.present |= (found.at[kind] != absent).astype(np.uint32) << np.uint32(kind)
+    return found
+
+
+MAX_GROUPS = 32
+"""Of more sizes than this, as names of unix sockets make them, all messages are walked together."""
+
+
+def _walk_in_step(
+    found: Attributes, words: Words, starts: Offsets, ends: Offsets, rows: Offsets | None
+) -> None:
+    """Locate the attributes of some messages (by place; None is all).
+
+    Step k looks at the k-th attribute of every message that has one, so the number of steps is
+    that of the longest message, whatever the mixture of layouts.
+    """
+    chosen: Offsets | slice = slice(None) if rows is None else rows
+    last, count = len(found.at) - 1, found.present.size
+    at, stop = starts[chosen] >> 2, ends[chosen] >> 2
+    while True:
+        live = at < stop
+        if not live.all():
+            rows = np.flatnonzero(live) if rows is None else rows[live]
+            chosen, at, stop = rows, at[live], stop[live]
+        if not at.size:
+            return
         head = words[at]
         first = int(head[0])
-        if rows is None and (head == first).all():
-            length, kind = first & 0xFFFF, first >> 16 & NLA_TYPE_MASK
-            step = (length + 3) >> 2
-            if length >= 4 and (at + step <= stop).all():
-                if kind <= last:
-                    np.add(at, 1, out=found.at[kind])
-                    found.at[kind] <<= 2
-                    found.length[kind] = length - 4
-                else:
-                    found.unknown[kind] = found.unknown.get(kind, 0) + count
-                at = at + step
-                live = at < stop
-                if not live.all():
-                    rows = np.flatnonzero(live)
-                    at, stop = at[rows], stop[rows]
-                continue
+        length, kind = first & 0xFFFF, first >> 16 & NLA_TYPE_MASK
+        step = (length + 3) >> 2
+        if length >= 4 and (head == first).all() and (at + step <= stop).all():
+            if kind <= last:
+                found.at[kind, chosen] = (at + 1) << 2
+                found.length[kind, chosen] = length - 4
+            else:
+                found.unknown[kind] = found.unknown.get(kind, 0) + at.size
+            at = at + step
+            continue
         if rows is None:
-            rows = np.arange(count)
-        lengths = (head & 0xFFFF).astype(np.int64)
-        kinds = (head >> 16 & NLA_TYPE_MASK).astype(np.int64)
-        steps = (lengths + 3) >> 2
-        valid = (lengths >= 4) & (at + steps <= stop)
+            chosen = rows = np.arange(count)
+        lengths = head & np.uint32(0xFFFF)
+        kinds = head >> np.uint32(16) & np.uint32(NLA_TYPE_MASK)
+        steps = (lengths + np.uint32(3)) >> np.uint32(2)
+        after = at + steps
+        valid = (lengths >= 4) & (after <= stop)
         if not valid.all():
             found.bad[rows[~valid]] = True
-            rows, at, stop = rows[valid], at[valid], stop[valid]
-            lengths, kinds, steps = lengths[valid], kinds[valid], steps[valid]
+            chosen = rows = rows[valid]
+            at, stop, after = at[valid], stop[valid], after[valid]
+            lengths, kinds = lengths[valid], kinds[valid]
         strange = kinds > last
         if strange.any():
             which, times = np.unique(kinds[strange], return_counts=True)
             for kind, number in zip(which.tolist(), times.tolist(), strict=True):
                 found.unknown[kind] = found.unknown.get(kind, 0) + number
             known = ~strange
-            where, type_ = rows[known], kinds[known]
-            found.at[type_, where] = (at[known] + 1) << 2
-            found.length[type_, where] = lengths[known] - 4
+            slot = kinds[known].astype(np.int64) * count + rows[known]
+            at, lengths = at[known], lengths[known]
         else:
-            slot = kinds * count + rows
-            found.at.reshape(-1)[slot] = (at + 1) << 2
-            found.length.reshape(-1)[slot] = lengths - 4
-        at = at + steps
-        live = at < stop
-        if not live.all():
-            rows, at, stop = rows[live], at[live], stop[live]
-    for kind in range(last + 1):
-        found.present |= (found.at[kind] != absent).astype(np.uint32) << np.uint32(kind)
-    return found
+            slot = kinds.astype(np.int64) * count + rows
+        found.at.reshape(-1)[slot] = (at + 1) << 2
+        found.length.reshape(-1)[slot] = lengths - np.uint32(4)
+        at = after
 
 
 def gather(words: Words, offsets: Offsets, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
