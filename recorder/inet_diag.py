@@ -50,9 +50,10 @@ ULP_INFO = 19
 CGROUP_ID = 21
 SOCKOPT = 22
 LAST = SOCKOPT
-_IGNORED = (14,)  # INET_DIAG_PAD
+PAD_ATTRIBUTE = 14
 
 ULP_NAME, ULP_TLS, ULP_MPTCP = 1, 2, 3
+ULP_MPTCP_PAD = 11
 MD5SIG_SIZE = 100
 
 TIMERS = ["off", "on", "keepalive", "timewait", "persist", "delack", "unknown"]
@@ -115,6 +116,8 @@ SCALARS: dict[int, tuple[str, str]] = {
     CGROUP_ID: ("cgroup_id", "<u8"),
     SOCKOPT: ("sockopt", "<u2"),
 }
+
+_KNOWN = frozenset((*STRUCTS, *SCALARS, CONG, MD5SIG, ULP_INFO, PAD_ATTRIBUTE))
 
 TLS_SCALARS = {
     1: ("tls_version", "<u2"),
@@ -213,7 +216,7 @@ class InetDiag:
             dump.bad += int(found.bad.sum())
             starts = starts[good]
             found = found.keep(good)
-        dump.count_unknown(found.unknown)
+        dump.count_unknown(found.others(_KNOWN))
         rows = self.columns.extend(starts.size)
         self._decode_message(words, starts, rows)
         for kind, layout in STRUCTS.items():
@@ -225,7 +228,7 @@ class InetDiag:
         whole("md5_keys")[rows] = found.length[MD5SIG] // MD5SIG_SIZE
         whole("_cong")[rows] = gather_text(words, found.at[CONG], found.length[CONG], 16)
         whole("_present")[rows] = present
-        self._decode_ulp(words, found, rows)
+        self._decode_ulp(words, found, rows, dump)
 
     def _decode_message(self, words: Words, starts: npt.NDArray[np.int64], rows: slice) -> None:
         message = gather(words, starts, MESSAGE)
@@ -266,7 +269,7 @@ class InetDiag:
             present[length < dtype.itemsize] &= ~np.uint32(1 << bit)
         self.columns.whole(name)[rows] = gather_number(words, found.at[kind], dtype)
 
-    def _decode_ulp(self, words: Words, found: Attributes, rows: slice) -> None:
+    def _decode_ulp(self, words: Words, found: Attributes, rows: slice, dump: Dump) -> None:
         whole = self.columns.whole
         for column in ("_ulp_present", "_ulp", *(scalar for scalar, _ in _ULP_SCALARS.values())):
             whole(column)[rows] = np.zeros((), whole(column).dtype)
@@ -277,6 +280,7 @@ class InetDiag:
         start = found.at[ULP_INFO][with_ulp]
         stop = start + found.length[ULP_INFO][with_ulp]
         outer = attributes(words, start, stop, 3, absent, np.zeros(start.size, np.bool_))
+        dump.count_unknown(outer.others((ULP_NAME, ULP_TLS, ULP_MPTCP)), f"{ULP_INFO}/")
         name = np.zeros(rows.stop - rows.start, "V16")
         name[with_ulp] = gather_text(words, outer.at[ULP_NAME], outer.length[ULP_NAME], 16)
         whole("_ulp")[rows] = name
@@ -291,6 +295,8 @@ class InetDiag:
                 absent,
                 np.zeros(start.size, np.bool_),
             )
+            known = (*scalars, ULP_MPTCP_PAD) if nest == ULP_MPTCP else scalars
+            dump.count_unknown(inner.others(known), f"{ULP_INFO}/{nest}/")
             has_nest = outer.length[nest] > 0
             for kind, (column, type_) in scalars.items():
                 target = whole(column)[rows]

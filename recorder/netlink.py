@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,6 +156,15 @@ class Attributes:
     present: Words
     bad: npt.NDArray[np.bool_]
     unknown: dict[int, int] = field(default_factory=dict)
+
+    def others(self, known: Collection[int]) -> dict[int, int]:
+        """Count the attributes of every type that is not among those known."""
+        counts = dict(self.unknown)
+        some = int(np.bitwise_or.reduce(self.present)) if self.present.size else 0
+        for kind in range(len(self.at)):
+            if some >> kind & 1 and kind not in known:
+                counts[kind] = int(np.count_nonzero(self.present >> np.uint32(kind) & 1))
+        return counts
 
     def keep(self, rows: npt.NDArray[np.bool_]) -> Attributes:
         """Return the attributes of some of the messages."""
@@ -309,13 +318,14 @@ class Dump:
 
     outcome: Outcome = field(default_factory=Outcome)
     bytes: int = 0
-    unknown: dict[int, int] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
     bad: int = 0
     repeated: int = 0
 
-    def count_unknown(self, unknown: dict[int, int]) -> None:
+    def count_unknown(self, unknown: Mapping[int, int] | Mapping[str, int], nest: str = "") -> None:
+        """Add counts by type; inside a nest a type is written after those of its nests: 19/2/8."""
         for kind, number in unknown.items():
-            self.unknown[kind] = self.unknown.get(kind, 0) + number
+            self.unknown[f"{nest}{kind}"] = self.unknown.get(f"{nest}{kind}", 0) + number
 
 
 Decode = Callable[[Words, Framing, Dump], None]

@@ -248,8 +248,8 @@ class Recording:
         for step, unknown in sample.unknown.items():
             counts = manifest.facts["unknown_attributes"].setdefault(step, {})
             for kind, count in unknown.items():
-                news |= str(kind) not in counts
-                counts[str(kind)] = counts.get(str(kind), 0) + count
+                news |= kind not in counts
+                counts[kind] = counts.get(kind, 0) + count
         for step, outcome in sample.outcomes.items():
             if outcome.name == "unavailable":
                 news |= manifest.add_unseen(f"{step} sockets", outcome.detail or "no handler")

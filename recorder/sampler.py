@@ -120,7 +120,7 @@ class Sample:
     time_us: int
     sockets: int = 0
     batches: list[tuple[str, pa.RecordBatch]] = field(default_factory=list)
-    unknown: dict[str, dict[int, int]] = field(default_factory=dict)
+    unknown: dict[str, dict[str, int]] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     denied: int = 0
 

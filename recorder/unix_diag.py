@@ -82,7 +82,7 @@ class UnixDiag:
             dump.bad += int(found.bad.sum())
             starts = starts[~found.bad]
             found = found.keep(~found.bad)
-        dump.count_unknown(found.unknown)
+        dump.count_unknown(found.others(range(LAST + 1)))
         rows = self.columns.extend(starts.size)
         whole = self.columns.whole
         message = gather(words, starts, MESSAGE)

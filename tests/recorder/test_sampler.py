@@ -84,9 +84,16 @@ def test_a_socket_given_twice_is_recorded_once_and_counted() -> None:
 
 
 def test_unknown_attributes_are_counted_by_type() -> None:
-    strange = struct.pack("=HHI", 8, 99, 5) + struct.pack("=HHI", 8, 77, 5)
-    kernel = FakeKernel(answering(1, 2, attributes=strange))
-    assert one_sample(kernel, "tcp").unknown == {"tcp": {99: 2, 77: 2}}
+    def attribute(kind: int, payload: bytes) -> bytes:
+        return struct.pack("=HH", 4 + len(payload), kind) + payload
+
+    peers, newer = attribute(13, bytes(8)), attribute(99, bytes(4))
+    tls = attribute(2, attribute(1, b"\3\3\0\0") + attribute(30, bytes(4)))
+    ulp = attribute(19, attribute(1, b"tls\0") + tls + attribute(9, bytes(4)))
+    kernel = FakeKernel(answering(1, 2, attributes=peers + newer + ulp))
+    sample = one_sample(kernel, "tcp")
+    assert sample.unknown == {"tcp": {"13": 2, "99": 2, "19/2/30": 2, "19/9": 2}}
+    assert [row["ulp"] for row in rows_of(sample, "sockets")] == ["tls", "tls"]
 
 
 def test_a_table_without_a_handler_is_unavailable_and_not_empty() -> None:
