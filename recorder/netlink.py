@@ -26,7 +26,6 @@ PAD = 1024
 """Zero bytes after the data of a chunk."""
 
 HEADER = 16
-NLMSG_NOOP = 1
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
 NLMSG_OVERRUN = 4

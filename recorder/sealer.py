@@ -50,11 +50,6 @@ class Sealer:
         os.set_blocking(self._child.stdout.fileno(), False)
         self._answers = ""
 
-    @property
-    def pending(self) -> int:
-        """How many numbers are not sealed yet."""
-        return len(self._pending)
-
     def cpu(self) -> float:
         """Return the CPU seconds that the child has used."""
         try:

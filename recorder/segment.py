@@ -79,15 +79,13 @@ class Batches:
         self._path = path
         self._end = end
 
-    def read(self, columns: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the batches that have rows, with some of the columns (by place) or all."""
+    def read(self, columns: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        """Yield the batches that have rows, with some of the columns, given by place."""
         if not self._end:
             return
         # mapped anew each time, so that only the pages of these columns count as our memory
         data = pa.memory_map(str(self._path)).read_buffer(self._end)
-        options = pa.ipc.IpcReadOptions(
-            use_threads=False, included_fields=list(columns) if columns else []
-        )
+        options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=list(columns))
         with pa.ipc.open_stream(pa.BufferReader(data), options=options) as reader:
             for batch in reader:
                 if batch.num_rows:
