@@ -127,21 +127,22 @@ def _write(table: Table, batches: Batches, path: Path, metadata: dict[str, str])
 
 def _order(table: Table, batches: Batches) -> npt.NDArray[np.int64]:
     """Return the places of all rows of the journal in the order of the segment."""
-    places = [table.names.index(name) for name in table.order]
-    keys: list[list[pa.Array]] = [[] for _ in places]
-    for batch in batches.read(places):
-        for key, name in zip(keys, table.order, strict=True):
+    # a journal is in the order of its samples, and the sorts below keep the order of equal rows
+    names = table.order[:-1] if table.order[-1] == "sample" else table.order
+    keys: list[list[pa.Array]] = [[] for _ in names]
+    for batch in batches.read([table.names.index(name) for name in names]):
+        for key, name in zip(keys, names, strict=True):
             key.append(batch.column(name))
     if not keys[0]:
         return np.zeros(0, np.int64)
     columns = [_sortable(pa.chunked_array(key)) for key in keys]
-    # the last is the most significant for lexsort; constant ones need no sorting
+    # constant ones need no sorting
     columns = [column for column in columns if (column != column[0]).any()]
     if not columns:
         return np.arange(sum(map(len, keys[0])))
-    if len(columns) == 2 and table.order[-1] == "sample":
-        return np.argsort(columns[0], kind="stable")  # a journal is in the order of its samples
-    return np.lexsort(columns[::-1])
+    if len(columns) == 1:
+        return np.argsort(columns[0], kind="stable")
+    return np.lexsort(columns[::-1])  # its last key is the most significant
 
 
 def _sortable(column: pa.ChunkedArray) -> AnyArray:
@@ -261,11 +262,14 @@ def _packed(column: pa.Array) -> pa.Buffer:
 
 
 def _only_word(column: pa.ChunkedArray) -> pa.Scalar | None:
-    """Return the word that every row has, None if they differ or some have none."""
-    words = {word for chunk in column.chunks for word in chunk.dictionary.to_pylist()[:2]}
-    return (
-        pa.scalar(words.pop(), pa.string()) if len(words) == 1 and not column.null_count else None
-    )
+    """Return the word that every row has, None if they differ or some have none.
+
+    Only dictionaries of one word are looked at: in longer ones a word may stand twice.
+    """
+    if column.null_count or any(len(chunk.dictionary) != 1 for chunk in column.chunks):
+        return None
+    words = {chunk.dictionary[0].as_py() for chunk in column.chunks}
+    return pa.scalar(words.pop(), pa.string()) if len(words) == 1 else None
 
 
 def _row_groups(schema: pa.Schema, columns: dict[str, _Column]) -> Iterator[pa.Table]:

@@ -7,11 +7,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from recorder import journal, segment
-from recorder.schema import SOCKETS, TABLES, public_schema
+from recorder.columns import Values
+from recorder.journal import BatchMaker, Journals
+from recorder.schema import RECORDING_FILE, SOCKETS, TABLES, public_schema
 from tests.recorder.journals import write
 
 
@@ -139,3 +143,36 @@ def test_a_flipped_bit_ends_the_recording_before_the_sample_it_is_in(
     data[(start + end) // 2] ^= 4
     path.write_bytes(data)
     assert journal.committed(tmp_path, 1) == whole[:2]
+
+
+def seal_sockets(directory: Path, columns: dict[str, Values | pa.Array]) -> list[dict[str, Any]]:
+    """Seal one sample of the sockets described by these columns and return its rows."""
+    (directory / RECORDING_FILE).write_text('{"version": 1}')
+    journals = Journals(directory, 1)
+    journals.append("sockets", BatchMaker(SOCKETS).make(4, columns))
+    journals.commit(0)
+    journals.close()
+    segment.seal(directory, 1)
+    return read(directory)
+
+
+def test_a_word_that_stands_twice_in_a_dictionary_is_not_taken_for_the_only_one(
+    tmp_path: Path,
+) -> None:
+    # as two nginx processes make it: a word for each process
+    words = pa.array(["nginx", "nginx", "redis"])
+    comm = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 0], pa.int32()), words)
+    rows = seal_sockets(tmp_path, {"cookie": Values(np.arange(4, dtype=np.uint64)), "comm": comm})
+    assert [row["comm"] for row in rows] == ["nginx", "nginx", "redis", "nginx"]
+
+
+def test_one_sample_of_several_namespaces_is_in_the_order_of_its_key(tmp_path: Path) -> None:
+    rows = seal_sockets(
+        tmp_path,
+        {
+            "netns": Values(np.array([9, 8, 9, 8], np.uint64)),
+            "cookie": Values(np.array([4, 3, 2, 1], np.uint64)),
+            "sample": Values(np.zeros(4, np.uint32)),
+        },
+    )
+    assert [(row["netns"], row["cookie"]) for row in rows] == [(8, 1), (8, 3), (9, 2), (9, 4)]
