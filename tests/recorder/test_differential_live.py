@@ -86,14 +86,6 @@ def of_workload(table: pa.Table, truths: list[Truth]) -> list[Row]:
     return rows
 
 
-@pytest.fixture(scope="module")
-def oracle() -> Oracle:
-    installed = Oracle.installed()
-    if installed is None:
-        pytest.skip("needs ss (iproute2)")
-    return installed
-
-
 @pytest.fixture(scope="module", params=[by_sampler, by_command])
 def seen(
     request: pytest.FixtureRequest, oracle: Oracle, tmp_path_factory: pytest.TempPathFactory

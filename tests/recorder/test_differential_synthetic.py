@@ -46,14 +46,6 @@ SOCKET: dict[str, Value] = {
 
 
 @pytest.fixture(scope="module")
-def oracle() -> Oracle:
-    installed = Oracle.installed()
-    if installed is None:
-        pytest.skip("needs ss (iproute2)")
-    return installed
-
-
-@pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tcpdiag") / "dump"
 
