@@ -39,16 +39,6 @@ def _interval(text: str) -> float:
     return seconds
 
 
-def _tables(text: str) -> list[str]:
-    from recorder.sampler import TABLES
-
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in TABLES:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(TABLES)}")
-    return [table for table in TABLES if table in names]
-
-
 def _default_directory() -> Path:
     import platform
     import time
@@ -93,18 +83,41 @@ def record(
         int | None, typer.Option("-n", "--samples", min=1, help="End after this many samples.")
     ] = None,
     tables: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "-A",
             "--query",
             metavar="TABLES",
-            help="What to record, comma separated.",
+            help="What to record, in the names of ss -A, comma separated; !name leaves one out. "
+            "The default is all.",
         ),
-    ] = "tcp,udp,unix",
+    ] = None,
+    netns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--netns",
+            metavar="WHICH",
+            help="Network namespaces: all, current, a NAME of ip netns, or the PID of a process "
+            "in it. May be given several times; the default is all that can be entered.",
+        ),
+    ] = None,
     owners: Annotated[
         bool,
         typer.Option(" /--no-owners", help="Do not look up the processes that hold the sockets."),
     ] = True,
+    closes: Annotated[
+        bool, typer.Option(" /--no-closes", help="Do not record when TCP and UDP sockets close.")
+    ] = True,
+    closes_buffer: Annotated[
+        int | None,
+        typer.Option(
+            "--closes-buffer",
+            metavar="BYTES",
+            min=1,
+            max=(1 << 30) - 1,
+            help="Kernel memory for close events, in each namespace; the default is 32 MiB.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Sample the kernel's sockets into a recording until -d, -n, Ctrl-C or the end of COMMAND.
@@ -125,19 +138,32 @@ def record(
         from recorder.imports import leave_out_pandas
 
         leave_out_pandas()
+        from recorder.namespaces import NamespaceError
         from recorder.recording import Options, Recording
+        from recorder.tables import QueryError, parse_query
+        from recorder.transport import EVENTS_BUFFER
 
+        try:
+            choice = parse_query(",".join(tables or ["all"]))
+        except QueryError as error:
+            raise typer.BadParameter(str(error), param_hint="-A") from error
         options = Options(
             directory=output or _default_directory(),
             interval=interval,
             duration=length,
             samples=samples,
-            tables=tuple(_tables(tables)),
+            choice=choice,
+            netns=tuple(netns or ["all"]),
             owners=owners,
+            closes=closes,
+            closes_buffer=closes_buffer or EVENTS_BUFFER,
             command=argv,
         )
         live = sys.stderr.isatty() and not quiet
-        result = Recording(options, signals, _show if live else None).run()
+        try:
+            result = Recording(options, signals, _show if live else None).run()
+        except NamespaceError as error:
+            raise typer.BadParameter(str(error), param_hint="--netns") from error
     if live:
         sys.stderr.write("\r\x1b[K")
     if not quiet:
@@ -154,11 +180,13 @@ def record(
 
 
 def _show(progress: Progress) -> None:
-    late = f"{progress.late} late" + (f", {progress.skipped} skipped" * bool(progress.skipped))
+    late = f"{progress.late} late" + f", {progress.skipped} skipped" * bool(progress.skipped)
+    late += f", {progress.lost:,} closes lost" * bool(progress.lost)
     cpu = 100 * progress.cpu / max(progress.elapsed, 0.1)
     line = (
         f"{progress.elapsed:7.0f} s  {progress.samples:,} samples  {progress.sockets:,} sockets  "
-        f"{progress.rows:,} rows  {progress.bytes / 1e6:,.1f} MB  {cpu:.1f}% CPU  {late}"
+        f"{progress.closes:,} closes  {progress.namespaces:,} namespaces  "
+        f"{progress.bytes / 1e6:,.1f} MB  {cpu:.1f}% CPU  {late}"
     )
     import shutil
 
@@ -172,8 +200,10 @@ def _summary(result: Result, directory: Path) -> str:
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     trouble = f", {progress.late} late" * bool(progress.late)
     trouble += f", {progress.skipped} skipped" * bool(progress.skipped)
+    lost = f" ({progress.lost:,} lost)" * bool(progress.lost)
     return (
         f"{progress.samples:,} samples{trouble}, {progress.rows:,} socket rows, "
+        f"{progress.closes:,} closes{lost}, "
         f"{size / 1e6:,.2f} MB in {directory}"
     )
 
@@ -184,11 +214,10 @@ def recover(
 ) -> None:
     """Seal what a killed recorder left in journals. Reading a recording does not need this."""
     from recorder.journal import numbers
-    from recorder.schema import RECORDING_FILE, SockrecError
+    from recorder.manifest import check_version
     from recorder.segment import seal
 
-    if not (recording / RECORDING_FILE).is_file():
-        raise SockrecError(f"{recording}: is not a recording: it has no {RECORDING_FILE}")
+    check_version(recording)
     left = numbers(recording)
     for number in left:
         seal(recording, number)

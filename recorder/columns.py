@@ -24,6 +24,10 @@ class Values:
     valid: npt.NDArray[np.bool_] | None = None
 
 
+Arrays = dict[str, Values | pa.Array]
+"""Columns by name."""
+
+
 class Columns:
     """Arrays that grow together and are used again for the next dump.
 
@@ -62,6 +66,9 @@ class Columns:
     def __getitem__(self, name: str) -> AnyArray:
         """Return the rows of one column; valid until the next ``clear``."""
         return self._arrays[name][: self.rows]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
 
     def keep(self, rows: npt.NDArray[np.int64]) -> None:
         """Keep only these rows, in this order."""

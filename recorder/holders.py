@@ -24,6 +24,7 @@ class Process:
     cmdline: str
     exe: str | None
     uid: int | None
+    cgroup: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Index:
 class Slots:
     """The described processes by number, for dictionary columns.
 
-    A slot given back keeps its content for `reuse_after` updates.
+    A slot given back keeps its content for `reuse_after` updates, and as long as it is pinned.
     """
 
     def __init__(self, reuse_after: int) -> None:
@@ -121,23 +122,31 @@ class Slots:
         self._update = 0
         self._used = 0
         self._free: deque[tuple[int, int]] = deque()
+        self._pinned: set[int] = set()
         self._pids = np.zeros(64, np.int32)
         self._starts = np.zeros(64, np.int64)
         self._comms: list[str] = []
         # One element more than slots, and 0 for ever, so that slot -1 was never verified.
         self.verified_us = np.zeros(65, np.int64)
 
-    def begin(self, update: int) -> None:
-        """Say which update comes, by number."""
+    def begin(self, update: int, pinned: npt.NDArray[np.int32] | None = None) -> None:
+        """Say which update comes, by number, and which slots stay as they are."""
         self._update = update
+        self._pinned = set() if pinned is None else set(pinned.tolist())
 
     def take(
-        self, pid: int, start_us: int, comm: str, cmdline: str, exe: str | None, uid: int | None
+        self,
+        pid: int,
+        start_us: int,
+        comm: str,
+        cmdline: str,
+        exe: str | None,
+        uid: int | None,
+        cgroup: str | None = None,
     ) -> Process:
         """Give a process a slot of its own."""
-        if self._free and self._free[0][0] + self._reuse_after < self._update:
-            slot = self._free.popleft()[1]
-        else:
+        slot = self._free_slot()
+        if slot is None:
             slot = self._used
             self._used += 1
             self._comms.append("")
@@ -145,7 +154,15 @@ class Slots:
                 self._grow()
         self._pids[slot], self._starts[slot], self._comms[slot] = pid, start_us, comm
         self.verified_us[slot] = 0
-        return Process(slot, pid, start_us, comm, cmdline, exe, uid)
+        return Process(slot, pid, start_us, comm, cmdline, exe, uid, cgroup)
+
+    def _free_slot(self) -> int | None:
+        while self._free and self._free[0][0] + self._reuse_after < self._update:
+            slot = self._free.popleft()[1]
+            if slot not in self._pinned:
+                return slot
+            self._free.append((self._update, slot))
+        return None
 
     def give_back(self, slot: int) -> None:
         """Let another process have the slot, later."""

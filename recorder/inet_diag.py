@@ -1,4 +1,4 @@
-"""inet_diag (include/uapi/linux/inet_diag.h): requests for TCP and UDP, messages → columns."""
+"""inet_diag (include/uapi/linux/inet_diag.h): requests for a protocol, messages → columns."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recorder import tcp_info, text
+from recorder import details, mptcp, sctp, tcp_info, text, ulp
 from recorder.columns import Bits, Columns, Values, code_words, word_codes
 from recorder.layout import Layout
 from recorder.netlink import (
-    PAD,
     Attributes,
     Dump,
     Framing,
@@ -23,9 +22,12 @@ from recorder.netlink import (
     gather_number,
     gather_text,
 )
-from recorder.sock_diag import SKMEM, STATES
+from recorder.sock_diag import KERNEL_COOKIE, SKMEM, STATES, absent_at
 
 TCPDIAG_GETSOCK = 18
+
+REQUEST_PROTOCOL = 3
+"""INET_DIAG_REQ_PROTOCOL."""
 
 ALL_EXTENSIONS = 0xFF
 ALL_STATES = 0x3FFE
@@ -46,14 +48,11 @@ MARK = 15
 BBRINFO = 16
 CLASS_ID = 17
 MD5SIG = 18
-ULP_INFO = 19
 CGROUP_ID = 21
 SOCKOPT = 22
 LAST = SOCKOPT
 PAD_ATTRIBUTE = 14
 
-ULP_NAME, ULP_TLS, ULP_MPTCP = 1, 2, 3
-ULP_MPTCP_PAD = 11
 MD5SIG_SIZE = 100
 
 TIMERS = ["off", "on", "keepalive", "timewait", "persist", "delack", "unknown"]
@@ -73,7 +72,6 @@ STRUCTS: dict[int, Layout] = {
     MEMINFO: Layout(
         "meminfo", (("rmem", 0, "<u4"), ("wmem", 4, "<u4"), ("fmem", 8, "<u4"), ("tmem", 12, "<u4"))
     ),
-    INFO: tcp_info.LAYOUT,
     VEGASINFO: Layout(
         "vegas",
         (
@@ -117,31 +115,15 @@ SCALARS: dict[int, tuple[str, str]] = {
     SOCKOPT: ("sockopt", "<u2"),
 }
 
-_KNOWN = frozenset((*STRUCTS, *SCALARS, CONG, MD5SIG, ULP_INFO, PAD_ATTRIBUTE))
+INFOS: dict[str, Layout] = {
+    "tcp": tcp_info.LAYOUT,
+    "dccp": tcp_info.LAYOUT,
+    "mptcp": mptcp.LAYOUT,
+    "sctp": sctp.LAYOUT,
+}
+"""What INET_DIAG_INFO holds; the other protocols have none."""
 
-TLS_SCALARS = {
-    1: ("tls_version", "<u2"),
-    2: ("tls_cipher", "<u2"),
-    3: ("tls_txconf", "<u2"),
-    4: ("tls_rxconf", "<u2"),
-    5: ("tls_zc_ro_tx", "flag"),
-    6: ("tls_rx_no_pad", "flag"),
-    7: ("tls_tx_max_payload_len", "<u2"),
-}
-MPTCP_SCALARS = {
-    1: ("mptcp_token_rem", "<u4"),
-    2: ("mptcp_token_loc", "<u4"),
-    3: ("mptcp_relwrite_seq", "<u4"),
-    4: ("mptcp_map_seq", "<u8"),
-    5: ("mptcp_map_sfseq", "<u4"),
-    6: ("mptcp_ssn_offset", "<u4"),
-    7: ("mptcp_map_datalen", "<u2"),
-    8: ("mptcp_flags", "<u4"),
-    9: ("mptcp_id_rem", "u1"),
-    10: ("mptcp_id_loc", "u1"),
-}
-_ULP_SCALARS = {**TLS_SCALARS, **{16 + kind: value for kind, value in MPTCP_SCALARS.items()}}
-"""Bit of the internal column ``_ulp_present`` → column, type."""
+_KNOWN = (*STRUCTS, *SCALARS, CONG, MD5SIG, ulp.INFO, PAD_ATTRIBUTE)
 
 
 def _sockid() -> bytes:
@@ -149,8 +131,15 @@ def _sockid() -> bytes:
 
 
 def request_v2(family: int, protocol: int) -> bytes:
-    """Return struct inet_diag_req_v2 for all sockets of a family, with every extension."""
-    return struct.pack("=BBBxI", family, protocol, ALL_EXTENSIONS, ALL_STATES) + _sockid()
+    """Return struct inet_diag_req_v2 for all sockets of a family, with every extension.
+
+    A protocol that needs more than its byte goes into an attribute (Linux 5.9); the byte then says
+    255, so that an older kernel refuses or answers for raw sockets, and never lists TCP's instead.
+    """
+    head = struct.pack("=BBBxI", family, min(protocol, 255), ALL_EXTENSIONS, ALL_STATES)
+    if protocol <= 255:
+        return head + _sockid()
+    return head + _sockid() + struct.pack("=HHI", 8, REQUEST_PROTOCOL, protocol)
 
 
 def request_tcp_both() -> bytes:
@@ -162,16 +151,22 @@ def request_tcp_both() -> bytes:
     )
 
 
-def _plain(kind: str) -> str:
-    return "u1" if kind == "flag" else kind
-
-
 class InetDiag:
     """Decodes the messages of one dump after another into the same columns."""
 
     def __init__(self, netid: str, release: tuple[int, int]) -> None:
+        """``netid`` is what was asked for: tcp, udp, udplite, raw, mptcp, sctp or dccp.
+
+        The kernel's ``release`` decides on the last field of tcp_info.
+        """
         self._netid = netid
         self._release = release
+        self._structs = dict(STRUCTS)
+        if netid in INFOS:
+            self._structs[INFO] = INFOS[netid]
+        self._addresses = sctp.Addresses() if netid == "sctp" else None
+        addresses = (sctp.LOCALS, sctp.PEERS) if netid == "sctp" else ()
+        self._known = frozenset((*_KNOWN, *self._structs, *addresses))
         kinds: dict[str, npt.DTypeLike] = {
             "_family": "u1",
             "_state": "u1",
@@ -189,15 +184,15 @@ class InetDiag:
             "uid": "u4",
             "inode": "u4",
             "_present": "u4",
-            "_ulp_present": "u4",
             "_cong": "V16",
-            "_ulp": "V16",
             "md5_keys": "u2",
         }
-        for layout in STRUCTS.values():
+        for layout in self._structs.values():
             kinds |= layout.column_types()
-        for name, kind in (*SCALARS.values(), *_ULP_SCALARS.values()):
-            kinds[name] = _plain(kind)
+        kinds |= dict(SCALARS.values())
+        kinds |= ulp.COLUMN_TYPES
+        if netid in ("sctp", "mptcp"):
+            kinds[KERNEL_COOKIE] = "u8"
         self.columns = Columns(kinds)
 
     def decode(self, words: Words, framing: Framing, dump: Dump) -> None:
@@ -207,7 +202,7 @@ class InetDiag:
         if short.any():
             dump.bad += int(short.sum())
             starts, ends = starts[~short], ends[~short]
-        absent = words.nbytes - PAD
+        absent = absent_at(words)
         found = attributes(
             words, starts + MESSAGE.itemsize, ends, LAST, absent, np.zeros(starts.size, np.bool_)
         )
@@ -216,19 +211,26 @@ class InetDiag:
             dump.bad += int(found.bad.sum())
             starts = starts[good]
             found = found.keep(good)
-        dump.count_unknown(found.others(_KNOWN))
+        dump.count_unknown(found.others(self._known))
+        if self._addresses is not None and not self.columns.rows:
+            self._addresses.clear()
         rows = self.columns.extend(starts.size)
         self._decode_message(words, starts, rows)
-        for kind, layout in STRUCTS.items():
+        for kind, layout in self._structs.items():
             layout.decode(words, found.at[kind], found.length[kind], self.columns, rows)
         present = found.present.copy()
         for kind, (name, type_) in SCALARS.items():
-            self._scalar(words, found, kind, name, type_, present, kind, rows)
+            self._scalar(words, found, kind, name, type_, present, rows)
         whole = self.columns.whole
         whole("md5_keys")[rows] = found.length[MD5SIG] // MD5SIG_SIZE
         whole("_cong")[rows] = gather_text(words, found.at[CONG], found.length[CONG], 16)
         whole("_present")[rows] = present
-        self._decode_ulp(words, found, rows, dump)
+        ulp.decode(words, found.at[ulp.INFO], found.length[ulp.INFO], self.columns, rows, dump)
+        if self._addresses is not None:
+            self._addresses.decode(words, found, rows)
+            sctp.identify(self.columns, rows)
+        elif self._netid == "mptcp":
+            mptcp.identify(self.columns, rows)
 
     def _decode_message(self, words: Words, starts: npt.NDArray[np.int64], rows: slice) -> None:
         message = gather(words, starts, MESSAGE)
@@ -253,66 +255,23 @@ class InetDiag:
         name: str,
         type_: str,
         present: npt.NDArray[np.uint32],
-        bit: int,
         rows: slice,
     ) -> None:
-        dtype = np.dtype(_plain(type_))
+        dtype = np.dtype(type_)
         length = found.length[kind]
-        if type_ == "flag":
-            self.columns.whole(name)[rows] = found.present >> np.uint32(kind) & 1
-            return
         if not length.any():
             self.columns.whole(name)[rows] = 0
-            present &= ~np.uint32(1 << bit)
+            present &= ~np.uint32(1 << kind)
             return
         if int(length.min()) < dtype.itemsize:
-            present[length < dtype.itemsize] &= ~np.uint32(1 << bit)
+            present[length < dtype.itemsize] &= ~np.uint32(1 << kind)
         self.columns.whole(name)[rows] = gather_number(words, found.at[kind], dtype)
 
-    def _decode_ulp(self, words: Words, found: Attributes, rows: slice, dump: Dump) -> None:
-        whole = self.columns.whole
-        for column in ("_ulp_present", "_ulp", *(scalar for scalar, _ in _ULP_SCALARS.values())):
-            whole(column)[rows] = np.zeros((), whole(column).dtype)
-        with_ulp = np.flatnonzero(found.length[ULP_INFO])
-        if not with_ulp.size:
-            return
-        absent = words.nbytes - PAD
-        start = found.at[ULP_INFO][with_ulp]
-        stop = start + found.length[ULP_INFO][with_ulp]
-        outer = attributes(words, start, stop, 3, absent, np.zeros(start.size, np.bool_))
-        dump.count_unknown(outer.others((ULP_NAME, ULP_TLS, ULP_MPTCP)), f"{ULP_INFO}/")
-        name = np.zeros(rows.stop - rows.start, "V16")
-        name[with_ulp] = gather_text(words, outer.at[ULP_NAME], outer.length[ULP_NAME], 16)
-        whole("_ulp")[rows] = name
-        bits = np.zeros(start.size, np.uint32)
-        for nest, scalars, shift in ((ULP_TLS, TLS_SCALARS, 0), (ULP_MPTCP, MPTCP_SCALARS, 16)):
-            begin = outer.at[nest]
-            inner = attributes(
-                words,
-                begin,
-                begin + outer.length[nest],
-                max(scalars),
-                absent,
-                np.zeros(start.size, np.bool_),
-            )
-            known = (*scalars, ULP_MPTCP_PAD) if nest == ULP_MPTCP else scalars
-            dump.count_unknown(inner.others(known), f"{ULP_INFO}/{nest}/")
-            has_nest = outer.length[nest] > 0
-            for kind, (column, type_) in scalars.items():
-                target = whole(column)[rows]
-                if type_ == "flag":
-                    target[with_ulp] = inner.present >> np.uint32(kind) & 1
-                    bits[has_nest] |= np.uint32(1 << kind + shift)
-                    continue
-                dtype = np.dtype(type_)
-                full = inner.length[kind] >= dtype.itemsize
-                target[with_ulp] = gather_number(words, inner.at[kind], dtype)
-                bits[full] |= np.uint32(1 << kind + shift)
-        whole("_ulp_present")[rows.start + with_ulp] = bits
-
     def keep(self, rows: npt.NDArray[np.int64]) -> None:
-        """Keep only these of the rows decoded."""
+        """Keep only these of the rows decoded, in ascending order."""
         self.columns.keep(rows)
+        if self._addresses is not None:
+            self._addresses.keep(rows)
 
     def rows(self) -> dict[str, Values | pa.Array]:
         """Return the columns of all rows decoded since the last ``clear``; absent ones are NULL."""
@@ -333,16 +292,15 @@ class InetDiag:
             "timer": code_words(word_codes(timer, OTHER_TIMER, OTHER_TIMER), TIMERS, running),
             "expires_ms": Values(expires, running),
             "interface": Values(interface, interface != 0),
-            "local_addr": text.addresses(family, _raw(columns["_src"]), socket.AF_INET),
-            "peer_addr": text.addresses(family, _raw(columns["_dst"]), socket.AF_INET),
+            "local_addr": text.addresses(family, columns["_src"], socket.AF_INET),
+            "peer_addr": text.addresses(family, columns["_dst"], socket.AF_INET),
         }
         for name in "retrans local_port peer_port cookie recv_q send_q uid inode".split():
             result[name] = Values(columns[name])
-        for kind, layout in STRUCTS.items():
-            if kind == INFO:
-                result |= tcp_info.values(columns, self._release)
-            else:
-                result |= layout.values(columns)
+        if self._netid == "raw":
+            del result["peer_port"]
+        for layout in STRUCTS.values():
+            result |= layout.values(columns)
         masks = Bits(present)
         for kind, (name, _) in SCALARS.items():
             if masks.any(kind):
@@ -350,15 +308,35 @@ class InetDiag:
         if masks.any(MD5SIG):
             result["md5_keys"] = Values(columns["md5_keys"], masks.mask(MD5SIG))
         if masks.any(CONG):
-            result["cong"] = text.names(_raw(columns["_cong"]), masks.mask(CONG))
-        ulp = Bits(columns["_ulp_present"].astype(np.uint32, copy=False))
-        if masks.any(ULP_INFO):
-            result["ulp"] = text.names(_raw(columns["_ulp"]), masks.mask(ULP_INFO))
-            for bit, (name, _) in _ULP_SCALARS.items():
-                if ulp.any(bit):
-                    result[name] = Values(columns[name], ulp.mask(bit))
-        return result
+            result["cong"] = text.names(columns["_cong"], masks.mask(CONG))
+        if masks.any(ulp.INFO):
+            result |= ulp.values(columns, masks.mask(ulp.INFO))
+        return result | self._own_columns(present)
 
-
-def _raw(array: npt.NDArray[np.generic]) -> npt.NDArray[np.void]:
-    return array.view("V16")
+    def _own_columns(self, present: npt.NDArray[np.uint32]) -> dict[str, Values | pa.Array]:
+        """Return what this protocol has and others have not."""
+        columns = self.columns
+        if self._netid == "tcp":
+            told = (present & np.uint32(1 << INFO | 1 << ulp.INFO)) != 0  # not of a minisocket
+            subflow = Values(ulp.subflows(columns), None if told.all() else told)
+            return {**tcp_info.values(columns, self._release), "subflow": subflow}
+        if self._netid == "dccp":
+            return {**tcp_info.values(columns, self._release)}
+        if self._netid == "mptcp":
+            own, rare = mptcp.values(columns)
+            shown = {"cookie": Values(columns[KERNEL_COOKIE], mptcp.connections(columns)), **rare}
+            return {**own, "details": details.column(shown, columns.rows)}
+        if self._addresses is None:
+            return {}
+        is_association = sctp.associations(columns)
+        fields = {
+            **sctp.values(columns, is_association),
+            **self._addresses.fragments(columns.rows),
+            "cookie": Values(columns[KERNEL_COOKIE], is_association),
+        }
+        running = columns["_timer"] != 0
+        return {
+            "state": sctp.states(columns["_state"], is_association),
+            "timer": code_words(running.astype(np.int8), ["off", sctp.TIMER], running),
+            "details": details.column(fields, columns.rows),
+        }

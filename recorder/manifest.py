@@ -59,6 +59,24 @@ def make_directory(path: Path) -> None:
         ) from error
 
 
+def check_version(directory: Path) -> None:
+    """Raise DirectoryError unless this version of the format is what was recorded there."""
+    path = directory / RECORDING_FILE
+    try:
+        version = json.loads(path.read_text(encoding="utf-8"))["version"]
+    except FileNotFoundError as error:
+        raise DirectoryError(
+            f"{directory}: is not a recording: it has no {RECORDING_FILE}"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DirectoryError(f"{path}: is damaged: {error!r}") from error
+    if version != VERSION:
+        raise DirectoryError(
+            f"{directory}: has version {version} of the format and this is version {VERSION}: "
+            "seal it with the sockrec that recorded it; reading does not need that"
+        )
+
+
 def iso_time(microseconds: int) -> str:
     """Return a UTC time as recording.json writes it."""
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

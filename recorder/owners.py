@@ -159,12 +159,14 @@ class Owners:
         *,
         uids: npt.NDArray[np.uint32] | None = None,
         budget: float | None = None,
+        pinned: npt.NDArray[np.int32] | None = None,
     ) -> OwnersStep:
         """Bring the owners up to date with the inodes of a sample's dumps.
 
         Zeros and duplicates are allowed. The inodes of a dump that was skipped in this sample
         belong in as well, as they were last seen: one that is left out has left. `uids`, aligned
-        with the inodes, only helps to find owners sooner. `now_us` is the wall clock.
+        with the inodes, only helps to find owners sooner. `now_us` is the wall clock. `pinned` are
+        slots still referred to, which stay as they are though their processes have ended.
         """
         started = self._clock()
         seconds = self._budget if budget is None else budget
@@ -173,7 +175,7 @@ class Owners:
         self._now_us = now_us
         self._tables_read = 0
         self._appeared, self._ended = [], []
-        self._slots.begin(self._update)
+        self._slots.begin(self._update, pinned)
 
         dumped = distinct(inodes)
         same_dump = np.array_equal(dumped, self._dumped)
@@ -212,10 +214,18 @@ class Owners:
             verified_us=self._slots.verified_us[slot],
         )
 
+    def unexplained(self, dumped: Inodes) -> Inodes:
+        """Return the inodes that processes hold and that are not among those dumped, ascending.
+
+        Zeros and duplicates are allowed. `lookup` tells their holders.
+        """
+        return without(self._index.inodes, distinct(dumped))
+
     def slots(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], list[str]]:
         """Return pid, start (microseconds since boot) and name of every slot.
 
-        A slot stays as it is for at least two sweeps after its process was reported as ended.
+        A slot stays as it is for at least two sweeps after its process was reported as ended, and
+        as long as it is pinned.
         """
         return self._slots.columns()
 
@@ -473,6 +483,7 @@ class Owners:
             process.command_line(),
             process.executable(),
             process.uid(),
+            process.cgroup(),
         )
         self._appeared.append(known.process)
         self._index_is_current = False

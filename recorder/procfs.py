@@ -82,6 +82,22 @@ class ProcessDirectory:
         except OSError:
             return None
 
+    def cgroup(self) -> str | None:
+        """Return the path of the cgroup, None when it may not be read.
+
+        On a host that uses v1 the process is in the root of v2, and systemd keeps it in a
+        hierarchy of its own; a container without systemd is told by any of the others.
+        """
+        try:
+            lines = read_file(self._directory, "cgroup", 4096).splitlines()
+        except OSError:  # also on a kernel without cgroups
+            return None
+        parts = [line.split(b":", 2) for line in lines]
+        paths = {part[1]: part[2] for part in parts if len(part) == 3}
+        ordered = [paths.get(b""), paths.get(b"name=systemd"), *paths.values()]
+        path = next((path for path in ordered if path not in (None, b"/")), None)
+        return decode(path) if path is not None else "/" if paths else None
+
     def uid(self) -> int | None:
         """Return the effective user id, None when it may not be read."""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -12,21 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from recorder import host
+from recorder.closes import Closes
 from recorder.journal import Journals
 from recorder.manifest import Manifest, iso_time, make_directory
+from recorder.namespaces import Namespaces, raise_descriptor_limit
 from recorder.owners import Owners
-from recorder.sampler import TABLES, Sample, Sampler
+from recorder.places import Places
+from recorder.sampler import Sample, Sampler
 from recorder.schema import SockrecError
 from recorder.sealer import Sealer
 from recorder.signals import Signals
+from recorder.tables import EVERYTHING, Choice, describe
+from recorder.transport import EVENTS_BUFFER
 
 SEAL_ROWS = 1_000_000
 SEAL_BYTES = 64 << 20
 SEAL_SECONDS = 3600.0
 """Journals are sealed by rows, size or time, whichever comes first, all tables together."""
 
-OWNERS_SHARE = 0.2
-"""Share of the interval that finding owners may take."""
+CLOSES_SECONDS = 1.0
+"""Close events are written at least this often, however far apart samples are."""
+
+LAST_SECONDS = 0.1
+"""The end of a recording is a sample of its own if the one before is longer ago than this."""
 
 LATE_SHARE = 0.1
 """A sample counts as late past this share of the interval."""
@@ -42,14 +51,21 @@ class CommandError(SockrecError):
 
 @dataclass(frozen=True)
 class Options:
-    """What is to be recorded. ``tables`` are names of sampler.TABLES; times are in seconds."""
+    """What is to be recorded. ``netns`` is what Namespaces selects by; times are in seconds.
+
+    ``closes_buffer`` is the memory, in bytes, that the kernel may fill with close events of one
+    namespace before it drops them.
+    """
 
     directory: Path
     interval: float = 1.0
     duration: float | None = None
     samples: int | None = None
-    tables: tuple[str, ...] = TABLES
+    choice: Choice = EVERYTHING
+    netns: tuple[str, ...] = ("all",)
     owners: bool = True
+    closes: bool = True
+    closes_buffer: int = EVENTS_BUFFER
     command: tuple[str, ...] = ()
     seal_rows: int = SEAL_ROWS
     seal_seconds: float = SEAL_SECONDS
@@ -62,6 +78,9 @@ class Progress:
     elapsed: float = 0.0
     samples: int = 0
     sockets: int = 0
+    namespaces: int = 0
+    closes: int = 0
+    lost: int = 0
     rows: int = 0
     bytes: int = 0
     cpu: float = 0.0
@@ -119,9 +138,11 @@ class Recording:
 
         Whatever happens to the recording, a command that was started is waited for.
         """
+        namespaces = Namespaces(self._options.netns)
         make_directory(self._options.directory)
+        self._descriptors = raise_descriptor_limit()
         try:
-            reason = self._record()
+            reason = self._record(namespaces)
         except OSError as error:
             raise RecordingError(
                 f"{self._options.directory}: recording ended: {error.strerror or error}; "
@@ -132,18 +153,20 @@ class Recording:
                 self._wait(time.monotonic() + 1)
         return Result(self._progress, reason, self._status, self._sealer.failures)
 
-    def _record(self) -> str:
+    def _record(self, namespaces: Namespaces) -> str:
         options = self._options
         manifest = Manifest(options.directory, self._facts())
         manifest.save()
         self._sealer = Sealer(options.directory)
         self._journals = Journals(options.directory, 1)
+        closes = Closes(host.release()) if options.closes else None
         sampler = Sampler(
-            options.tables,
-            netns=manifest.facts["netns"],
+            options.choice,
             release=host.release(),
+            places=Places(namespaces, closes, options.closes_buffer),
             owners=Owners() if options.owners else None,
-            owners_budget_s=OWNERS_SHARE * options.interval,
+            closes=closes,
+            interval_s=options.interval,
         )
         reason = "error"
         try:
@@ -163,26 +186,38 @@ class Recording:
         unseen = host.unseen(host.capabilities())
         unseen += [
             {"what": f"{table} sockets", "why": "not asked for (-A)"}
-            for table in TABLES
-            if table not in options.tables
+            for table in describe(EVERYTHING - options.choice)
         ]
         if not options.owners:
             unseen.append({"what": "owners", "why": "not asked for (--no-owners)"})
-        unseen += [
-            {"what": "other network namespaces", "why": "this version records the current one"},
-            {"what": "sockets that lived between two samples", "why": "only samples are taken"},
-        ]
+        if not options.closes:
+            unseen.append({"what": "closes", "why": "not asked for (--no-closes)"})
+        if "all" not in options.netns:
+            why = f"not asked for (--netns {' '.join(options.netns)})"
+            unseen.append({"what": "other network namespaces", "why": why})
+        if options.choice != EVERYTHING or "all" not in options.netns or not options.owners:
+            why = "needs -A all, --netns all and the owners"
+            unseen.append({"what": "sockets that no table shows (unexplained)", "why": why})
+        unseen.append(
+            {
+                "what": "closes of sockets that are neither TCP nor UDP",
+                "why": "the kernel does not announce them",
+            }
+        )
         return {
             "sockrec": version("sockrec"),
             "started": iso_time(time.time_ns() // 1000),
             "ended": None,
             "exit": None,
             "interval_us": round(options.interval * 1e6),
-            "tables": list(options.tables),
+            "tables": describe(options.choice),
+            "netns_selected": list(options.netns),
             "owners": options.owners,
             "command": list(options.command) or None,
             "skipped": 0,
             "unseen": unseen,
+            "reading": [],
+            "missing_sysctls": [],
             "unknown_attributes": {},
             **host.facts(),
         }
@@ -194,27 +229,50 @@ class Recording:
         schedule = Schedule(options.interval, start)
         self._sealed_at = start
         end = None if options.duration is None else start + options.duration
-        number, ending = 0, ""
+        number, ending, begun = 0, "", start
         while not ending:
             due, skipped = schedule.next_due(time.monotonic())
             if end is not None and due > end:
-                self._wait(end)
-                return "duration"
-            ending = self._wait(due)
+                ending = self._wait_for_sample(end, number, sampler) or "duration"
+            else:
+                ending = self._wait_for_sample(due, number, sampler)
             now = time.monotonic()
             late = 0 if ending else round(max(now - due, 0) * 1e6)
-            if ending == "signal":
+            # the end is sampled too, for what was closed meanwhile, unless a sample was just taken
+            if ending in ("signal", "duration") and now - begun < LAST_SECONDS:
+                self._write_closes(number, sampler)
                 return ending
+            begun = now
             self._progress.skipped += skipped
             self._progress.late += late > LATE_SHARE * options.interval * 1e6
             self._write(sampler.take(number, late_us=late, skipped=skipped), manifest)
+            if not ending:
+                self._rotate(sampler, manifest)
             number += 1
             if number == 1 and options.command:
-                self._child = _start(options.command)
+                self._child = self._start(options.command)
             self._report(start)
             if options.samples is not None and number >= options.samples:
                 return "samples"
         return ending
+
+    def _wait_for_sample(self, due: float, number: int, sampler: Sampler) -> str:
+        """Wait as ``_wait`` does, and write close events meanwhile."""
+        ending = ""
+        while not ending and due - time.monotonic() > 1.5 * CLOSES_SECONDS:
+            ending = self._wait(time.monotonic() + CLOSES_SECONDS)
+            self._write_closes(number, sampler)
+        return ending or self._wait(due)
+
+    def _write_closes(self, number: int, sampler: Sampler) -> None:
+        """Write the close events so far, as those of the sample to come."""
+        if not number:
+            return  # before the first sample nothing is recorded
+        batches = sampler.take_closes(number)
+        for table, batch in batches:
+            self._journals.append(table, batch)
+        if batches:
+            self._journals.commit(number)
 
     def _write(self, sample: Sample, manifest: Manifest) -> None:
         journals = self._journals
@@ -225,12 +283,18 @@ class Recording:
         progress = self._progress
         progress.samples += 1
         progress.sockets = sample.sockets
+        progress.namespaces = sample.namespaces
+        progress.closes += sample.closes
+        progress.lost += sample.lost
         progress.rows += sample.sockets
         progress.bytes += journals.size - before
         if self._note(sample, manifest):
             manifest.save()
         self._sealer.poll()
-        now = time.monotonic()
+
+    def _rotate(self, sampler: Sampler, manifest: Manifest) -> None:
+        """Have the journals sealed and begin new ones once it is time."""
+        journals, now = self._journals, time.monotonic()
         if (
             journals.rows >= self._options.seal_rows
             or journals.size >= SEAL_BYTES
@@ -241,6 +305,7 @@ class Recording:
             journals.close()
             self._sealer.seal(journals.number)
             self._journals = Journals(self._options.directory, journals.number + 1)
+            sampler.begin_journal()
 
     def _note(self, sample: Sample, manifest: Manifest) -> bool:
         """Bring the facts up to date; tell whether there is more news than higher counts."""
@@ -250,11 +315,12 @@ class Recording:
             for kind, count in unknown.items():
                 news |= kind not in counts
                 counts[kind] = counts.get(kind, 0) + count
-        for step, outcome in sample.outcomes.items():
-            if outcome.name == "unavailable":
-                news |= manifest.add_unseen(f"{step} sockets", outcome.detail or "no handler")
-        if sample.denied:
-            news |= manifest.add_unseen("owners in some processes", "descriptors are unreadable")
+        for what, why in sample.unseen:
+            news |= manifest.add_unseen(what, why)
+        known = {(fact["step"], fact["source"]) for fact in manifest.facts["reading"]}
+        news |= known != {(fact["step"], fact["source"]) for fact in sample.reading}
+        manifest.facts["reading"] = sample.reading
+        manifest.facts["missing_sysctls"] = sample.missing_sysctls
         manifest.facts["skipped"] = self._progress.skipped
         return news
 
@@ -272,6 +338,23 @@ class Recording:
             elif info.si_code <= 0:  # sent by a process: one from the terminal reached the command
                 os.kill(self._child, info.si_signo)
 
+    def _start(self, command: tuple[str, ...]) -> int:
+        """Start the command, with the limit of descriptors that it would have without us."""
+        ours = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._descriptors, ours[1]))
+        try:
+            return os.posix_spawnp(
+                command[0],
+                command,
+                os.environ,
+                setsigmask=[],
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            )
+        except OSError as error:
+            raise CommandError(f"{command[0]}: cannot run it: {error.strerror}") from error
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, ours)
+
     def _reap(self, child: int) -> bool:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
@@ -283,19 +366,6 @@ class Recording:
         self._progress.elapsed = time.monotonic() - start
         self._progress.cpu = time.process_time() + self._sealer.cpu()
         self._on_progress(self._progress)
-
-
-def _start(command: tuple[str, ...]) -> int:
-    try:
-        return os.posix_spawnp(
-            command[0],
-            command,
-            os.environ,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-        )
-    except OSError as error:
-        raise CommandError(f"{command[0]}: cannot run it: {error.strerror}") from error
 
 
 def _exit_status(status: int) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 """Version of the recording format: directory, journals, segments and every table below."""
 
 RECORDING_FILE = "recording.json"
@@ -87,9 +87,24 @@ _SAMPLE = _columns(
 )
 
 _SOCKET = _columns(
-    ("family", "word", "Address family: inet, inet6 or unix."),
-    ("netid", "word", "Kind of socket as ss prints it: tcp, udp, u_str, u_seq, u_dgr."),
-    ("state", "word", "State as ss prints it: ESTAB, LISTEN, TIME-WAIT, UNCONN and so on."),
+    (
+        "family",
+        "word",
+        "Address family: inet, inet6, unix, packet, netlink, vsock, xdp, tipc or smc.",
+    ),
+    (
+        "netid",
+        "word",
+        "Kind of socket as ss prints it: tcp, udp, mptcp, raw, sctp, dccp, u_str, u_seq, u_dgr, "
+        "p_raw, p_dgr, nl, v_str, v_dgr, v_seq, xdp, ti_st, ti_dg, ti_rd, ti_sq; and ping, "
+        "udplite and smc, which ss does not show.",
+    ),
+    (
+        "state",
+        "word",
+        "State as ss prints it: ESTAB, LISTEN, TIME-WAIT, UNCONN and so on; SCTP associations "
+        "and SMC have words of their own.",
+    ),
     (
         "recv_q",
         "u32",
@@ -97,12 +112,28 @@ _SOCKET = _columns(
         "Recv-Q as ss shows it; for a listener the connections waiting to be accepted.",
     ),
     ("send_q", "u32", "bytes", "Send-Q as ss shows it; for a listener the backlog."),
-    ("local_addr", "text", "Local address; the name of a unix socket, with @ for each NUL."),
-    ("local_port", "u16", "Local port; NULL for unix sockets."),
-    ("peer_addr", "text", "Peer address; NULL for unix sockets."),
-    ("peer_port", "u16", "Peer port; NULL for unix sockets."),
+    (
+        "local_addr",
+        "text",
+        "Local address; of a unix socket its name, with @ for each NUL, of a packet socket its "
+        "protocol, of a netlink socket its protocol, of a vsock its CID.",
+    ),
+    (
+        "local_port",
+        "u16",
+        "Local port; of a raw socket the IP protocol, of a ping socket its identifier.",
+    ),
+    ("peer_addr", "text", "Peer address; of a unix socket the name of its peer."),
+    ("peer_port", "u16", "Peer port; NULL where there are no ports."),
+    ("local_id", "u32", "Local number of more than 16 bits: netlink port id, vsock or TIPC port."),
+    ("peer_id", "u32", "Number of the peer of more than 16 bits, like local_id."),
     ("interface", "u32", "Index of the interface the socket is bound to; NULL if to none."),
-    ("timer", "word", "Running timer as ss names it: on, keepalive, timewait, persist, delack."),
+    ("dev", "text", "Name of that interface in the socket's namespace."),
+    (
+        "timer",
+        "word",
+        "Running timer as ss names it: on, keepalive, timewait, persist, delack, T3_RTX.",
+    ),
     ("expires_ms", "u32", "ms", "Time until the timer fires; NULL if none runs."),
     (
         "retrans",
@@ -110,8 +141,16 @@ _SOCKET = _columns(
         "Retransmissions or probes the running timer has sent (idiag_retrans).",
     ),
     ("uid", "u32", "Owner of the socket as the recorder's user namespace sees it."),
+    ("user", "text", "Name of that user on the recorder's host."),
     ("inode", "u32", "Inode; 0 for TIME-WAIT, SYN-RECV, orphans and unaccepted connections."),
-    ("cookie", "u64", "Identity of the socket on this boot, the key together with netns."),
+    (
+        "cookie",
+        "u64",
+        "Identity of the socket on this boot, the key together with netns. Negative where the "
+        "kernel tells none of its own: in /proc it is made of the inode, its lower half; an SCTP "
+        "association and an MPTCP connection may share that of their listener, so theirs is made "
+        "of it and of their ends, and the kernel's is in details.",
+    ),
 )
 
 _OWNER = _columns(
@@ -121,6 +160,12 @@ _OWNER = _columns(
     ("fd", "i32", "Lowest descriptor by which that process holds the socket."),
     ("holders", "i32", "How many processes hold the socket; NULL if unknown."),
     ("owner_time", "time", "UTC", "When the descriptors of that process were last read."),
+    (
+        "owner_by",
+        "word",
+        "How the owner is known: fd (a descriptor of it), carried (it held the socket when it "
+        "was last seen with an inode), listener (it listens on the local port); NULL if unknown.",
+    ),
 )
 
 ATTRIBUTES = _columns(
@@ -194,6 +239,19 @@ ATTRIBUTES = _columns(
     ("vfs_inode", "u32", "unix: inode of the bound path in its file system."),
     ("vfs_dev", "u32", "unix: device of the bound path; major is dev >> 20, minor dev & 1048575."),
     ("icons", "text", "unix listener: inodes of the clients waiting, comma separated."),
+    ("cgroup", "text", "Path of the cgroup v2 that cgroup_id names; NULL if it is gone."),
+    (
+        "subflow",
+        "flag",
+        "TCP socket of an MPTCP connection, which has a row of its own: do not count it twice. "
+        "NULL where the kernel does not tell, as in TIME-WAIT.",
+    ),
+    (
+        "details",
+        "text",
+        "JSON object of what only this kind of socket has, in the names of its kernel header: "
+        "mptcp_info, sctp_info, packet rings, netlink groups, xdp and TIPC statistics.",
+    ),
 )
 
 TCP_INFO = _columns(
@@ -288,20 +346,36 @@ SAMPLES = Table(
     "One row per sample, namespace and step (a kernel table, or the owners): what was done, "
     "how long it took and what went wrong.",
     ("sample", "netns", "t0"),
-    _SAMPLE
+    _SAMPLE[:2]
     + _columns(
-        ("step", "word", "What was read: tcp, udp, udp6, unix or owners."),
+        ("netns", "u64", "Inode number of the network namespace; 0 for a step about the host."),
+        (
+            "step",
+            "word",
+            "What was read: a kernel table (tcp, udp, udp6, mptcp, unix, packet, netlink …), "
+            "owners, counters, closes, namespaces; all: every table of a namespace without "
+            "sockets.",
+        ),
+        ("source", "word", "How: diag (sock_diag) or proc (/proc); NULL if not at all."),
         ("boottime_us", "i64", "us", "CLOCK_BOOTTIME when the sample was begun."),
         ("t0", "time", "UTC", "When the step was begun."),
         ("t1", "time", "UTC", "When the step was done."),
         ("cpu_us", "i64", "us", "CPU time the recorder spent on the step."),
-        ("rows", "i64", "rows", "Sockets recorded, or processes known for the owners step."),
+        (
+            "rows",
+            "i64",
+            "rows",
+            "Sockets recorded; owners: processes known; closes: events; counters: values that "
+            "changed; namespaces: those on the host.",
+        ),
         ("bytes", "i64", "bytes", "Received from the kernel."),
         (
             "outcome",
             "word",
             "ok, or why rows may be missing: unavailable (no handler), busy, truncated, corrupt, "
-            "error, partial (owners: unresolved or denied).",
+            "error, partial (owners: unresolved or denied; closes: lost), skipped_empty (the "
+            "kernel counts no socket of this kind in the namespace), rotated (its turn comes in "
+            "a later sample, as all namespaces together cost too much).",
         ),
         ("errno", "i32", "Error number of the kernel; NULL if it gave none."),
         ("detail", "text", "What went wrong, in one sentence; NULL if nothing."),
@@ -309,6 +383,14 @@ SAMPLES = Table(
         ("unresolved", "i64", "inodes", "owners: inodes no process was found for."),
         ("denied", "i64", "processes", "owners: processes whose descriptors may not be read."),
         ("tables_read", "i64", "processes", "owners: processes whose descriptors were read."),
+        (
+            "opened",
+            "i64",
+            "connections",
+            "TCP connections first seen: tcp, open ones in this dump; closes, ones that no dump "
+            "had shown. No connection is counted twice.",
+        ),
+        ("lost", "i64", "events", "closes: events the kernel dropped as the buffer was full."),
         ("late_us", "i64", "us", "How long after its due time the sample was begun."),
         ("skipped", "i64", "samples", "Due samples left out before this one."),
     ),
@@ -328,12 +410,172 @@ OWNERS = Table(
         ("cmdline", "text", "Command line, blanks between the arguments, 4 KiB at most."),
         ("exe", "text", "Path of the executable; NULL if not readable."),
         ("uid", "u32", "User of the process; NULL if not readable."),
+        ("user", "text", "Name of that user."),
+        (
+            "cgroup",
+            "text",
+            "Cgroup of the process: of v2, or of systemd's own hierarchy where v1 is used.",
+        ),
+        ("unit", "text", "systemd unit, by the cgroup."),
+        ("slice", "text", "systemd slice, by the cgroup."),
+        ("runtime", "text", "Container runtime, by the cgroup."),
+        ("container", "text", "Identity of the container, by the cgroup."),
+        ("pod", "text", "Identity of the Kubernetes pod, by the cgroup."),
         ("valid_from", "time", "UTC", "Sample from which the description holds."),
         ("valid_to", "time", "UTC", "Sample at which it no longer held; NULL while it holds."),
     ),
 )
 
-TABLES: dict[str, Table] = {table.name: table for table in (SOCKETS, SAMPLES, OWNERS)}
+_OWNER_OF_CLOSE = tuple(column for column in _OWNER if column.name != "holders")
+
+CLOSES = Table(
+    "closes",
+    "One row per TCP or UDP socket that was closed, as the kernel announced it when it freed the "
+    "socket, with its final tcp_info. A connection that this end closed first is announced when "
+    "it enters TIME-WAIT. The kernel announces neither the user nor the inode.",
+    ("netns", "cookie", "time"),
+    _columns(
+        ("sample", "u32", "Number of the sample that wrote the row."),
+        ("time", "time", "UTC", "When the event was received."),
+        ("netns", "u64", "Inode number of the network namespace."),
+        ("family", "word", "Address family: inet or inet6."),
+        ("netid", "word", "Kind of socket: tcp or udp."),
+        (
+            "local_addr",
+            "text",
+            "Local address; 0.0.0.0 of a socket that reset its connection, if it was not bound.",
+        ),
+        ("local_port", "u16", "Local port."),
+        ("peer_addr", "text", "Peer address."),
+        (
+            "peer_port",
+            "u16",
+            "Peer port; 0 of a socket that reset its connection or failed to connect: the kernel "
+            "has cleared it then, and all of tcp_info.",
+        ),
+        ("interface", "u32", "Index of the interface the socket was bound to; NULL if to none."),
+        ("dev", "text", "Name of that interface in the socket's namespace."),
+        ("recv_q", "u32", "bytes", "Received and never read; counts a FIN as one."),
+        (
+            "send_q",
+            "u32",
+            "bytes",
+            "Never sent or never acknowledged; NULL for UDP, meaningless where peer_port is 0.",
+        ),
+        ("cookie", "u64", "Identity of the socket on this boot, the key together with netns."),
+        ("sampled", "flag", "A sample had shown the socket: it has rows in sockets."),
+        ("connection", "flag", "The socket was a TCP connection, or tried to become one."),
+    )
+    + _OWNER_OF_CLOSE
+    + TCP_INFO,
+)
+
+COUNTERS = Table(
+    "counters",
+    "The kernel's counters by name, of every namespace and of the host. Only values that differ "
+    "from the reading before are stored: a value holds until the next row of the same netns, "
+    "source and name, for as long as samples has a row with step counters.",
+    ("netns", "source", "name", "sample"),
+    _SAMPLE[:2]
+    + _columns(
+        ("netns", "u64", "Inode number of the network namespace; 0 for the whole host."),
+        ("phase", "word", "Read before or after the sockets of the sample."),
+        (
+            "source",
+            "word",
+            "File: snmp, snmp6, netstat, sockstat, sockstat6, softnet_stat, nf_conntrack, file-nr.",
+        ),
+        ("name", "text", "Name as the file has it, the group before: Tcp.ActiveOpens."),
+        ("value", "i64", "The value; NULL if the counter is gone."),
+    ),
+)
+
+SETTINGS = Table(
+    "settings",
+    "The sysctls that bear on sockets: one row each when a namespace is first seen, and one more "
+    "for each change found.",
+    ("netns", "name", "sample"),
+    _SAMPLE[:2]
+    + _columns(
+        ("netns", "u64", "Inode number of the network namespace; 0 for the whole host."),
+        ("name", "text", "Name of the sysctl: net.ipv4.ip_local_port_range."),
+        (
+            "value",
+            "text",
+            "Its value, blanks between the numbers; NULL if it is gone. Of tcp_ehash_entries a "
+            "negative one says that the table is shared with the namespace above.",
+        ),
+    ),
+)
+
+NAMESPACES = Table(
+    "namespaces",
+    "One row when a network namespace appears or changes its names or example process, and one "
+    "more, with valid_to set, when that ends.",
+    ("netns", "valid_from"),
+    _SAMPLE
+    + _columns(
+        ("name", "text", "Names it is mounted by in /run/netns or elsewhere, comma separated."),
+        ("pid", "i32", "A process in it, the oldest; NULL if there is none."),
+        ("start_us", "i64", "us", "Start of that process after boot."),
+        ("comm", "text", "Name of that process."),
+        ("home", "flag", "The namespace the recorder was started in."),
+        ("entered", "flag", "Its sockets are recorded; False if it could not be entered."),
+        ("valid_from", "time", "UTC", "Sample from which this holds."),
+        ("valid_to", "time", "UTC", "Sample at which it no longer held; NULL while it holds."),
+    ),
+)
+
+CGROUPS = Table(
+    "cgroups",
+    "One row for each cgroup v2 in which a recorded socket was made, when it is first met.",
+    ("cgroup_id", "sample"),
+    _SAMPLE[:2]
+    + _columns(
+        ("cgroup_id", "u64", "Identity of the cgroup, as in sockets."),
+        ("path", "text", "Path below the mount of cgroup v2; NULL if it was gone already."),
+        ("unit", "text", "systemd unit: nginx.service, session-3.scope."),
+        ("slice", "text", "systemd slice: system.slice, user-1000.slice."),
+        (
+            "runtime",
+            "text",
+            "docker, podman, containerd, cri-o, lxc or systemd-nspawn; NULL if not known.",
+        ),
+        ("container", "text", "Identity of the container as the runtime gave it."),
+        ("pod", "text", "Identity of the Kubernetes pod."),
+    ),
+)
+
+UNEXPLAINED = Table(
+    "unexplained",
+    "Sockets that a process holds and no table of the kernel showed in two samples: one row each. "
+    "A TCP or UDP socket that was never bound nor connected is in no table.",
+    ("inode", "sample"),
+    _SAMPLE[:2]
+    + _columns(
+        ("inode", "u32", "Inode of the socket."),
+        ("protocol", "text", "Protocol as the kernel names it (xattr system.sockprotoname)."),
+        ("pid", "i32", "Process that holds it."),
+        ("start_us", "i64", "us", "Start of that process after boot."),
+        ("comm", "text", "Name of that process."),
+        ("fd", "i32", "Lowest descriptor by which it holds it."),
+    ),
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        SOCKETS,
+        CLOSES,
+        SAMPLES,
+        COUNTERS,
+        OWNERS,
+        SETTINGS,
+        NAMESPACES,
+        CGROUPS,
+        UNEXPLAINED,
+    )
+}
 
 
 def _arrow_type(name: str) -> pa.DataType:

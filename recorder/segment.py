@@ -58,6 +58,7 @@ def is_sealed(directory: Path, number: int) -> bool:
 def seal(directory: Path, number: int) -> None:
     """Make the segments of a number from its committed samples, then remove its journals.
 
+    A table without rows gets none, but for samples, whose segment says that all are complete.
     May be run again after it was interrupted at any point.
     """
     if not is_sealed(directory, number):
@@ -68,7 +69,10 @@ def seal(directory: Path, number: int) -> None:
             end = commits[-1][table.name][1] if commits else 0
             path = segment_path(directory, table.name, number)
             source = journal.journal_path(directory, table.name, number)
-            _write(table, Batches(source, end), path, metadata)
+            batches = Batches(source, end)
+            order = _order(table, batches)
+            if len(order) or table.name == "samples":
+                _write(table, batches, order, path, metadata)
     journal.remove(directory, number)
 
 
@@ -99,7 +103,13 @@ def _metadata(directory: Path) -> dict[str, str]:
     }
 
 
-def _write(table: Table, batches: Batches, path: Path, metadata: dict[str, str]) -> None:
+def _write(
+    table: Table,
+    batches: Batches,
+    order: npt.NDArray[np.int64],
+    path: Path,
+    metadata: dict[str, str],
+) -> None:
     documentation = {c.name: {"unit": c.unit, "doc": c.doc} for c in table.columns}
     # text stays a dictionary up to Parquet's own encoder; without the Arrow schema in the file
     # (store_schema below) every reader sees plain strings
@@ -110,7 +120,7 @@ def _write(table: Table, batches: Batches, path: Path, metadata: dict[str, str])
         METADATA_PREFIX + "columns": json.dumps(documentation, separators=(",", ":")),
     }
     temporary = path.with_name(path.name + ".tmp")
-    columns = _sorted_columns(table, batches, _order(table, batches))
+    columns = _sorted_columns(table, batches, order)
     schema = pa.schema(fields)
     with open(temporary, "wb") as file:
         with _writer(file, table, schema, columns) as writer:
@@ -235,7 +245,7 @@ def _sorted_column(
     if pa.types.is_dictionary(column.type):
         word = _only_word(column)
         if word is not None:
-            return _Column(rows, constant=word)
+            return _Column(rows, constant=word, valid=bitmaps.ordered(column))
         ordered = column.unify_dictionaries().combine_chunks().take(pa.array(order))
         return _Column(rows, packed=_packed(ordered))
     extremes = pc.min_max(column)
@@ -262,13 +272,18 @@ def _packed(column: pa.Array) -> pa.Buffer:
 
 
 def _only_word(column: pa.ChunkedArray) -> pa.Scalar | None:
-    """Return the word that every row has, None if they differ or some have none.
+    """Return the word that every row has that is not NULL, None if they differ.
 
-    Only dictionaries of one word are looked at: in longer ones a word may stand twice.
+    A word may stand twice in a dictionary; rows that use both are taken to differ.
     """
-    if column.null_count or any(len(chunk.dictionary) != 1 for chunk in column.chunks):
-        return None
-    words = {chunk.dictionary[0].as_py() for chunk in column.chunks}
+    words = set()
+    for chunk in column.chunks:
+        extremes = pc.min_max(chunk.indices)
+        first = extremes["min"]
+        if first != extremes["max"]:
+            return None
+        if first.is_valid:
+            words.add(chunk.dictionary[first.as_py()].as_py())
     return pa.scalar(words.pop(), pa.string()) if len(words) == 1 else None
 
 
@@ -288,6 +303,9 @@ def _repeated(value: pa.Scalar, kind: pa.DataType, rows: int) -> pa.Array:
 
 def _masked(column: pa.Array, valid: pa.Buffer, first: int) -> pa.Array:
     """Return the column with NULLs where the bitmap, from row ``first`` on, has no bit."""
+    if isinstance(column, pa.DictionaryArray):
+        indices = _masked(column.indices, valid, first)
+        return pa.DictionaryArray.from_arrays(indices, column.dictionary)
     bitmap = valid.slice(first // 8)
     return pa.Array.from_buffers(column.type, len(column), [bitmap, column.buffers()[1]])
 

@@ -78,10 +78,12 @@ def values(columns: Columns, release: tuple[int, int]) -> dict[str, Values]:
     result = LAYOUT.values(columns)
     if not result:
         return result
-    wscale = result.pop("_wscale")
+    wscale = result.pop("_wscale", None)
+    limited = result.pop("_limited", None)
+    if wscale is None or limited is None:  # of so short a struct nothing is to be believed
+        return {}
     result["snd_wscale"] = Values(wscale.data & 0xF, wscale.valid)
     result["rcv_wscale"] = Values(wscale.data >> 4, wscale.valid)
-    limited = result.pop("_limited")
     # Before the field that came along with them, these bits were padding.
     for name, bits, along_with in (
         ("delivery_rate_app_limited", limited.data & 1, "delivery_rate"),

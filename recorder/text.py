@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -150,3 +152,30 @@ def joined(
     flat = padded[used].tobytes()[:-1]
     text = flat.decode("utf-8", "backslashreplace").split("\0")
     return pa.array(text, pa.string(), mask=mask)
+
+
+def hexadecimal(data: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64]) -> pa.StringArray:
+    """Return link layer addresses, such as 01:00:5e:00:00:01, of which N×W bytes hold ``lengths``.
+
+    One of no bytes is NULL.
+    """
+    count, width = data.shape
+    written = np.full((count, width, 3), ord(":"), np.uint8)
+    written[:, :, 0] = _DIGITS[data >> 4]
+    written[:, :, 1] = _DIGITS[data & 15]
+    flat = written.reshape(count, 3 * width)
+    return joined(flat, np.maximum(3 * lengths - 1, 0), lengths == 0)
+
+
+_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
+
+
+def socket_addresses(raw: npt.NDArray[np.uint8]) -> pa.StringArray:
+    """Return the addresses, without ports, of N×128 bytes of struct sockaddr_storage."""
+    family = raw[:, :2].copy().view(np.uint16).reshape(-1)
+    is_v4 = family == socket.AF_INET
+    sixteen = np.zeros((len(raw), 16), np.uint8)
+    sixteen[is_v4, :4] = raw[is_v4, 4:8]
+    sixteen[~is_v4] = raw[~is_v4, 8:24]
+    narrow = np.where(is_v4, socket.AF_INET, socket.AF_INET6).astype(np.uint8)
+    return addresses(narrow, sixteen.view("V16").reshape(-1), socket.AF_INET).cast(pa.string())

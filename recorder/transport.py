@@ -1,7 +1,8 @@
-"""The netlink socket: sends a dump request and hands the answer over in chunks."""
+"""The netlink sockets: one asks for dumps and hands them over in chunks, one hears of closes."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import socket
@@ -18,6 +19,7 @@ from recorder.netlink import (
     Dump,
     Framing,
     Outcome,
+    Words,
     frame,
     request,
 )
@@ -29,6 +31,15 @@ CHUNK = 4 << 20
 """Bytes that are decoded at once. Smaller chunks fit a cache better but cost more calls: measured
 over 100,000 sockets, 0.25 MiB took 2.5 times the bare receive loop, 1 MiB 1.8, 4 MiB 1.55."""
 TIMEOUT_S = 10.0
+DESTROY_GROUPS = 0b1111
+"""Multicast groups 1 to 4: closed sockets of TCP and UDP over IPv4 and IPv6 (sock_diag.h)."""
+EVENTS_BUFFER = 32 << 20
+"""Bytes asked for; the kernel doubles them and charges 1,280 to an event, so some 52,000 fit."""
+
+# asm-generic/socket.h and linux/netlink.h
+_SO_RCVBUFFORCE = 33
+_SOL_NETLINK = 270
+_NETLINK_NO_ENOBUFS = 5
 
 
 class DiagSocket:
@@ -38,10 +49,17 @@ class DiagSocket:
     replaced, so that nothing of it is left for the next one.
     """
 
-    def __init__(self, connect: Callable[[], tuple[socket.socket, int]] | None = None) -> None:
-        """``connect`` makes the socket and tells its port number; the default asks the kernel."""
+    def __init__(
+        self,
+        connect: Callable[[], tuple[socket.socket, int]] | None = None,
+        buffer: Words | None = None,
+    ) -> None:
+        """``connect`` makes the socket and tells its port number; the default asks the kernel.
+
+        ``buffer``, of ``make_buffer``, may be shared by sockets that dump one after the other.
+        """
         self._connect = connect or connect_diag
-        self._words = np.zeros((CHUNK + DATAGRAM + PAD) // 4, np.uint32)
+        self._words = make_buffer() if buffer is None else buffer
         self._view = memoryview(self._words.data).cast("B")
         self._socket, self._portid = self._connect()
 
@@ -61,7 +79,8 @@ class DiagSocket:
             ended = False
         if not ended:
             self._socket.close()
-            self._socket, self._portid = self._connect()
+            with contextlib.suppress(OSError):  # the next dump fails then, and tries again
+                self._socket, self._portid = self._connect()
         return result
 
     def _receive(self, seq: int, decode: Decode, result: Dump) -> bool:
@@ -115,6 +134,11 @@ class DiagSocket:
 _ZEROS = bytes(PAD)
 
 
+def make_buffer() -> Words:
+    """Return what a chunk is received into; only what is used of it takes memory."""
+    return np.zeros((CHUNK + DATAGRAM + PAD) // 4, np.uint32)
+
+
 def connect_diag() -> tuple[socket.socket, int]:
     """Open a socket of the kernel's sock_diag family and tell its port number."""
     made = socket.socket(
@@ -123,6 +147,30 @@ def connect_diag() -> tuple[socket.socket, int]:
     made.bind((0, 0))
     made.settimeout(TIMEOUT_S)
     return made, made.getsockname()[0]
+
+
+def connect_destroy(buffer: int = EVENTS_BUFFER) -> socket.socket:
+    """Open a non-blocking socket that receives an event for each TCP or UDP socket closed.
+
+    It is one of the network namespace of the calling thread, for its life. Any user may have one;
+    without CAP_NET_ADMIN its buffer has at most net.core.rmem_max bytes.
+    """
+    made = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+    )
+    try:
+        try:
+            made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
+        except PermissionError:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        # Else the kernel, once it has dropped one event, drops all until every other is read.
+        made.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
+        made.bind((0, DESTROY_GROUPS))
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _ends_dump(view: memoryview, start: int, size: int) -> bool:

@@ -8,12 +8,12 @@ import struct
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from recorder import text
+from recorder import details, text
 from recorder.columns import Bits, Columns, Values, code_words, word_codes
-from recorder.netlink import PAD, Dump, Framing, Words, attributes, gather, gather_number
-from recorder.sock_diag import SKMEM, STATES
+from recorder.lists import Lists
+from recorder.netlink import Dump, Framing, Words, attributes, gather, gather_number
+from recorder.sock_diag import NO_UID, SKMEM, STATES, absent_at
 
 NAME, VFS, PEER, ICONS, RQLEN, MEMINFO, SHUTDOWN, UID = range(8)
 LAST = UID
@@ -65,16 +65,15 @@ class UnixDiag:
             "uid": "u4",
         }
         self.columns = Columns(kinds | SKMEM.column_types())
-        self._icons: list[npt.NDArray[np.uint32]] = []
-        self._icon_rows: list[npt.NDArray[np.int64]] = []
+        self._icons = Lists(4)
 
     def decode(self, words: Words, framing: Framing, dump: Dump) -> None:
         """Append the rows of a chunk. Short and broken messages are counted and left out."""
         if not self.columns.rows:
-            self._icons, self._icon_rows = [], []
+            self._icons.clear()
         starts, ends = framing.offsets, framing.ends
         bad = ends - starts < MESSAGE.itemsize
-        absent = words.nbytes - PAD
+        absent = absent_at(words)
         found = attributes(
             words, np.minimum(starts + MESSAGE.itemsize, ends), ends, LAST, absent, bad
         )
@@ -103,32 +102,16 @@ class UnixDiag:
             pair = gather(words, found.at[kind], _TWO)
             whole(first)[rows], whole(second)[rows] = pair["first"], pair["second"]
         whole("peer_inode")[rows] = gather_number(words, found.at[PEER], _U4)
-        whole("uid")[rows] = gather_number(words, found.at[UID], _U4)
+        with_uid = (present >> np.uint32(UID) & 1) != 0
+        whole("uid")[rows] = np.where(with_uid, gather_number(words, found.at[UID], _U4), NO_UID)
         whole("shutdown")[rows] = gather_number(words, found.at[SHUTDOWN], _U1)
         SKMEM.decode(words, found.at[MEMINFO], found.length[MEMINFO], self.columns, rows)
-        self._decode_icons(words, found.at[ICONS], found.length[ICONS] // 4, rows.start)
-
-    def _decode_icons(
-        self,
-        words: Words,
-        at: npt.NDArray[np.int64],
-        count: npt.NDArray[np.int32],
-        start: int,
-    ) -> None:
-        rows = np.repeat(np.arange(count.size), count)
-        if rows.size:
-            rank = np.arange(rows.size) - np.repeat(np.cumsum(count) - count, count)
-            self._icons.append(words[(at[rows] >> 2) + rank])
-            self._icon_rows.append(rows + start)
+        self._icons.decode(words, found.at[ICONS], found.length[ICONS], rows.start)
 
     def keep(self, rows: npt.NDArray[np.int64]) -> None:
         """Keep only these of the rows decoded, in ascending order."""
         self.columns.keep(rows)
-        for index, old in enumerate(self._icon_rows):
-            place = np.minimum(np.searchsorted(rows, old), max(rows.size - 1, 0))
-            kept = rows[place] == old
-            self._icon_rows[index] = place[kept]
-            self._icons[index] = self._icons[index][kept]
+        self._icons.keep(rows)
 
     def rows(self) -> dict[str, Values | pa.Array]:
         """Return the columns of all rows decoded since the last ``clear``; absent ones are NULL."""
@@ -142,7 +125,10 @@ class UnixDiag:
             "cookie": Values(columns["cookie"]),
         }
         if bits.any(NAME):
-            result["local_addr"] = self._names(bits.mask(NAME)).dictionary_encode()
+            names = self._names(bits.mask(NAME)).dictionary_encode()
+            result["local_addr"] = names
+            if bits.any(PEER):
+                result["peer_addr"] = self._peer_names(names, bits.mask(PEER))
         for kind, names in (
             (VFS, ("vfs_inode", "vfs_dev")),
             (PEER, ("peer_inode",)),
@@ -155,7 +141,10 @@ class UnixDiag:
                     result[name] = Values(columns[name], bits.mask(kind))
         result |= SKMEM.values(columns)
         if self._icons:
-            result["icons"] = self._icons_text().dictionary_encode()
+            inodes = pa.array(self._icons.elements().view(np.uint32).reshape(-1))
+            counts = self._icons.counts(columns.rows)
+            icons = details.joined_lists(inodes.cast(pa.string()), counts)
+            result["icons"] = icons.dictionary_encode()
         return result
 
     def _names(self, valid: npt.NDArray[np.bool_] | None) -> pa.Array:
@@ -168,10 +157,20 @@ class UnixDiag:
         mask = np.zeros(len(raw), np.bool_) if valid is None else ~valid
         return text.joined(raw, length, mask)
 
-    def _icons_text(self) -> pa.Array:
-        counts = np.bincount(np.concatenate(self._icon_rows), minlength=self.columns.rows)
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-        inodes = pa.array(np.concatenate(self._icons)).cast(pa.string())
-        lists = pa.ListArray.from_arrays(pa.array(offsets), inodes)
-        joined = pc.binary_join(lists, ",")
-        return pc.if_else(pa.array(counts > 0), joined, pa.scalar(None, pa.string()))
+    def _peer_names(
+        self, names: pa.DictionaryArray, valid: npt.NDArray[np.bool_] | None
+    ) -> pa.DictionaryArray:
+        """Return the name of each peer; NULL if it has none or is not among the rows.
+
+        An inode is that of one socket on the host, whatever its namespace; 0 is no inode.
+        """
+        inodes = self.columns["inode"].astype(np.uint32, copy=False)
+        peers = self.columns["peer_inode"].astype(np.uint32, copy=False)
+        order = np.argsort(inodes)
+        place = np.minimum(np.searchsorted(inodes, peers, sorter=order), inodes.size - 1)
+        row = order[place]
+        known = (inodes[row] == peers) & (peers != 0)
+        if valid is not None:
+            known &= valid
+        codes = names.indices.take(pa.array(row, mask=~known))
+        return pa.DictionaryArray.from_arrays(codes, names.dictionary)

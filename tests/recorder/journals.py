@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ import pyarrow as pa
 
 from recorder.columns import Values
 from recorder.journal import BatchMaker, Journals
-from recorder.schema import OWNERS, RECORDING_FILE, SAMPLES, SOCKETS
+from recorder.schema import OWNERS, RECORDING_FILE, SAMPLES, SOCKETS, VERSION
 
 
 def write(directory: Path, samples: int, rows: int = 50, number: int = 1) -> list[tuple[int, int]]:
     """Write a journal of random sockets; return its (sample, cookie) pairs."""
-    (directory / RECORDING_FILE).write_text('{"version": 1}')
+    (directory / RECORDING_FILE).write_text(json.dumps({"version": VERSION}))
     journals = Journals(directory, number)
     makers = {table.name: BatchMaker(table) for table in (SOCKETS, SAMPLES, OWNERS)}
     random = np.random.default_rng(7)

@@ -6,6 +6,7 @@ hides. So comparing the two also proves that every word ss left out stands for i
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,10 +15,11 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tests.recorder.ss_words import (
     ARROWS,
+    MULTIPATH_NUMBERS,
     OPTION_WORDS,
     PLAIN_UNSIGNED,
     SEND,
@@ -58,6 +60,8 @@ _TLS_VERSIONS = {0x0303: "1.2", 0x0304: "1.3"}
 _TLS_CIPHERS = {51: "aes-gcm-128", 52: "aes-gcm-256"}
 _TLS_CONF = {1: "none", 2: "sw", 3: "hw", 4: "hw-record"}
 _MPTCP_FLAGS = "MmJjBbecv"
+_SEQUENCES = ("write_seq", "snd_una", "rcv_nxt")
+_PACKET_FLAGS = ("running", "auxdata", "origdev", "vnethdr", "loss")
 
 
 def oldest(pids: Iterable[int]) -> int:
@@ -145,8 +149,17 @@ class Oracle:
 
     def prints(self, row: Recorded) -> SsRow:
         """Return what ss prints for a recorded row, ``users`` left out."""
-        if row["family"] == "unix":
-            return self._prints_unix(row)
+        match row["family"]:
+            case "unix":
+                return self._prints_unix(row)
+            case "packet":
+                return self._prints_packet(row)
+            case "netlink":
+                return self._prints_netlink(row)
+        if row["netid"] == "raw" and _whole(row, "cookie") < 0:
+            return self._prints_head(row)  # ss read it from /proc as well, and shows no more
+        if row["netid"] == "mptcp":
+            return self._prints_multipath(row)
         printed = self._prints_head(row) | self._prints_details(row) | self._prints_options(row)
         printed |= self._prints_memory(row)
         if row.get("rto_us") is not None:
@@ -215,6 +228,8 @@ class Oracle:
     def _users_disagree(self, before: SsRow, after: SsRow, recorded: Recorded) -> list[str]:
         if "pid" not in recorded:  # owners were not recorded
             return []
+        if recorded.get("family") == "netlink":  # ss names no holders of these
+            return []
         pid, fd, comm = recorded["pid"], recorded.get("fd"), recorded.get("comm")
         problems: list[str] = []
         for ss in (before, after):
@@ -222,7 +237,7 @@ class Oracle:
             pids = {user for _, user, _ in seen}
             problems = []
             if not seen:
-                if pid is not None:
+                if pid is not None and recorded.get("owner_by") in (None, "fd"):
                     problems.append(f"users: recorded {comm!r} {pid}, ss printed none")
             elif (comm, pid, fd) not in seen:
                 problems.append(f"users: recorded {(comm, pid, fd)}, ss printed {seen}")
@@ -255,8 +270,44 @@ class Oracle:
             printed["vfs_inode"] = str(row["vfs_inode"])
             # ss takes the kernel's number of the device for glibc's
             printed["vfs_dev"] = f"{os.major(device)}/{os.minor(device)}"
-        if row.get("icons") is not None:
-            printed["icons"] = str(row["icons"])
+        if row["state"] == "LISTEN":
+            printed["icons"] = str(row.get("icons") or "")
+        return printed | self._prints_memory(row)
+
+    def _prints_packet(self, row: Recorded) -> SsRow:
+        printed = {name: str(row[name]) for name in ("family", "netid", "state", "local_addr")}
+        printed |= {name: str(_whole(row, name)) for name in ("recv_q", "send_q", "inode")}
+        printed["cookie"] = f"{_whole(row, 'cookie'):x}"
+        if row.get("uid"):
+            printed["uid"] = str(row["uid"])
+        if row.get("interface") is not None:
+            printed["interface"] = _interface(row)
+        details = _details(row)
+        printed["packet_version"] = str(details["version"])
+        printed["packet_copy_thresh"] = str(details["copy_thresh"])
+        names = [name for bit, name in enumerate(_PACKET_FLAGS) if details["flags"] >> bit & 1]
+        printed["packet_flags"] = f" {'|'.join(names) or '0'} "
+        return printed | self._prints_memory(row)
+
+    def _prints_netlink(self, row: Recorded) -> SsRow:
+        printed = {name: str(row[name]) for name in ("family", "netid", "state", "local_addr")}
+        printed |= {name: str(_whole(row, name)) for name in ("recv_q", "send_q", "local_id")}
+        groups = sum(1 << group - 1 for group in _details(row).get("groups", []))
+        printed["netlink_groups"] = f"0x{groups & 0xFFFFFFFF:08x}"
+        return printed | self._prints_memory(row)
+
+    def _prints_multipath(self, row: Recorded) -> SsRow:
+        printed = self._prints_head(row) | self._prints_details(row) | self._prints_options(row)
+        details = _details(row)
+        flags = details.get("flags", 0)
+        for bit, name in ((1, "mptcpi_fallback"), (2, "mptcpi_remote_key")):
+            if flags & bit:
+                printed[name] = ""
+        for name in MULTIPATH_NUMBERS:
+            value = details.get(name)
+            if value:
+                in_hex = name == "token" or (name in _SEQUENCES and self.release < (6, 6))
+                printed[f"mptcpi_{name}"] = f"{value % 2**64:x}" if in_hex else str(value)
         return printed | self._prints_memory(row)
 
     def _prints_head(self, row: Recorded) -> SsRow:
@@ -268,7 +319,7 @@ class Oracle:
             printed[f"{side}_addr"] = "*" if any6 else address
             printed[f"{side}_port"] = str(row[f"{side}_port"] or "*")
         if row.get("interface") is not None:
-            printed["interface"] = _interface(_whole(row, "interface"))
+            printed["interface"] = _interface(row)
         timer = row.get("timer")
         if timer is not None:
             later = timer == "delack" and self.release < (7, 1)
@@ -281,7 +332,7 @@ class Oracle:
         return printed
 
     def _prints_details(self, row: Recorded) -> SsRow:
-        printed = {"inode": str(row["inode"]), "cookie": f"{_whole(row, 'cookie'):x}"}
+        printed = {"inode": str(row["inode"]), "cookie": f"{kernel_cookie(row):x}"}
         if row.get("uid"):
             printed["uid"] = str(row["uid"])
         if row.get("mark"):
@@ -436,11 +487,27 @@ def _number(text: str | None) -> float | None:
     return float(found[1]) if found else None
 
 
-def _interface(index: int) -> str:
+def _interface(row: Recorded) -> str:
+    if row.get("dev") is not None:
+        return str(row["dev"])
+    index = _whole(row, "interface")
     try:
         return socket.if_indextoname(index)
     except OSError:
         return f"if{index}"
+
+
+def kernel_cookie(row: Recorded) -> int:
+    """Return the cookie as the kernel gave it: a connection may have that of its listener."""
+    details = row.get("details")
+    known = details if isinstance(details, dict) else _details(row) if details else {}
+    return int(known["cookie"]) if "cookie" in known else _whole(row, "cookie")
+
+
+def _details(row: Recorded) -> dict[str, Any]:
+    """Return what the column ``details`` holds."""
+    found: dict[str, Any] = json.loads(str(row.get("details") or "{}"))
+    return found
 
 
 def _cgroups() -> dict[int, str]:

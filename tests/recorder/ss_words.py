@@ -30,6 +30,14 @@ _UNIX = re.compile(
     rf"(?P<netid>u_str|u_seq|u_dgr)\s+(?P<state>{_STATES})\s+(?P<recv_q>-?\d+)\s+"
     r"(?P<send_q>-?\d+)\s+(?P<local_addr>.*?)\s+(?P<inode>-?\d+)\s+\*\s+(?P<peer_inode>-?\d+)\s*"
 )
+_PACKET = re.compile(
+    r"(?P<netid>p_raw|p_dgr)\s+(?P<state>UNCONN)\s+(?P<recv_q>-?\d+)\s+(?P<send_q>-?\d+)\s+"
+    r"(?P<local_addr>\S+):(?P<interface>\S+)\s+\*\s*"
+)
+_NETLINK = re.compile(
+    r"(?P<netid>nl)\s+(?P<state>UNCONN)\s+(?P<recv_q>-?\d+)\s+(?P<send_q>-?\d+)\s+"
+    r"(?P<local_addr>[^\s:]+):(?P<local_id>kernel|-?\d+|.*?/\d+)\s+\*\s*"
+)
 _ADDRESS = re.compile(r"(?P<addr>\*|\[[^\]]*\]|[\d.]+)(?:%(?P<interface>\S+))?:(?P<port>\d+|\*)$")
 _USER = re.compile(r'\("(?P<comm>.*?)",pid=(?P<pid>\d+),(?:tid=\d+,)?fd=(?P<fd>\d+)\)')
 
@@ -101,6 +109,18 @@ PLAIN_UNSIGNED = (
     *("dsack_dups", "fackets", "rcv_ssthresh", "rcv_ooopack", "snd_wnd", "rcv_wnd", "rehash"),
 )
 _PLAIN_SIGNED = ("reord_seen", "rcv_space", "reordering")
+_PACKET_WORDS = {
+    "ver": r"(?P<packet_version>\d+)",
+    "cpy_thresh": r"(?P<packet_copy_thresh>\d+)",
+    "flags": r"\((?P<packet_flags>[^)]*)\)",
+}
+_NETLINK_WORDS = {"sk": r"=\w+", "cb": r"=\w+", "groups": r"=(?P<netlink_groups>0x\w+)"}
+MULTIPATH_NUMBERS = (
+    *("subflows", "add_addr_signal", "add_addr_accepted", "subflows_max", "add_addr_signal_max"),
+    *("add_addr_accepted_max", "token", "write_seq", "snd_una", "rcv_nxt", "local_addr_used"),
+    *("local_addr_max", "csum_enabled"),
+)
+_MULTIPATH_WORDS = {word: rf"(?P<mptcpi_{word}>\w+)" for word in MULTIPATH_NUMBERS}
 _UNIX_WORDS = {
     "ino": r"(?P<vfs_inode>\d+)",
     "dev": r"(?P<vfs_dev>\d+/\d+)",
@@ -112,6 +132,7 @@ _FLAGS = {
     "zc_ro_tx": "tls_zc_ro_tx",
     "no_pad_rx": "tls_rx_no_pad",
 }
+_MULTIPATH_FLAGS = {"fallback": "mptcpi_fallback", "remote_key": "mptcpi_remote_key"}
 
 _INET_PATTERNS = {
     word: re.compile(f"{re.escape(word)}:?{rest}(?=\\s|$)") for word, rest in _WORDS.items()
@@ -122,6 +143,17 @@ _INET_PATTERNS = {
 _UNIX_PATTERNS = {
     "skmem": _INET_PATTERNS["skmem"],
     **{word: re.compile(f"{word}:{rest}(?=\\s|$)") for word, rest in _UNIX_WORDS.items()},
+}
+_NETLINK_PATTERNS = {
+    "skmem": _INET_PATTERNS["skmem"],
+    **{word: re.compile(f"{word}{rest}(?=\\s|$)") for word, rest in _NETLINK_WORDS.items()},
+}
+_PACKET_PATTERNS = {
+    **{word: _INET_PATTERNS[word] for word in ("skmem", "uid", "ino", "sk")},
+    **{word: re.compile(f"{word}:?{rest}(?=\\s|$)") for word, rest in _PACKET_WORDS.items()},
+}
+_MULTIPATH_PATTERNS = _INET_PATTERNS | {
+    word: re.compile(f"{word}:{rest}(?=\\s|$)") for word, rest in _MULTIPATH_WORDS.items()
 }
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -141,6 +173,18 @@ def _parse_line(line: str) -> SsRow:
         row = {name: text for name, text in head.groupdict().items() if text is not None}
         row["family"] = "unix"
         return row | _parse_words(line[head.end() :], _UNIX_PATTERNS)
+    head = _PACKET.match(line)
+    if head is not None:
+        row = {"family": "packet", **head.groupdict()}
+        if row["interface"] == "*":
+            del row["interface"]
+        return row | _parse_words(line[head.end() :], _PACKET_PATTERNS)
+    head = _NETLINK.match(line)
+    if head is not None:
+        row = {"family": "netlink", **head.groupdict()}
+        port = row["local_id"].rpartition("/")[2]
+        row["local_id"] = "0" if port == "kernel" else str(int(port) % 2**32)
+        return row | _parse_words(line[head.end() :], _NETLINK_PATTERNS)
     head = _INET.match(line)
     if head is None:
         raise OracleError(f"not a row of ss: {line!r}")
@@ -155,7 +199,8 @@ def _parse_line(line: str) -> SsRow:
         if address["interface"]:
             row["interface"] = address["interface"]
         row["family"] = "inet" if address["addr"][0].isdigit() else "inet6"
-    return row | _parse_words(line[head.end() :], _INET_PATTERNS)
+    patterns = _MULTIPATH_PATTERNS if row["netid"] == "mptcp" else _INET_PATTERNS
+    return row | _parse_words(line[head.end() :], patterns)
 
 
 def _parse_words(text: str, patterns: Mapping[str, re.Pattern[str]]) -> SsRow:
@@ -182,6 +227,8 @@ def _parse_words(text: str, patterns: Mapping[str, re.Pattern[str]]) -> SsRow:
         at += len(word)
         if word in _FLAGS:
             row[_FLAGS[word]] = ""
+        elif word in _MULTIPATH_FLAGS and patterns is _MULTIPATH_PATTERNS:
+            row[_MULTIPATH_FLAGS[word]] = ""
         elif word.startswith("tcp-ulp-"):
             row["ulp"] = word.removeprefix("tcp-ulp-")
         elif name is not None and name[0] == word and "cong" not in row:
@@ -229,4 +276,4 @@ COLUMNS = frozenset(
     for pattern in (*_INET_PATTERNS.values(), *_UNIX_PATTERNS.values())
     for name in pattern.groupindex
 ) | frozenset({"cong", "ulp", "shutdown", *_FLAGS.values()})
-"""Every key a row can have besides those of its head."""
+"""Every key a row of TCP, UDP or unix can have besides those of its head."""

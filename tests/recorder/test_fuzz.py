@@ -78,10 +78,15 @@ def test_a_cut_dump_gives_the_messages_before_the_cut(name: str, cut: int) -> No
     intact, _, _ = run(name, whole, seq, portid)
     cut %= len(whole)
     rows, framing, _ = run(name, whole[:cut], seq, portid)
-    assert rows == intact[: len(rows)]
+    assert [known_alone(row) for row in rows] == [known_alone(row) for row in intact[: len(rows)]]
     assert framing.done is None or cut > len(whole) - 4
     ends = _message_ends(whole)
     assert len(rows) >= sum(end <= cut for end in ends[:-1])
+
+
+def known_alone(row: Row) -> Row:
+    """Return what one message tells: the name of a unix peer comes from the peer's own message."""
+    return row if row["family"] != "unix" else {**row, "peer_addr": None}
 
 
 def _message_ends(data: bytes) -> list[int]:

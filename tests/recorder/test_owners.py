@@ -80,6 +80,21 @@ def test_a_slot_keeps_its_process_for_some_updates_after_its_end() -> None:
     assert slots.take(11, 1, "last", "", None, None).slot == 0
 
 
+def test_a_pinned_slot_keeps_its_process_until_it_is_let_go() -> None:
+    slots = Slots(reuse_after=3)
+    for pid, comm in ((10, "pinned"), (11, "free")):
+        slots.take(pid, 1, comm, "", None, None)
+    slots.give_back(0)
+    slots.give_back(1)
+    slots.begin(5, np.array([0], np.int32))
+    assert [slots.take(pid, 1, "other", "", None, None).slot for pid in (12, 13)] == [1, 2]
+    slots.begin(50, np.array([0], np.int32))
+    assert slots.take(14, 1, "other", "", None, None).slot == 3
+    assert slots.columns()[2][0] == "pinned"
+    slots.begin(60)
+    assert slots.take(15, 1, "last", "", None, None).slot == 0
+
+
 def test_more_processes_than_slots_were_made_for_have_a_slot_each() -> None:
     slots = Slots(reuse_after=3)
     for pid in range(1000):
@@ -116,6 +131,33 @@ def test_without_a_process_every_inode_is_unresolved(owners: Owners) -> None:
     assert owners.update(inodes(5, 6, 6, 0), 1).unresolved == 2
     assert owners.lookup(inodes(5, 0)).slot.tolist() == [-1, -1]
     assert owners.lookup(inodes()).slot.tolist() == []
+
+
+def test_what_is_held_and_not_dumped_is_unexplained(proc: FakeProc, owners: Owners) -> None:
+    proc.write(5, {3: socket_of(72), 4: socket_of(70)})
+    proc.write(6, {3: socket_of(71), 4: socket_of(70)}, start=200)
+    owners.update(inodes(70), 1)
+    left = owners.unexplained(inodes(70, 0, 70))
+    assert left.tolist() == [71, 72]
+    found = owners.lookup(left)
+    assert owners.slots()[0][found.slot].tolist() == [6, 5]
+    assert found.fd.tolist() == [3, 3]
+    assert owners.unexplained(inodes()).tolist() == [70, 71, 72]
+
+
+def test_the_slot_of_an_ended_process_is_kept_while_it_is_pinned(proc: FakeProc) -> None:
+    owners = Owners(proc.path, budget=math.inf, sweep=1)
+    proc.write(5, {3: socket_of(70)})
+    owners.update(inodes(70), 1)
+    slot = owners.lookup(inodes(70)).slot
+    proc.remove(5)
+    for pid in range(6, 20):
+        proc.write(pid, {3: socket_of(70)})
+        owners.update(inodes(70), 1, pinned=slot)
+        proc.remove(pid)
+    assert owners.slots()[0][slot].tolist() == [5]
+    assert len(owners.slots()[0]) < 8  # the others were used again
+    owners.close()
 
 
 def test_only_links_to_sockets_count(proc: FakeProc, owners: Owners) -> None:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recorder import journal, segment
+from recorder.host import current_netns
 from recorder.recording import Schedule
 from recorder.schema import TABLES
 from recorder.sealer import Sealer
@@ -88,11 +89,15 @@ def test_a_recording_ends_after_its_samples_and_is_sealed(tmp_path: Path) -> Non
     assert facts(target)["ended"] is not None
     assert not list(target.rglob("*.arrows"))
     rows = samples_of(target)
-    steps = ["tcp", "udp", "udp6", "unix", "owners"]
-    assert [(row["sample"], row["step"]) for row in rows] == [
-        (n, s) for n in range(3) for s in steps
-    ]
-    assert {row["outcome"] for row in rows} <= {"ok", "partial"}
+    steps = ["namespaces", "counters", "tcp", "udp", "udp6", "unix", "owners", "closes"]
+    for number in range(3):
+        order = [row["step"] for row in rows if row["sample"] == number]
+        places = [order.index(step) for step in steps]
+        assert places == sorted(places)
+        assert order[-1] == "counters_after"
+    assert {row["outcome"] for row in rows if row["step"] in steps} <= {
+        *("ok", "partial", "skipped_empty"),
+    }
     for row in rows:
         assert row["sample_time"] <= row["t0"] <= row["t1"]
     times = sorted({row["sample_time"] for row in rows})
@@ -125,6 +130,10 @@ def test_a_directory_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
         ["-d", "5 parsecs"],
         ["-n", "0"],
         ["-A", "tcp,pigeon"],
+        ["-A", "!all"],
+        ["--netns", "no-such-namespace"],
+        ["--netns", "4194305"],
+        ["--closes-buffer", "0"],
         ["--no-such-option"],
     ],
 )
@@ -203,10 +212,12 @@ def test_the_sockets_of_the_command_are_seen_with_their_owner(tmp_path: Path) ->
     }
     assert len(mine) == 1
     held = [row for row in rows if row["pid"] in mine and row["netid"] == "tcp"]
-    last = max(row["sample"] for row in held)
-    states = sorted(row["state"] for row in held if row["sample"] == last)
-    assert states == ["ESTAB", "LISTEN"]
-    listener = next(row for row in held if row["state"] == "LISTEN")
+    # in other samples the command may be about to begin or to end
+    samples = [[row for row in held if row["sample"] == n] for n in {r["sample"] for r in held}]
+    most = max(samples, key=len)
+    states = sorted((row["owner_by"], row["state"]) for row in most)
+    assert states == [("fd", "ESTAB"), ("fd", "LISTEN"), ("listener", "ESTAB")]
+    listener = next(row for row in most if row["state"] == "LISTEN")
     assert (listener["recv_q"], listener["send_q"], listener["holders"]) == (1, 3, 1)
     ended = [row for row in owners if row["pid"] in mine and row["valid_to"] is not None]
     assert len(ended) <= 1
@@ -214,10 +225,13 @@ def test_the_sockets_of_the_command_are_seen_with_their_owner(tmp_path: Path) ->
 
 def test_no_owners_and_chosen_tables_are_told_as_unseen(tmp_path: Path) -> None:
     target = tmp_path / "r"
-    sockrec("record", "-q", "-n", 1, "-A", "udp,tcp", "--no-owners", "-o", target)
-    assert [row["step"] for row in samples_of(target)] == ["tcp", "udp", "udp6"]
+    some = ["-A", "udp,tcp", "--no-owners", "--no-closes", "--netns", "current"]
+    sockrec("record", "-q", "-n", 1, *some, "-o", target)
+    others = {"namespaces", "counters", "counters_after"}
+    steps = {row["step"] for row in samples_of(target)} - others
+    assert steps == {"tcp", "udp", "udp6"}
     unseen = {item["what"] for item in facts(target)["unseen"]}
-    assert {"owners", "unix sockets"} <= unseen
+    assert {"owners", "unix sockets", "closes", "other network namespaces"} <= unseen
 
 
 def test_an_unprivileged_recorder_says_what_it_could_not_see(tmp_path: Path) -> None:
@@ -287,6 +301,7 @@ def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_kept(tmp_path: 
 def test_kill_9_at_random_moments_loses_no_completed_sample(tmp_path: Path, group: int) -> None:
     """50 moments in all; some fall into a rotation, as segments here are tiny."""
     chance = random.Random(group)
+    home = current_netns()
     program = (
         "import sys; from pathlib import Path; from recorder.recording import *;"
         "from recorder.signals import Signals; signals = Signals().__enter__();"
@@ -309,7 +324,10 @@ def test_kill_9_at_random_moments_loses_no_completed_sample(tmp_path: Path, grou
         # the sample in flight may have been committed before its end was told
         assert len(set(numbers)) in (complete, complete + 1)
         assert sorted(set(numbers)) == list(range(len(set(numbers))))
-        assert len(numbers) == 5 * len(set(numbers)), "a step is missing or twice"
+        steps = [(r["sample"], r["netns"], r["step"]) for r in read_rows(target, "samples")]
+        assert len(set(steps)) == len(steps), "a step is there twice"
+        for number in set(numbers):
+            assert {(number, home, step) for step in ("tcp", "unix")} <= set(steps)
         sockets = read_all(target, "sockets")
         assert set(sockets) <= set(numbers)
         assert set(numbers) == set(sockets)
@@ -337,21 +355,28 @@ def _command(pid: str) -> str:
 
 
 def read_all(directory: Path, table: str) -> list[int]:
-    """Return the sample number of every row by the rules of docs/recording.md."""
-    rows: list[int] = []
+    """Return the sample number of every row."""
+    return [row["sample"] for row in read_rows(directory, table)]
+
+
+def read_rows(directory: Path, table: str) -> list[dict[str, Any]]:
+    """Return the rows by the rules of docs/recording.md, their identities only."""
+    names = [name for name in ("sample", "netns", "step") if name in TABLES[table].names]
+    rows: list[dict[str, Any]] = []
     left = set(journal.numbers(directory))
     sealed = {int(path.stem) for path in (directory / "samples").glob("*.parquet")}
     for number in sorted(left | sealed):
+        path = segment.segment_path(directory, table, number)
         if number in sealed:
-            path = segment.segment_path(directory, table, number)
-            rows += pq.read_table(path, columns=["sample"])["sample"].to_pylist()
+            if path.exists():
+                rows += pq.read_table(path, columns=names).to_pylist()
             continue
         commits = journal.committed(directory, number)
-        if commits:
-            path = journal.journal_path(directory, table, number)
-            data = path.read_bytes()[: commits[-1][table][1]]
+        end = commits[-1][table][1] if commits else 0
+        if end:
+            data = journal.journal_path(directory, table, number).read_bytes()[:end]
             with pa.ipc.open_stream(data) as reader:
-                rows += reader.read_all()["sample"].to_pylist()
+                rows += reader.read_all().select(names).to_pylist()
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from recorder.host import current_netns
+from recorder.namespaces import CURRENT, Namespaces
+from recorder.places import Places
 from recorder.sampler import Sample, Sampler
-from recorder.transport import DiagSocket
+from recorder.tables import ASK_AGAIN, parse_query
 from tests.recorder.fake_kernel import FakeKernel, Reply, done, message, row
 
 NOW_US = 1_800_000_000_000_000
@@ -32,12 +36,12 @@ def answering(*cookies: int, attributes: bytes = b"") -> Reply:
 @contextmanager
 def sampler_of(kernel: FakeKernel, *tables: str) -> Iterator[Sampler]:
     sampler = Sampler(
-        tables,
-        netns=1,
+        parse_query(",".join(tables)),
         release=(6, 18),
+        places=Places(Namespaces(CURRENT), None, connect=kernel.connect),
         owners=None,
-        owners_budget_s=0,
-        diag=DiagSocket(kernel.connect),
+        closes=None,
+        interval_s=1.0,
         now_us=lambda: NOW_US,
     )
     try:
@@ -57,29 +61,40 @@ def rows_of(sample: Sample, table: str) -> list[dict[str, Any]]:
     return rows
 
 
+def steps_of(sample: Sample) -> list[dict[str, Any]]:
+    """Return the rows of samples about tables of the kernel."""
+    others = ("namespaces", "counters", "counters_after")
+    return [row for row in rows_of(sample, "samples") if row["step"] not in others]
+
+
 def test_a_kernel_without_the_legacy_request_is_asked_for_each_family_from_then_on() -> None:
     kernel = FakeKernel(failing, answering(1, 2), answering(3), answering(1, 2), answering(3))
     with sampler_of(kernel, "tcp") as sampler:
         for number in range(2):
-            (step,) = rows_of(sampler.take(number), "samples")
+            (step,) = steps_of(sampler.take(number))
             assert (step["step"], step["rows"], step["outcome"]) == ("tcp", 3, "ok")
     assert kernel.requests == [18, 20, 20, 20, 20]
 
 
-def test_a_kernel_that_understands_neither_is_asked_both_ways_each_time() -> None:
-    kernel = FakeKernel(failing, failing, failing, failing, failing, failing)
-    with sampler_of(kernel, "tcp") as sampler:
+def test_a_kernel_that_understands_neither_is_read_by_proc_from_then_on() -> None:
+    kernel = FakeKernel(failing, failing, failing)
+    with socket.create_server(("127.0.0.1", 0)) as listener, sampler_of(kernel, "tcp") as sampler:
         for number in range(2):
-            (step,) = rows_of(sampler.take(number), "samples")
-            assert (step["outcome"], step["errno"], step["rows"]) == ("error", errno.EINVAL, 0)
-    assert kernel.requests == [18, 20, 20, 18, 20, 20]
+            sample = sampler.take(number)
+            (step,) = steps_of(sample)
+            assert (step["outcome"], step["source"]) == ("ok", "proc")
+            ports = {row["local_port"] for row in rows_of(sample, "sockets")}
+            assert listener.getsockname()[1] in ports
+            (reading,) = sample.reading
+            assert (reading["source"], reading["why"]) == ("proc", "NLMSG_ERROR: Invalid argument")
+    assert kernel.requests == [18, 20, 20]
 
 
 def test_a_socket_given_twice_is_recorded_once_and_counted() -> None:
     kernel = FakeKernel(answering(7, 8, 7, 9, 8))
     sample = one_sample(kernel, "tcp")
     assert [row["cookie"] for row in rows_of(sample, "sockets")] == [7, 8, 9]
-    (step,) = rows_of(sample, "samples")
+    (step,) = steps_of(sample)
     assert (step["rows"], step["repeated"]) == (3, 2)
 
 
@@ -96,12 +111,16 @@ def test_unknown_attributes_are_counted_by_type() -> None:
     assert [row["ulp"] for row in rows_of(sample, "sockets")] == ["tls", "tls"]
 
 
-def test_a_table_without_a_handler_is_unavailable_and_not_empty() -> None:
+def test_a_table_without_a_handler_is_unavailable_and_asked_for_again_later() -> None:
     kernel = FakeKernel(lambda seq: [done(seq, -errno.ENOENT)], answering())
-    sample = one_sample(kernel, "udp")
-    four, six = rows_of(sample, "samples")
-    assert (four["step"], four["outcome"], four["errno"]) == ("udp", "unavailable", errno.ENOENT)
-    assert (six["step"], six["outcome"], six["errno"]) == ("udp6", "ok", None)
+    with sampler_of(kernel, "vsock") as sampler:
+        for number in (0, 1, ASK_AGAIN - 1):
+            sample = sampler.take(number)
+            (step,) = steps_of(sample)
+            assert (step["outcome"], step["errno"]) == ("unavailable", errno.ENOENT)
+            assert step["source"] is None
+        (step,) = steps_of(sampler.take(ASK_AGAIN))
+        assert (step["outcome"], step["source"]) == ("ok", "diag")
     assert rows_of(sample, "sockets") == []
 
 
@@ -109,10 +128,10 @@ def test_every_row_has_the_time_of_its_sample_and_the_steps_their_lateness() -> 
     kernel = FakeKernel(answering(1))
     sample = one_sample(kernel, "tcp", number=41, late_us=1500, skipped=2)
     (socket,) = rows_of(sample, "sockets")
-    (step,) = rows_of(sample, "samples")
+    (step,) = steps_of(sample)
     for found in (socket, step):
         assert found["sample"] == 41
-        assert found["netns"] == 1
+        assert found["netns"] == current_netns()
         assert found["sample_time"].timestamp() * 1e6 == NOW_US
     assert (step["late_us"], step["skipped"]) == (1500, 2)
     assert step["boottime_us"] > 0

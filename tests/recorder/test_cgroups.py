@@ -1,0 +1,377 @@
+"""Cgroups: what real paths say, and the identities of directories made below the real mount."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from recorder.cgroups import Cgroups, Origin, describe
+
+A = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d"
+B = "a7638fe3934b37419cc56bca73465a02b354ba6e98e10272542d84eb2014dd62"
+POD = "8dbc5577-d0e2-4706-8787-57d52c03ddf2"
+POD_ = POD.replace("-", "_")
+STATIC = "7dbd1f2e3c5a4d9db8d4d8ab5a6b7c8d"
+POD_SLICE = f"kubepods-burstable-pod{POD_}.slice"
+KUBEPODS = "/kubepods.slice/kubepods-burstable.slice"
+USER = "/user.slice/user-1000.slice/user@1000.service"
+
+PATHS = [
+    ("/", Origin()),
+    ("/init.scope", Origin("init.scope")),
+    ("/system.slice", Origin(None, "system.slice")),
+    ("/system.slice/nginx.service", Origin("nginx.service", "system.slice")),
+    (
+        "/system.slice/system-getty.slice/getty@tty1.service",
+        Origin("getty@tty1.service", "system-getty.slice"),
+    ),
+    (
+        r"/system.slice/system-postgresql\x2dmain.slice/postgresql@16\x2dmain.service",
+        Origin("postgresql@16-main.service", "system-postgresql-main.slice"),
+    ),
+    (r"/system.slice/caf\xc3\xa9.service", Origin("café.service", "system.slice")),
+    ("/system.slice/docker.socket", Origin("docker.socket", "system.slice")),
+    (r"/system.slice/mnt-data\x20set.mount", Origin("mnt-data set.mount", "system.slice")),
+    (
+        "/user.slice/user-1000.slice/session-3.scope",
+        Origin("session-3.scope", "user-1000.slice"),
+    ),
+    (f"{USER}/init.scope", Origin("init.scope", "user-1000.slice")),
+    (f"{USER}/app.slice/syncthing.service", Origin("syncthing.service", "user-1000.slice")),
+    (
+        rf"{USER}/app.slice/app-gnome-org.gnome.Terminal\x2d2112.scope",
+        Origin("app-gnome-org.gnome.Terminal-2112.scope", "user-1000.slice"),
+    ),
+    # docker
+    (
+        f"/system.slice/docker-{A}.scope",
+        Origin(f"docker-{A}.scope", "system.slice", "docker", A),
+    ),
+    (f"/docker/{A}", Origin(runtime="docker", container=A)),
+    (f"/docker/{A}/docker/{B}", Origin(runtime="docker", container=B)),
+    (
+        f"/docker/{A}/system.slice/cron.service",
+        Origin("cron.service", "system.slice", "docker", A),
+    ),
+    (
+        f"{USER}/user.slice/docker-{A}.scope",
+        Origin(f"docker-{A}.scope", "user-1000.slice", "docker", A),
+    ),
+    (f"/actions_job/{A}", Origin(container=A)),
+    (
+        "/ecs/55091c13-b8cf-4801-b527-f4601742204d/432624d2150b349fe35ba397284dea788c2bf66b",
+        Origin(),
+    ),
+    (f"/ecs/{STATIC}/{STATIC}-3447317", Origin(None, None, "docker", f"{STATIC}-3447317")),
+    (f"/ecs/{STATIC}/{A}", Origin(runtime="docker", container=A)),
+    # podman
+    (
+        f"/machine.slice/libpod-{A}.scope",
+        Origin(f"libpod-{A}.scope", "machine.slice", "podman", A),
+    ),
+    (
+        f"/machine.slice/libpod-{A}.scope/container",
+        Origin(f"libpod-{A}.scope", "machine.slice", "podman", A),
+    ),
+    (
+        f"/machine.slice/libpod-conmon-{A}.scope",
+        Origin(f"libpod-conmon-{A}.scope", "machine.slice", "podman", A),
+    ),
+    (
+        f"/machine.slice/machine-libpod_pod_{B}.slice/libpod-{A}.scope/container",
+        Origin(f"libpod-{A}.scope", f"machine-libpod_pod_{B}.slice", "podman", A),
+    ),
+    (
+        f"{USER}/user.slice/libpod-{A}.scope/container",
+        Origin(f"libpod-{A}.scope", "user-1000.slice", "podman", A),
+    ),
+    (f"/libpod_parent/libpod-{A}", Origin(runtime="podman", container=A)),
+    (
+        f"/system.slice/web.service/libpod-payload-{A}",
+        Origin("web.service", "system.slice", "podman", A),
+    ),
+    (
+        f"{USER}/user.slice/libpod-{A}.scope/container/system.slice/httpd.service",
+        Origin("httpd.service", "user-1000.slice", "podman", A),
+    ),
+    # containerd
+    (
+        f"{KUBEPODS}/{POD_SLICE}/cri-containerd-{A}.scope",
+        Origin(f"cri-containerd-{A}.scope", POD_SLICE, "containerd", A, POD),
+    ),
+    (
+        f"/system.slice/containerd.service/{POD_SLICE}:cri-containerd:{A}",
+        Origin("containerd.service", "system.slice", "containerd", A, POD),
+    ),
+    (
+        f"/kubepods.slice/kubepods-pod{STATIC}.slice/cri-containerd-{A}.scope",
+        Origin(f"cri-containerd-{A}.scope", f"kubepods-pod{STATIC}.slice", "containerd", A, STATIC),
+    ),
+    (
+        f"/docker/{B}/kubelet.slice/kubelet-kubepods.slice/kubelet-{POD_SLICE}"
+        f"/cri-containerd-{A}.scope",
+        Origin(f"cri-containerd-{A}.scope", f"kubelet-{POD_SLICE}", "containerd", A, POD),
+    ),
+    (
+        f"/system.slice/nerdctl-{A}.scope",
+        Origin(f"nerdctl-{A}.scope", "system.slice", "containerd", A),
+    ),
+    (f"/default/{A}", Origin(runtime="containerd", container=A)),
+    (f"/k8s.io/{A}", Origin(runtime="containerd", container=A)),
+    # cri-o
+    (
+        f"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{POD_}.slice"
+        f"/crio-{A}.scope",
+        Origin(f"crio-{A}.scope", f"kubepods-besteffort-pod{POD_}.slice", "cri-o", A, POD),
+    ),
+    (
+        f"{KUBEPODS}/{POD_SLICE}/crio-{A}.scope/container",
+        Origin(f"crio-{A}.scope", POD_SLICE, "cri-o", A, POD),
+    ),
+    (
+        f"{KUBEPODS}/{POD_SLICE}/crio-conmon-{A}.scope",
+        Origin(f"crio-conmon-{A}.scope", POD_SLICE, "cri-o", A, POD),
+    ),
+    (f"/kubepods/burstable/pod{POD}/crio-{A}", Origin(None, None, "cri-o", A, POD)),
+    # kubelet with the cgroupfs driver: the path does not tell the runtime
+    (f"/kubepods/burstable/pod{POD}/{A}", Origin(None, None, None, A, POD)),
+    (f"/kubepods/pod{POD}/{A}", Origin(None, None, None, A, POD)),
+    (f"/kubepods/besteffort/pod{STATIC}/{A}", Origin(None, None, None, A, STATIC)),
+    (f"{KUBEPODS}/{POD_SLICE}", Origin(None, POD_SLICE, None, None, POD)),
+    (
+        f"{KUBEPODS}/{POD_SLICE}/docker-{A}.scope",
+        Origin(f"docker-{A}.scope", POD_SLICE, "docker", A, POD),
+    ),
+    ("/system.slice/podinfo.service", Origin("podinfo.service", "system.slice")),
+    # lxc
+    ("/lxc/web1", Origin(runtime="lxc", container="web1")),
+    ("/lxc.payload.web1", Origin(runtime="lxc", container="web1")),
+    (
+        "/lxc.payload.web1/system.slice/nginx.service",
+        Origin("nginx.service", "system.slice", "lxc", "web1"),
+    ),
+    ("/lxc.payload/web1/init.scope", Origin("init.scope", None, "lxc", "web1")),
+    ("/lxc.monitor.web1", Origin(runtime="lxc", container="web1")),
+    (
+        "/lxc/101/ns/system.slice/ssh.service",
+        Origin("ssh.service", "system.slice", "lxc", "101"),
+    ),
+    (f"/lxc.payload.dock/docker/{A}", Origin(runtime="docker", container=A)),
+    # systemd-nspawn and libvirt
+    (
+        "/machine.slice/systemd-nspawn@web.service/payload/system.slice/nginx.service",
+        Origin("nginx.service", "machine.slice", "systemd-nspawn", "web"),
+    ),
+    (
+        r"/machine.slice/machine-my\x2dweb.scope",
+        Origin("machine-my-web.scope", "machine.slice", "systemd-nspawn", "my-web"),
+    ),
+    (
+        r"/machine.slice/machine-lxc\x2d4242\x2dweb.scope",
+        Origin("machine-lxc-4242-web.scope", "machine.slice", "lxc", "web"),
+    ),
+    (
+        r"/machine.slice/machine-qemu\x2d1\x2dvm.scope/libvirt/emulator",
+        Origin("machine-qemu-1-vm.scope", "machine.slice"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "origin"), PATHS, ids=[path for path, _ in PATHS])
+def test_a_path_says_what_made_it(path: str, origin: Origin) -> None:
+    assert describe(path) == origin
+
+
+def u64(*numbers: int) -> npt.NDArray[np.uint64]:
+    return np.array(numbers, np.uint64)
+
+
+@pytest.fixture
+def cgroups() -> Iterator[Cgroups]:
+    known = Cgroups()
+    yield known
+    known.close()
+
+
+class Tree:
+    """A directory of cgroups; removed with all below it."""
+
+    def __init__(self, mount: str) -> None:
+        self.path = Path(mount) / f"sockrec-test-{os.getpid()}"
+        self.path.mkdir()
+
+    def make(self, name: str) -> int:
+        directory = self.path / name
+        directory.mkdir(parents=True)
+        return directory.stat().st_ino
+
+    def remove(self) -> None:
+        for directory, _, _ in os.walk(self.path, topdown=False):
+            os.rmdir(directory)
+
+
+@pytest.fixture
+def tree(cgroups: Cgroups) -> Iterator[Tree]:
+    if cgroups.mount is None or not os.access(cgroups.mount, os.W_OK):
+        pytest.skip("needs a mount of cgroup v2 that may be written to")
+    tree = Tree(cgroups.mount)
+    try:
+        yield tree
+    finally:
+        tree.remove()
+
+
+@pytest.fixture(params=["by handle", "by a walk"])
+def finder(
+    request: pytest.FixtureRequest, cgroups: Cgroups, monkeypatch: pytest.MonkeyPatch
+) -> Cgroups:
+    """Both ways to find a cgroup."""
+    if request.param == "by a walk":
+        monkeypatch.setattr(cgroups, "_by_handle", False)
+    elif os.geteuid():
+        pytest.skip("needs root")
+    return cgroups
+
+
+def test_a_cgroup_is_met_once_and_described(finder: Cgroups, tree: Tree) -> None:
+    inner = tree.make(r"system.slice/a\x2db.service")
+    spaced = tree.make("with a blank")
+    below = f"/{tree.path.name}"
+    met = {c.cgroup_id: c for c in finder.update(u64(inner, 0, spaced, inner, 1))}
+    assert met[inner].path == rf"{below}/system.slice/a\x2db.service"
+    assert met[inner].origin == Origin("a-b.service", "system.slice")
+    assert met[spaced].path == f"{below}/with a blank"
+    assert set(met) == {inner, spaced, 1}
+    assert finder.update(u64(inner, 0, spaced, 1)) == []
+
+
+def test_the_root_is_a_slash(finder: Cgroups, tree: Tree) -> None:
+    root = tree.path.parent.stat().st_ino
+    (met,) = finder.update(u64(root))
+    assert (met.path, met.origin) == ("/", Origin())
+
+
+def test_a_cgroup_that_is_gone_has_no_path(finder: Cgroups, tree: Tree) -> None:
+    gone = tree.make("gone")
+    (tree.path / "gone").rmdir()
+    (met,) = finder.update(u64(gone))
+    assert (met.cgroup_id, met.path, met.origin) == (gone, None, Origin())
+    assert finder.update(u64(gone)) == []
+    assert finder.paths(u64(gone)) is None
+
+
+def test_a_path_is_kept_when_the_cgroup_goes(finder: Cgroups, tree: Tree) -> None:
+    number = tree.make("short")
+    finder.update(u64(number))
+    (tree.path / "short").rmdir()
+    assert finder.update(u64(number)) == []
+    column = finder.paths(u64(number))
+    assert column is not None
+    assert column.to_pylist() == [f"/{tree.path.name}/short"]
+
+
+def test_many_at_once_are_found_too(finder: Cgroups, tree: Tree) -> None:
+    made = {tree.make(f"many/{number}"): number for number in range(40)}
+    met = finder.update(u64(*made))
+    assert {c.cgroup_id: c.path for c in met} == {
+        cgroup_id: f"/{tree.path.name}/many/{number}" for cgroup_id, number in made.items()
+    }
+    later = {tree.make(f"later/{number}"): number for number in range(40)}
+    for _ in range(12):
+        met += finder.update(u64(*later))
+    assert {c.path for c in met[40:]} == {f"/{tree.path.name}/later/{n}" for n in range(40)}
+    assert len(met) == 80
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_without_privileges_the_tree_is_walked(tree: Tree) -> None:
+    script = """
+import os, sys
+import numpy as np
+from recorder.cgroups import Cgroups
+os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+(met,) = Cgroups().update(np.array([sys.argv[1]], np.uint64))
+print(met.path)
+"""
+    number = tree.make("a/b")
+    root = Path(__file__).parents[2]
+    found = subprocess.check_output([sys.executable, "-c", script, str(number)], cwd=root)
+    assert found.decode() == f"/{tree.path.name}/a/b\n"
+
+
+def test_walks_are_rationed(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    cgroups = Cgroups(pause=3)
+    monkeypatch.setattr(cgroups, "_by_handle", False)
+    try:
+        first, second = tree.make("first"), tree.make("second")
+        assert [c.cgroup_id for c in cgroups.update(u64(first))] == [first]
+        reported = [cgroups.update(u64(first, second)) for _ in range(4)]
+        assert [len(cgroups) for cgroups in reported] == [0, 0, 1, 0]
+        assert reported[2][0].path == f"/{tree.path.name}/second"
+    finally:
+        cgroups.close()
+
+
+def test_paths_of_a_column(cgroups: Cgroups, tree: Tree) -> None:
+    one, two = tree.make("one"), tree.make("two")
+    cgroups.update(u64(one, two))
+    ids = u64(two, 0, one, 999_999_999, two)
+    base = f"/{tree.path.name}"
+    column = cgroups.paths(ids)
+    assert column is not None
+    assert column.to_pylist() == [f"{base}/two", None, f"{base}/one", None, f"{base}/two"]
+    column = cgroups.paths(ids, np.array([False, True, True, True, True]))
+    assert column is not None
+    assert column.to_pylist() == [None, None, f"{base}/one", None, f"{base}/two"]
+    column = cgroups.paths(np.full(1000, one, np.uint64))
+    assert column is not None
+    assert column.dictionary.to_pylist() == [f"{base}/one"]
+    assert len(column) == 1000
+    assert cgroups.paths(u64()) is None
+
+
+def test_no_more_cgroups_are_remembered_than_have_room(
+    cgroups: Cgroups, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recorder.cgroups._MOST", 1)
+    one, two, three = (tree.make(name) for name in ("one", "two", "three"))
+    cgroups.update(u64(one, two))
+    cgroups.update(u64(two, three))
+    column = cgroups.paths(u64(one, two, three))
+    assert column is not None
+    assert column.to_pylist() == [None, f"/{tree.path.name}/two", f"/{tree.path.name}/three"]
+
+
+def test_a_host_without_cgroup_v2_says_so(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/mountinfo").write_text(
+        "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n"
+    )
+    cgroups = Cgroups(tmp_path)
+    assert cgroups.unseen() == [
+        {"what": "cgroups of sockets (cgroup)", "why": "no cgroup v2 is mounted"}
+    ]
+    (met,) = cgroups.update(u64(5))
+    assert (met.cgroup_id, met.path) == (5, None)
+    assert cgroups.paths(u64(5)) is None
+    cgroups.close()
+
+
+def test_the_whole_mount_is_preferred(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    whole = tmp_path / "a mount"
+    whole.mkdir()
+    escaped = str(whole).replace(" ", r"\040")
+    (tmp_path / "self/mountinfo").write_text(
+        "30 27 0:28 /docker/x /part rw,nosuid shared:9 - cgroup2 cgroup2 rw\n"
+        f"41 31 0:38 / {escaped} rw,nosuid shared:9 master:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+    )
+    cgroups = Cgroups(tmp_path)
+    assert cgroups.mount == str(whole)
+    assert cgroups.unseen() == []
+    cgroups.close()

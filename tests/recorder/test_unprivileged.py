@@ -1,0 +1,183 @@
+"""The command as a user without any privilege: it records what it may and says what it may not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+
+from tests.recorder.recorded import read, record
+from tests.recorder.rows import Row
+from tests.workloads.netns import inode_of, inside, lacking, namespace
+
+pytestmark = pytest.mark.skipif(lacking("setpriv") is not None, reason=str(lacking("setpriv")))
+
+ROOT = Path(__file__).parents[2]
+NOBODY = 65534
+PORTS = {0: 7201, NOBODY: 7202}
+"""Ports root and nobody listen on."""
+
+_AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+
+_LISTEN = """
+import os, socket, sys
+one = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+_CONNECT = """
+import socket, sys, time
+time.sleep(0.3)
+for port in sys.argv[1:]:
+    socket.create_connection(("127.0.0.1", int(port))).close()
+time.sleep(0.5)
+"""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What nobody recorded in a namespace where root and nobody listen."""
+
+    facts: dict[str, Any]
+    sockets: list[Row]
+    samples: list[Row]
+    closes: list[Row]
+    listeners: dict[int, int]
+
+    def unseen(self, word: str) -> list[dict[str, str]]:
+        """Return what could not be seen, as far as a word is in it."""
+        return [one for one in self.facts["unseen"] if word in f"{one['what']} {one['why']}"]
+
+
+def _python(environment: dict[str, str]) -> str:
+    """Return a Python of this version that nobody may run with all that sockrec needs."""
+    name = f"python{sysconfig.get_python_version()}"
+    # run by a shell, as a program that is run at once is looked up with root's rights
+    probe = '"$0" -c "import json, numpy, pyarrow, typer, sockrec, recorder.recording"'
+    for python in (sys.executable, f"/usr/bin/{name}", f"/usr/local/bin/{name}"):
+        done = subprocess.run(
+            [*_AS_NOBODY, "sh", "-c", probe, python],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            return python
+    pytest.skip("needs a Python, with this one's packages, that nobody may run")
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Iterator[Recorded]:
+    packages = [str(ROOT), *(path for path in sys.path if path.endswith("-packages"))]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(packages),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": "/",
+    }
+    python = _python(environment)
+    # not below pytest's own directory, which only root may enter
+    directory = Path(tempfile.mkdtemp(prefix="sockrec-nobody-"))
+    os.chown(directory, NOBODY, NOBODY)
+    children = []
+    try:
+        with namespace() as name:
+            listeners = {}
+            for uid, port in PORTS.items():
+                become = _AS_NOBODY if uid else []
+                child = subprocess.Popen(
+                    inside(name, *become, python, "-c", _LISTEN, str(port)),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=environment,
+                    text=True,
+                )
+                children.append(child)
+                assert child.stdout is not None
+                listeners[uid] = int(child.stdout.readline())
+            target = directory / "recording"
+            work = [python, "-c", _CONNECT, *map(str, PORTS.values())]
+            done = subprocess.run(
+                inside(
+                    name,
+                    *_AS_NOBODY,
+                    # once more, so that this Python too is looked up without root's rights
+                    *("env", *record(target, "-i", "200ms", python=python), "--", *work),
+                ),
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+            netns = inode_of(name)
+        mine = pc.field("netns") == netns
+        yield Recorded(
+            json.loads((target / "recording.json").read_text()),
+            read(target, "sockets").filter(mine).to_pylist(),
+            read(target, "samples").to_pylist(),
+            read(target, "closes").filter(mine).to_pylist(),
+            listeners,
+        )
+    finally:
+        for child in children:
+            for stream in (child.stdin, child.stdout):
+                assert stream is not None
+                stream.close()
+            child.wait()
+        shutil.rmtree(directory)
+
+
+def test_it_ends_well_and_belongs_to_its_user(recorded: Recorded) -> None:
+    assert recorded.facts["exit"] == "command"
+    assert recorded.sockets != []
+
+
+def test_sockets_of_all_users_are_seen_and_owners_of_its_own(recorded: Recorded) -> None:
+    for uid, port in PORTS.items():
+        rows = [
+            row for row in recorded.sockets if (row["local_port"], row["state"]) == (port, "LISTEN")
+        ]
+        assert rows != []
+        assert {row["uid"] for row in rows} == {uid}
+        owner = recorded.listeners[uid] if uid else None
+        assert {row["pid"] for row in rows} == {owner}
+
+
+def test_what_needs_a_capability_is_null_and_named(recorded: Recorded) -> None:
+    assert {row["mark"] for row in recorded.sockets} == {None}
+    assert recorded.unseen("CAP_NET_ADMIN") != []
+
+
+def test_processes_whose_descriptors_it_may_not_read_are_counted_and_named(
+    recorded: Recorded,
+) -> None:
+    steps = [row for row in recorded.samples if row["step"] == "owners"]
+    assert all(row["denied"] > 0 for row in steps)  # type: ignore[operator]  # a count
+    assert {row["outcome"] for row in steps} == {"partial"}
+    assert recorded.unseen("owners") != []
+
+
+def test_namespaces_it_may_not_enter_are_named(recorded: Recorded) -> None:
+    assert recorded.unseen("namespace") != []
+
+
+def test_closes_are_announced_to_everyone(recorded: Recorded) -> None:
+    # nobody accepts the other ends, so they live on
+    ports = [row["peer_port"] for row in recorded.closes if row["connection"]]
+    assert {ports.count(port) for port in PORTS.values()} == {1}

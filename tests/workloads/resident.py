@@ -1,0 +1,392 @@
+"""One of two hosts' own process: sockets of every family, the truth of which it tells.
+
+``python -m tests.workloads.resident`` reads an order a line and answers each with one line of
+JSON: ``listen``, then on both hosts ``connect``, then on both ``accept``, then ``describe``. It
+lives until its standard input closes. Every host has a network namespace of its own, so ports and
+abstract names are the same on all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import pwd
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.workloads.held import IPPROTO_MPTCP
+from tests.workloads.keeper import FAMILY_NAMES, V4, V6, Keeper, Truth, inode_of
+
+COMM = "sockrec-host"
+NOBODY_UID = 65534
+
+SO_COOKIE = 57
+SO_ATTACH_FILTER = 26
+ICMP, ICMP6, UDPLITE = 1, 58, 136
+ETH_P_ALL, ETH_P_IP, ETH_P_LOCAL = 3, 0x0800, 0x88B5
+NETLINK_XFRM, NETLINK_UEVENT, NETLINK_GENERIC = 6, 15, 16
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
+IPV6_V6ONLY = 26
+AF_XDP = 44
+
+PLAIN, WIDE, QUEUED, MULTIPATH, DATAGRAM, HALF_CLOSED, WAITING = range(7001, 7008)
+"""Ports: IPv4, IPv6 of both kinds, never accepted, MPTCP, UDP, closed by one end, by both."""
+
+CONNECTIONS = 4
+"""Connections kept open to each of the ports PLAIN and WIDE, and waiting at QUEUED."""
+
+
+def cookie_of(one: socket.socket) -> int:
+    """Return the cookie, as the public type of the column has it."""
+    (value,) = struct.unpack("q", one.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))
+    return int(value)
+
+
+class Resident(Keeper):
+    """Makes a host's sockets; ``here`` and ``there`` are (IPv4, IPv6) of both hosts."""
+
+    def __init__(self, here: list[str], there: list[str], dead: str, link: str, run: Path) -> None:
+        super().__init__()
+        self.here, self.there, self.dead, self.link = here, there, dead, link
+        self.missing: list[str] = []
+        """What this kernel cannot do, one sentence each."""
+        self.unexplained: list[Truth] = []
+        """Sockets that are in no table of the kernel."""
+        self._run = run
+        self._listeners: dict[int, socket.socket] = {}
+
+    def close(self) -> None:
+        """Close every socket; what that leaves dies with the namespace."""
+        for one in self._open:
+            one.close()
+
+    def owner(self, one: socket.socket) -> Truth:
+        """Return who holds a socket of this process, and the socket's cookie."""
+        return {**super().owner(one), "cookie": cookie_of(one), "owner_by": "fd"}
+
+    @contextlib.contextmanager
+    def _or_missing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.missing.append(f"{what}: {error.strerror or error}")
+
+    # listen
+
+    def listen_everywhere(self) -> None:
+        """Open what peers connect to, and everything that needs no peer."""
+        for port, family, address, kind in (
+            (PLAIN, V4, self.here[0], 0),
+            (WIDE, V6, "::", 0),
+            (QUEUED, V4, "0.0.0.0", 0),
+            (HALF_CLOSED, V6, self.here[1], 0),
+            (WAITING, V4, self.here[0], 0),
+            (MULTIPATH, V4, self.here[0], IPPROTO_MPTCP),
+        ):
+            with self._or_missing(f"protocol {kind}"):
+                self._listen(port, family, address, kind)
+        self._datagrams()
+        self._raw()
+        self._unix()
+        self._netlink()
+        self._packets()
+        self._outside()
+
+    def _listen(self, port: int, family: int, address: str, protocol: int) -> None:
+        listener = self.keep(socket.socket(family, socket.SOCK_STREAM, protocol))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(64)
+        self._listeners[port] = listener
+        queued = CONNECTIONS if port == QUEUED else 0
+        netid = "mptcp" if protocol == IPPROTO_MPTCP else "tcp"
+        self.inet(netid, listener, "LISTEN", recv_q=queued, send_q=64)
+
+    def _datagrams(self) -> None:
+        for family, address in ((V4, self.here[0]), (V6, self.here[1]), (V6, "::")):
+            port = DATAGRAM + (address == "::") * 100
+            one = self.keep(socket.socket(family, socket.SOCK_DGRAM))
+            one.bind((address, port))
+            self.inet("udp", one, "UNCONN", recv_q=0, send_q=0)
+        bound = self.keep(socket.socket(V4, socket.SOCK_DGRAM))
+        link = self._bound_to_link(bound)
+        bound.bind(("0.0.0.0", 0))
+        self.inet("udp", bound, "UNCONN", **link)
+        for family, address in ((V4, self.here[0]), (V6, "::1")):
+            with self._or_missing("UDP-Lite"):
+                lite = self.keep(socket.socket(family, socket.SOCK_DGRAM, UDPLITE))
+                lite.bind((address, 0))
+                self._from_proc("udplite", lite)
+            protocol = ICMP if family == V4 else ICMP6
+            ping = self.keep(socket.socket(family, socket.SOCK_DGRAM, protocol))
+            ping.bind((address, 4242))
+            self._from_proc("ping", ping)
+        inactive = self.keep(socket.socket(V4))
+        inactive.bind((self.here[0], 0))
+        self.inet("tcp", inactive, "UNCONN", recv_q=0, send_q=0)
+
+    def _from_proc(self, netid: str, one: socket.socket) -> None:
+        """Note a socket that sock_diag may not list: /proc tells no cookie."""
+        self.inet(netid, one, "UNCONN", recv_q=0, send_q=0)
+        del self.truths[-1]["cookie"]
+
+    def _linked(self) -> Truth:
+        return {"interface": socket.if_nametoindex(self.link), "dev": self.link}
+
+    def _bound_to_link(self, one: socket.socket) -> Truth:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.link.encode())
+        return self._linked()
+
+    def _raw(self) -> None:
+        for family, protocol in ((V4, ICMP), (V6, ICMP6), (V4, socket.IPPROTO_UDP), (V4, 255)):
+            one = self.keep(socket.socket(family, socket.SOCK_RAW, protocol))
+            _drop_all(one)
+            any_address = "0.0.0.0" if family == V4 else "::"
+            self._raw_socket(one, protocol, "UNCONN", any_address, any_address)
+        connected = self.keep(socket.socket(V4, socket.SOCK_RAW, ICMP))
+        connected.connect((self.there[0], 0))
+        self._raw_socket(connected, ICMP, "ESTAB", self.here[0], self.there[0])
+
+    def _raw_socket(
+        self, one: socket.socket, protocol: int, state: str, local: str, peer: str
+    ) -> None:
+        self.add(
+            "raw",
+            state,
+            **super().owner(one)
+            | {
+                "family": FAMILY_NAMES[one.family],
+                "local_addr": local,
+                "local_port": protocol,
+                "peer_addr": peer,
+                "protocol": protocol,
+            },
+        )
+
+    def _unix(self) -> None:
+        kinds = {
+            "u_str": socket.SOCK_STREAM,
+            "u_seq": socket.SOCK_SEQPACKET,
+            "u_dgr": socket.SOCK_DGRAM,
+        }
+        for netid, kind in kinds.items():
+            left, right = (self.keep(one) for one in socket.socketpair(socket.AF_UNIX, kind))
+            self.unix_socket(netid, left, "ESTAB", right, local_addr=None, recv_q=0)
+            self.unix_socket(netid, right, "ESTAB", left, local_addr=None, recv_q=0)
+            for name in (f"\0{COMM}.{netid}", str(self._run / netid)):
+                server = self.keep(socket.socket(socket.AF_UNIX, kind))
+                server.bind(name)
+                client = self.keep(socket.socket(socket.AF_UNIX, kind))
+                shown = name.replace("\0", "@")
+                if netid == "u_dgr":
+                    client.connect(name)
+                    self.unix_socket(netid, server, None, local_addr=shown)
+                    self.unix_socket(netid, client, "ESTAB", server, peer_addr=shown)
+                    continue
+                server.listen(5)
+                client.connect(name)
+                waiting: Truth = {"recv_q": 1, "send_q": 5, "icons": str(inode_of(client))}
+                self.unix_socket(netid, server, "LISTEN", local_addr=shown, **waiting)
+                self.unix_socket(netid, client, "ESTAB", peer_inode=0)
+                accepted = self.keep(socket.socket(socket.AF_UNIX, kind))
+                accepted.bind(f"{name}.accepted")
+                accepted.listen(1)
+                peer = self.keep(socket.socket(socket.AF_UNIX, kind))
+                peer.connect(f"{name}.accepted")
+                end = self.keep(accepted.accept()[0])
+                shown = f"{shown}.accepted"
+                self.unix_socket(netid, accepted, "LISTEN", local_addr=shown, recv_q=0)
+                self.unix_socket(netid, peer, "ESTAB", end, peer_addr=shown)
+                self.unix_socket(netid, end, "ESTAB", peer, local_addr=shown)
+
+    def _netlink(self) -> None:
+        cases = [
+            ("rtnl", socket.NETLINK_ROUTE, 0),
+            ("rtnl", socket.NETLINK_ROUTE, 0x11),
+            ("xfrm", NETLINK_XFRM, 0),
+            ("uevent", NETLINK_UEVENT, 1),
+            ("genl", NETLINK_GENERIC, 0),
+        ]
+        for name, protocol, groups in cases:
+            one = self.keep(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol))
+            one.bind((0, groups))
+            self._netlink_socket(name, one)
+        late = self.keep(socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0))
+        late.bind((0, 0))
+        late.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, 30)
+        self._netlink_socket("rtnl", late)
+
+    def _netlink_socket(self, name: str, one: socket.socket) -> None:
+        self.add(
+            "nl",
+            "UNCONN",
+            **self.owner(one)
+            | {"family": "netlink", "local_addr": name, "local_id": one.getsockname()[0]},
+        )
+
+    def _packets(self) -> None:
+        cases = [
+            ("p_raw", socket.SOCK_RAW, ETH_P_ALL, "*", None),
+            ("p_dgr", socket.SOCK_DGRAM, ETH_P_IP, "ip", self.link),
+            ("p_raw", socket.SOCK_RAW, ETH_P_LOCAL, f"[{ETH_P_LOCAL}]", self.link),
+        ]
+        for netid, kind, protocol, name, link in cases:
+            everywhere = 0 if link else socket.htons(protocol)
+            one = self.keep(socket.socket(socket.AF_PACKET, kind, everywhere))
+            _drop_all(one)
+            if link:
+                one.bind((link, protocol))
+            bound: Truth = self._linked() if link else {"interface": None, "dev": None}
+            self.add(
+                netid,
+                "UNCONN",
+                **self.owner(one)
+                | {"family": "packet", "local_addr": name, "recv_q": 0, "send_q": 0}
+                | bound,
+            )
+
+    def _outside(self) -> None:
+        """Open sockets that the kernel lists nowhere."""
+        openers: dict[str, Callable[[], socket.socket]] = {
+            "TCP": lambda: socket.socket(V4),
+            "UDPv6": lambda: socket.socket(V6, socket.SOCK_DGRAM),
+            "AF_VSOCK": lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM),
+            "XDP": lambda: socket.socket(AF_XDP, socket.SOCK_RAW),
+        }
+        for protocol, opened in openers.items():
+            with self._or_missing(protocol):
+                one = self.keep(opened())
+                known: Truth = {"inode": inode_of(one), "pid": os.getpid(), "fd": one.fileno()}
+                self.unexplained.append({**known, "protocol": protocol, "comm": COMM})
+
+    # connect
+
+    def connect_everywhere(self) -> None:
+        """Connect to the other host's resident."""
+        for number in range(CONNECTIONS):
+            for family, address, port in (
+                (V4, self.there[0], PLAIN),
+                (V6, self.there[1], WIDE),
+                (V4, self.there[0], WIDE),
+                (V4, self.there[0], QUEUED),
+            ):
+                one = self.keep(socket.socket(family))
+                bound: Truth = {"interface": None, "dev": None}
+                if number == 1:
+                    bound = self._bound_to_link(one)
+                one.connect((address, port))
+                if number == 2:
+                    os.fchown(one.fileno(), NOBODY_UID, -1)
+                uid = NOBODY_UID if number == 2 else 0
+                known: Truth = {"uid": uid, "user": pwd.getpwuid(uid).pw_name}
+                self.tcp(
+                    one,
+                    "ESTAB",
+                    **({"recv_q": 0, "send_q": 0} | known | bound),
+                )
+        closing = self.keep(socket.socket(V6))
+        closing.connect((self.there[1], HALF_CLOSED))
+        closing.shutdown(socket.SHUT_WR)
+        self.tcp(closing, "FIN-WAIT-2", recv_q=0, send_q=0, shutdown=2)
+        closed = socket.socket(V4)
+        closed.connect((self.there[0], WAITING))
+        gone: Truth = {"inode": 0, "pid": None, "uid": 0, "timer": "timewait"}
+        self.add("tcp", "TIME-WAIT", **self.addresses(closed), **gone)
+        closed.close()
+        unanswered = self.keep(socket.socket(V4))
+        unanswered.setblocking(False)
+        assert unanswered.connect_ex((self.dead, PLAIN)) == errno.EINPROGRESS
+        self.tcp(unanswered, "SYN-SENT", (self.dead, PLAIN), send_q=1, timer="on")
+        for family, address in ((V4, self.there[0]), (V6, self.there[1])):
+            sender = self.keep(socket.socket(family, socket.SOCK_DGRAM))
+            sender.connect((address, DATAGRAM))
+            self.inet("udp", sender, "ESTAB", recv_q=0, send_q=0)
+        if MULTIPATH in self._listeners:
+            several = self.keep(socket.socket(V4, socket.SOCK_STREAM, IPPROTO_MPTCP))
+            several.connect((self.there[0], MULTIPATH))
+            several.sendall(b"x" * 20)
+            self._multipath(several)
+
+    def _multipath(self, one: socket.socket) -> None:
+        self.inet("mptcp", one, "ESTAB")
+        self.add(
+            "tcp", "ESTAB", **self.addresses(one), inode=inode_of(one), ulp="mptcp", subflow=True
+        )
+
+    # accept
+
+    def accept_everywhere(self) -> None:
+        """Accept what the other host's resident connected, as far as it is to be accepted."""
+        for port, count in ((PLAIN, CONNECTIONS), (WIDE, 2 * CONNECTIONS)):
+            for _ in range(count):
+                one = self.keep(self._listeners[port].accept()[0])
+                self.tcp(one, "ESTAB", recv_q=0, send_q=0)
+        closing = self.keep(self._listeners[HALF_CLOSED].accept()[0])
+        self.tcp(closing, "CLOSE-WAIT", recv_q=1, send_q=0, shutdown=1)
+        self._listeners[WAITING].accept()[0].close()
+        if MULTIPATH in self._listeners:
+            self._multipath(self.keep(self._listeners[MULTIPATH].accept()[0]))
+
+    def share_some(self) -> subprocess.Popen[bytes]:
+        """Let a younger process hold every third of the plain connections too."""
+        chosen = [
+            int(truth["fd"] or 0)
+            for truth in self.truths
+            if truth["netid"] == "tcp" and truth["state"] == "ESTAB" and truth.get("fd")
+        ][::3]
+        self.share(chosen)
+        return subprocess.Popen(
+            [sys.executable, "-c", "import sys; sys.stdin.read()"],
+            stdin=subprocess.PIPE,
+            pass_fds=chosen,
+        )
+
+
+def _drop_all(one: socket.socket) -> None:
+    """Let a socket receive nothing, so that its queue stands still (BPF_RET of 0 bytes)."""
+    program = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
+    filters = struct.pack("HP", 1, ctypes.addressof(program))
+    one.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filters)
+    with contextlib.suppress(BlockingIOError):
+        while True:  # what came before the filter
+            one.recv(1, socket.MSG_DONTWAIT)
+
+
+def main() -> None:
+    """Obey the orders of standard input."""
+    Path("/proc/self/comm").write_text(COMM)
+    options = json.loads(sys.argv[1])
+    resident = Resident(**options | {"run": Path(options["run"])})
+    sharer = None
+    for line in sys.stdin:
+        match line.strip():
+            case "listen":
+                resident.listen_everywhere()
+            case "connect":
+                resident.connect_everywhere()
+            case "accept":
+                resident.accept_everywhere()
+                sharer = resident.share_some()
+            case "describe":
+                for truth in resident.truths:
+                    if truth.get("pid"):
+                        truth["comm"] = COMM
+                print(json.dumps([resident.truths, resident.missing, resident.unexplained]))
+        if line.strip() != "describe":
+            print("[]")
+        sys.stdout.flush()
+    resident.close()
+    if sharer is not None and sharer.stdin is not None:
+        sharer.stdin.close()
+        sharer.wait()
+
+
+if __name__ == "__main__":
+    main()
