@@ -53,7 +53,7 @@ class Analysis:
         self.engine = engine
 
     def sql(self, query: str, *, start: str | None = None, end: str | None = None) -> Answer:
-        """Ask one SELECT over the views sockets, samples, owners, baseline and params.
+        """Ask one SELECT over the tables of docs/schema.md, baseline, counter_values and params.
 
         ``start`` and ``end`` bound the time as --from and --to do: ISO, ``+30s`` or ``-5m``.
         """

@@ -136,8 +136,10 @@ def sql(
 ) -> None:
     """Ask a recording with one SELECT of DuckDB's SQL.
 
-    The tables are sockets, samples and owners, with t_us (microseconds UTC) added to each; with
-    --from, baseline holds the last row before that time of each socket in sockets.
+    The tables are sockets, closes, samples, counters, owners, settings, namespaces, cgroups and
+    unexplained, with t_us (microseconds UTC) added to each. counters holds only what changed:
+    counter_values has every value at every reading, ask it WHERE name = '…'. With --from, baseline
+    holds the last row before that time of each socket in sockets.
     """
     import analyzer
 

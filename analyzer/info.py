@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from analyzer.catalog import find_report
 from analyzer.engine import Engine
 from analyzer.render import printable
+from analyzer.views import WHOLE
 from recorder.schema import TABLES
 
 LATE_SHARE = 0.1
@@ -38,11 +40,35 @@ FROM sockets
 """
 
 _OUTCOMES = """
-SELECT step, outcome, count(*) AS samples, max(detail) AS detail
+SELECT
+  step,
+  outcome,
+  count(DISTINCT sample) AS samples,
+  -- What a sample lost is in its detail; beside the total of all it would mislead.
+  CASE
+    WHEN step = 'closes' AND sum(lost) > 0
+      THEN format('{:,} events lost', CAST(sum(lost) AS BIGINT))
+    ELSE max(detail)
+  END AS detail
 FROM samples
-WHERE outcome <> 'ok'
+WHERE outcome NOT IN ('ok', 'skipped_empty')
 GROUP BY step, outcome
 ORDER BY step, outcome
+"""
+
+_ROWS = "SELECT " + ", ".join(f"(SELECT count(*) FROM raw.{name}) AS {name}" for name in TABLES)
+
+_NAMESPACES = """
+SELECT count(*) AS found, CAST(sum(entered) AS BIGINT) AS entered
+FROM (
+  SELECT netns, max(CASE WHEN entered THEN 1 ELSE 0 END) AS entered FROM namespaces GROUP BY netns
+)
+"""
+
+_CLOSES = """
+SELECT CAST(sum(rows) AS BIGINT) AS events, CAST(sum(lost) AS BIGINT) AS lost
+FROM samples
+WHERE step = 'closes'
 """
 
 _OWNERS = """
@@ -57,7 +83,24 @@ WHERE step = 'owners'
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """The facts of a recording; ``facts`` holds them in the order in which they are told."""
+    """The facts of a recording; ``facts`` holds them in the order in which they are told.
+
+    They are also what ``info --format json`` prints. A name is never taken away nor changed in
+    meaning; null is unknown. Of several values in one fact:
+
+    * ``rows`` by table; ``files`` by form;
+    * ``namespaces``: ``found`` on the host by their numbers, of which ``entered`` at some time;
+    * ``reading``, each way by which a kernel table was read: ``step``, ``source`` (``diag``,
+      ``proc``, null if not at all), ``why`` not otherwise, ``namespaces`` for which that is so;
+    * ``coverage``, the first row of the report of that name: ``says``, ``seen``, ``kernel``,
+      ``margin``, ``share_percent``; all null if the kernel's counters were not recorded;
+    * ``closes``: ``events`` received, and ``lost``; null if none were asked for;
+    * ``incomplete``: ``step``, ``outcome``, in how many ``samples``, one ``detail`` of these, of
+      closes the total; step ``all`` is every table of some namespaces;
+    * ``unknown_attributes``: by table and number, how often; ``missing_sysctls``: their names;
+    * ``not_seen``: ``what`` and ``why``;
+    * ``left_out``: ``bytes`` at the end of the journals of a ``number``, and ``why``.
+    """
 
     facts: Mapping[str, object]
 
@@ -67,10 +110,22 @@ class Info:
         for name, value in self.facts.items():
             label, unit = (name[:-2], " s") if name.endswith("_s") else (name, "")
             label = label.replace("_", " ")
+            match name, value:
+                case "coverage", {"says": says}:
+                    value = says
+                case "reading", list():
+                    value = _joined(value)
+                case "incomplete", list():
+                    value = [
+                        item | {"of": self.facts["samples"]}
+                        for item in value
+                        if item["outcome"] != "unavailable"
+                    ]
             if isinstance(value, list):
                 result += [(label, printable(_sentence(item))) for item in value]
             elif isinstance(value, dict):
-                words = ", ".join(f"{key} {_sentence(item)}" for key, item in value.items())
+                known = {key: item for key, item in value.items() if item is not None}
+                words = ", ".join(f"{key} {_sentence(item)}" for key, item in known.items())
                 result += [(label, printable(words))] if words else []
             elif value is not None:
                 result.append((label, printable(_sentence(value)) + unit))
@@ -87,6 +142,7 @@ def describe(engine: Engine, *, now: float | None = None, boot_id: str | None = 
     if not samples["samples"]:
         samples = _one(engine, _LONE_SOCKETS)
     owners = _one(engine, _OWNERS)
+    namespaces = _one(engine, _NAMESPACES)
     first, last = _integer(samples["first_us"]), _integer(samples["last_us"])
     return Info(
         {
@@ -110,16 +166,19 @@ def describe(engine: Engine, *, now: float | None = None, boot_id: str | None = 
             "late_samples": samples["late"],
             "most_late_s": _seconds(samples["most_late_us"]),
             "skipped_samples": _first_known(samples["skipped"], said.get("skipped")),
-            "rows": {
-                name: _one(engine, f"SELECT count(*) AS n FROM raw.{name}")["n"] for name in TABLES
-            },
+            "rows": _one(engine, _ROWS),
             "bytes": recording.bytes,
             "files": {"segments": len(recording.segments), "journals": len(recording.journals)},
+            "namespaces": namespaces if namespaces["found"] else {"found": None, "entered": None},
+            "reading": _reading(said.get("reading")),
+            "coverage": _coverage(engine),
+            "closes": _one(engine, _CLOSES),
             "unresolved_owners": owners["unresolved"],
             "most_unresolved_owners": owners["most_unresolved"],
             "unreadable_processes": owners["denied"],
             "incomplete": engine.table(_OUTCOMES).to_pylist(),
             "unknown_attributes": _counts(said.get("unknown_attributes")),
+            "missing_sysctls": _texts(said.get("missing_sysctls")),
             "not_seen": _unseen(said.get("unseen")),
             "left_out": [
                 {"number": rest.number, "bytes": rest.bytes, "why": rest.why or None}
@@ -156,13 +215,31 @@ def _state(
     return "killed: it has no end; every sample before is whole"
 
 
+def _joined(reading: Sequence[Mapping[str, object]]) -> list[object]:
+    """Join the tables that were read alike; how many namespaces that were matters for oddities."""
+    alike: dict[tuple[object, ...], dict[str, object]] = {}
+    for item in reading:
+        usual = item["source"] == "diag" and not item["why"]
+        namespaces = None if usual else item["namespaces"] or None
+        same = {"source": item["source"], "why": item["why"], "namespaces": namespaces}
+        found = alike.setdefault(tuple(same.values()), {"step": ""} | same)
+        found["step"] = f"{found['step']}, {item['step']}" if found["step"] else item["step"]
+    return list(alike.values())
+
+
 def _sentence(value: object) -> str:
     """Return one item as a person reads it."""
     match value:
         case {"what": what, "why": why}:
             return f"{what}: {why}"
-        case {"step": step, "outcome": outcome, "samples": samples, "detail": detail}:
-            return f"{step} {outcome} in {samples:,} samples" + (f": {detail}" if detail else "")
+        case {"step": step, "outcome": outcome, "samples": samples, "of": all_, "detail": detail}:
+            what = "whole namespaces" if step == "all" else step
+            share = f"{samples:,} of {all_:,} samples"
+            return f"{what} {outcome} in {share}" + (f": {detail}" if detail else "")
+        case {"step": step, "source": source, "why": why, "namespaces": namespaces}:
+            how = f"by {source}" if source else "not at all" if why else "never: no such sockets"
+            where = f" in {namespaces:,} namespaces" if namespaces is not None else ""
+            return f"{step} {how}{where}" + (f": {why}" if why else "")
         case {"number": number, "bytes": size, "why": why}:
             reason = why or "a sample that was not finished"
             return f"{size:,} bytes at the end of number {number}: {reason}"
@@ -180,6 +257,13 @@ def _sentence(value: object) -> str:
 def _one(engine: Engine, query: str) -> dict[str, object]:
     row: dict[str, object] = engine.table(query).to_pylist()[0]
     return row
+
+
+def _coverage(engine: Engine) -> dict[str, object]:
+    """Return what the report coverage says of the whole recording."""
+    report = find_report("coverage")
+    rows = engine.table(report.sql, WHOLE, report.values({"top": 1})).to_pylist()
+    return {key: rows[0][key] for key in ("says", "seen", "kernel", "margin", "share_percent")}
 
 
 def _boot_id() -> str:
@@ -228,6 +312,20 @@ def _counts(value: object) -> dict[str, dict[str, int]]:
         for table, counts in value.items()
         if isinstance(counts, dict) and counts
     }
+
+
+def _reading(value: object) -> list[dict[str, object]]:
+    items: Sequence[object] = value if isinstance(value, list) else []
+    return [
+        {
+            "step": str(item.get("step")),
+            "source": _text(item.get("source")),
+            "why": _text(item.get("why")),
+            "namespaces": _integer(item.get("namespaces")),
+        }
+        for item in items
+        if isinstance(item, dict)
+    ]
 
 
 def _unseen(value: object) -> list[dict[str, str]]:

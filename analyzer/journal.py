@@ -126,7 +126,7 @@ def read_commits(journals: Mapping[str, pa.Buffer]) -> Committed:
                 rows_end = source.tell()
                 continue
             sample, ranges = _parse_commit(metadata)
-            if sample <= last:
+            if sample < last:
                 raise JournalError(f"a commit of sample {sample} follows that of {last}")
             _check_ranges(sample, ranges, ends, rows_end, journals)
             rows.append(ranges[SAMPLES.name][:2])

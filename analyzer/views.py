@@ -22,8 +22,54 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 1 << 16
 _BATCHES_AT_ONCE = 256
 
-_TIME_COLUMN = {"sockets": "sample_time", "samples": "sample_time", "owners": "valid_from"}
-"""What ``--from`` and ``--to`` compare, and what ``t_us`` is made of."""
+_TIME_COLUMN = {"closes": "time", "owners": "valid_from", "namespaces": "valid_from"}
+"""What ``--from`` and ``--to`` compare, and what ``t_us`` is made of, where not ``sample_time``."""
+
+_LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
+"""Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
+
+_COUNTER_VALUES = """
+SELECT sample, sample_time, netns, phase, source, name, value, t_us
+FROM (
+  SELECT *, max(given) OVER (PARTITION BY netns, source, name, changes) AS value
+  FROM (
+    SELECT
+      *,
+      sum(change) OVER (
+        PARTITION BY netns, source, name ORDER BY place, change DESC
+        ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+      ) AS changes
+    FROM (
+      SELECT
+        NULL AS sample, NULL AS sample_time, NULL AS phase, NULL AS t_us,
+        netns, source, name, value AS given, 1 AS change,
+        2 * sample + CASE WHEN phase = 'after' THEN 1 ELSE 0 END AS place
+      FROM raw.counters
+      UNION ALL
+      SELECT
+        r.sample, r.sample_time, r.phase, r.t_us,
+        n.netns, n.source, n.name, NULL AS given, 0 AS change,
+        2 * r.sample + CASE WHEN r.phase = 'after' THEN 1 ELSE 0 END AS place
+      FROM (SELECT DISTINCT netns, source, name FROM raw.counters) AS n
+      JOIN (
+        SELECT DISTINCT
+          sample, sample_time, netns, t_us,
+          CASE WHEN step = 'counters' THEN 'before' ELSE 'after' END AS phase
+        FROM samples
+        WHERE step IN ('counters', 'counters_after') AND outcome IN ('ok', 'partial')
+      ) AS r
+        ON r.netns = n.netns
+    ) AS marked
+  ) AS numbered
+) AS filled
+WHERE change = 0 AND value IS NOT NULL
+"""
+"""Every value at every reading in scope, of counters of which only changes are kept.
+
+A reading belongs to the latest change at or before it. A counter that is gone has no row. Windows
+instead of a range join, which would be quadratic; meant for ``WHERE name = …``, which reaches both
+branches, as the whole is readings times names.
+"""
 
 _RELATIVE = re.compile(r"([+-])(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -157,9 +203,9 @@ def lay_scope(
 ) -> None:
     """Create the temporary views of one run; ``parameters`` gives type and value by name."""
     for table in TABLES.values():
-        time = _TIME_COLUMN[table.name]
+        time = _TIME_COLUMN.get(table.name, "sample_time")
         bounds = []
-        if scope.start is not None and table.name != "owners":
+        if scope.start is not None and table.name not in _LASTING:
             bounds.append(f"{time} >= make_timestamp({scope.start})")
         if scope.end is not None:
             bounds.append(f"{time} < make_timestamp({scope.end})")
@@ -168,6 +214,7 @@ def lay_scope(
             f"FROM raw.{table.name} WHERE {' AND '.join(bounds) or 'true'}"
         )
     connection.execute(f"CREATE TEMP VIEW baseline AS {_baseline(scope)}")
+    connection.execute(f"CREATE TEMP VIEW counter_values AS {_COUNTER_VALUES}")
     given = {"from_us": ("BIGINT", scope.start), "to_us": ("BIGINT", scope.end)}
     columns = (
         f'CAST({_literal(value)} AS {kind}) AS "{name}"'

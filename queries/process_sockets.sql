@@ -2,15 +2,18 @@
 -- description = """
 -- Who holds the sockets of this host, and whose number grows. Counts are at the first sample that
 -- saw the kind of socket, at the worst one and at the last one; the process with the most sockets
--- in any one sample comes first. A socket without a process (TIME-WAIT, orphans, connections that
--- wait to be accepted) stands under "none", one whose process the recorder could not find under
--- "unknown": it may belong to any of the others.
+-- in any one sample comes first. A socket that no process holds any more stands with the one that
+-- held it last ("carried": TIME-WAIT, orphans), one that waits to be accepted with the process that
+-- listens ("listener"). If neither is known it stands under "none"; one whose process the recorder
+-- could not find stands under "unknown": it may belong to any of the others. The TCP subflows of
+-- MPTCP connections are left out where these connections are recorded themselves: nothing is
+-- counted twice.
 -- """
 --
 -- [columns]
 -- pid = "Process, the oldest of several that hold the socket."
 -- comm = "Name of the process."
--- owner = "process; none: no process holds them; unknown: the recorder found none."
+-- owner = "process: it holds them; carried: it held them last; listener: it listens on their port; none: no process holds them; unknown: the recorder found none."
 -- netid = "Kind of socket, as ss prints it."
 -- state = "State, as ss prints it."
 -- first = "Sockets in the first sample that saw this kind."
@@ -37,20 +40,39 @@ WITH held AS (
     sample,
     sample_time,
     netid,
-    CASE WHEN netid IN ('u_str', 'u_seq', 'u_dgr') THEN 'unix' ELSE netid END AS kind,
+    CASE
+      WHEN netid IN ('u_str', 'u_seq', 'u_dgr') THEN 'unix'
+      WHEN netid IN ('p_raw', 'p_dgr') THEN 'packet'
+      WHEN netid = 'nl' THEN 'netlink'
+      WHEN netid IN ('v_str', 'v_dgr', 'v_seq') THEN 'vsock'
+      WHEN netid IN ('ti_st', 'ti_dg', 'ti_rd', 'ti_sq') THEN 'tipc'
+      ELSE netid
+    END AS kind,
     state,
     -- Two that are no process: -1 holds what has no process, -2 what none was found for.
-    coalesce(pid, CASE WHEN inode = 0 THEN -1 ELSE -2 END) AS holder,
+    coalesce(
+      pid,
+      CASE WHEN inode = 0 OR (netid = 'nl' AND local_id = 0) THEN -1 ELSE -2 END
+    ) AS holder,
     coalesce(start_us, -1) AS start_us,
+    CASE
+      WHEN pid IS NULL AND (inode = 0 OR (netid = 'nl' AND local_id = 0)) THEN 'none'
+      WHEN pid IS NULL THEN 'unknown'
+      WHEN owner_by IN ('carried', 'listener') THEN owner_by
+      ELSE 'process'
+    END AS owner,
     comm,
     rmem_alloc + fwd_alloc + optmem + backlog
       + CASE WHEN wmem_alloc > wmem_queued THEN wmem_alloc ELSE wmem_queued END AS memory
   FROM sockets
+  CROSS JOIN (SELECT count(*) AS connections FROM sockets WHERE netid = 'mptcp') AS mptcp
+  WHERE mptcp.connections = 0 OR subflow IS NULL OR NOT subflow
 ),
 counted AS (
   SELECT
     holder,
     start_us,
+    owner,
     netid,
     kind,
     state,
@@ -60,22 +82,28 @@ counted AS (
     count(*) AS sockets,
     CAST(sum(memory) AS BIGINT) AS memory
   FROM held
-  GROUP BY holder, start_us, netid, kind, state, sample
+  GROUP BY holder, start_us, owner, netid, kind, state, sample
 ),
 steps AS (
   SELECT
     sample,
-    CASE
-      WHEN step IN ('tcp', 'tcp6') THEN 'tcp'
-      WHEN step IN ('udp', 'udp6') THEN 'udp'
-      ELSE step
-    END AS kind,
+    CASE WHEN step LIKE '%6' THEN substr(step, 1, length(step) - 1) ELSE step END AS kind,
     CASE WHEN outcome IN ('ok', 'skipped_empty') THEN 1 ELSE 0 END AS seen
   FROM samples
 ),
+looks AS (
+  SELECT sample, kind, seen
+  FROM steps
+  UNION ALL
+  -- One step for all tables of a namespace without sockets, or of one whose turn it was not.
+  SELECT steps.sample, kinds.kind, steps.seen
+  FROM steps
+  CROSS JOIN (SELECT DISTINCT kind FROM steps) AS kinds
+  WHERE steps.kind = 'all'
+),
 seen AS (
   SELECT kind, sample
-  FROM steps
+  FROM looks
   GROUP BY kind, sample
   HAVING min(seen) = 1
   UNION ALL
@@ -114,6 +142,7 @@ summed AS (
   SELECT
     c.holder,
     c.start_us,
+    c.owner,
     c.netid,
     c.state,
     max_by(c.comm, c.sample) AS comm,
@@ -132,23 +161,24 @@ summed AS (
   FROM counted AS c
   LEFT JOIN ends AS e
     ON e.kind = c.kind
-  GROUP BY c.holder, c.start_us, c.netid, c.state
+  GROUP BY c.holder, c.start_us, c.owner, c.netid, c.state
 ),
 peaks AS (
-  SELECT c.holder, c.start_us, c.netid, c.state, min(c.sample_time) AS peak_time
+  SELECT c.holder, c.start_us, c.owner, c.netid, c.state, min(c.sample_time) AS peak_time
   FROM counted AS c
   JOIN summed AS s
     ON s.holder = c.holder
     AND s.start_us = c.start_us
+    AND s.owner = c.owner
     AND s.netid = c.netid
     AND s.state = c.state
     AND s.peak = c.sockets
-  GROUP BY c.holder, c.start_us, c.netid, c.state
+  GROUP BY c.holder, c.start_us, c.owner, c.netid, c.state
 )
 SELECT
   CASE WHEN s.holder >= 0 THEN s.holder END AS pid,
   s.comm AS comm,
-  CASE WHEN s.holder >= 0 THEN 'process' WHEN s.holder = -1 THEN 'none' ELSE 'unknown' END AS owner,
+  s.owner AS owner,
   s.netid AS netid,
   s.state AS state,
   s.first AS first,
@@ -166,9 +196,10 @@ JOIN ranked AS r
 JOIN peaks AS p
   ON p.holder = s.holder
   AND p.start_us = s.start_us
+  AND p.owner = s.owner
   AND p.netid = s.netid
   AND p.state = s.state
 CROSS JOIN host
 CROSS JOIN params
 WHERE params.top = 0 OR r.place <= params.top
-ORDER BY r.place, s.netid, s.state
+ORDER BY r.place, s.netid, s.state, s.owner

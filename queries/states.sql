@@ -3,13 +3,15 @@
 -- How many sockets of each kind were in each state, in equal slices of the time. A state that grows
 -- from slice to slice and never falls is where to look next: CLOSE-WAIT is a process that does not
 -- close, TIME-WAIT many short connections, SYN-SENT a peer that does not answer. Samples in which
--- the kernel's table could not be read whole count as unknown, never as zero: a slice with none
--- but such samples has no numbers. A kind that was never seen at all has no state.
+-- the kernel's table could not be read whole, in every namespace, count as unknown, never as zero:
+-- a slice with none but such samples has no numbers. A kind that was never seen at all has no state,
+-- and one row for the whole time. The TCP subflows of MPTCP connections are left out where these
+-- connections are recorded themselves: nothing is counted twice.
 -- """
 --
 -- [columns]
 -- time = "First sample of the slice, UTC."
--- netid = "Kind of socket, as ss prints it; unix if no unix socket was seen at all."
+-- netid = "Kind of socket, as ss prints it; the name of its table if no such socket was seen at all."
 -- state = "State, as ss prints it; nothing if the kind was never seen."
 -- min = "Fewest sockets in a sample of the slice."
 -- avg = "Mean of the samples of the slice."
@@ -34,30 +36,54 @@ WITH counted AS (
     sample,
     netid,
     state,
-    CASE WHEN netid IN ('u_str', 'u_seq', 'u_dgr') THEN 'unix' ELSE netid END AS kind,
+    CASE
+      WHEN netid IN ('u_str', 'u_seq', 'u_dgr') THEN 'unix'
+      WHEN netid IN ('p_raw', 'p_dgr') THEN 'packet'
+      WHEN netid = 'nl' THEN 'netlink'
+      WHEN netid IN ('v_str', 'v_dgr', 'v_seq') THEN 'vsock'
+      WHEN netid IN ('ti_st', 'ti_dg', 'ti_rd', 'ti_sq') THEN 'tipc'
+      ELSE netid
+    END AS kind,
     min(t_us) AS t_us,
     min(sample_time) AS sample_time,
     count(*) AS sockets
   FROM sockets
+  CROSS JOIN (SELECT count(*) AS connections FROM sockets WHERE netid = 'mptcp') AS mptcp
+  WHERE mptcp.connections = 0 OR subflow IS NULL OR NOT subflow
   GROUP BY sample, netid, state
 ),
 steps AS (
   SELECT
     sample,
-    CASE
-      WHEN step IN ('tcp', 'tcp6') THEN 'tcp'
-      WHEN step IN ('udp', 'udp6') THEN 'udp'
-      ELSE step
-    END AS kind,
+    CASE WHEN step LIKE '%6' THEN substr(step, 1, length(step) - 1) ELSE step END AS kind,
     t_us,
     sample_time,
     CASE WHEN outcome IN ('ok', 'skipped_empty') THEN 1 ELSE 0 END AS seen
   FROM samples
-  WHERE step <> 'owners'
+),
+kinds AS (
+  SELECT DISTINCT kind
+  FROM steps
+  WHERE kind IN (
+    'tcp', 'udp', 'udplite', 'mptcp', 'sctp', 'dccp', 'raw', 'ping', 'unix', 'packet', 'netlink',
+    'vsock', 'xdp', 'tipc', 'smc'
+  )
+),
+looks AS (
+  SELECT steps.sample, steps.kind, steps.t_us, steps.sample_time, steps.seen
+  FROM steps
+  JOIN kinds
+    ON kinds.kind = steps.kind
+  UNION ALL
+  -- One step for all tables of a namespace without sockets, or of one whose turn it was not.
+  SELECT steps.sample, kinds.kind, steps.t_us, steps.sample_time, steps.seen
+  FROM steps
+  CROSS JOIN kinds
+  WHERE steps.kind = 'all'
 ),
 moments AS (
   SELECT sample, kind, min(t_us) AS t_us, min(sample_time) AS sample_time, min(seen) AS seen
-  FROM steps
+  FROM looks
   GROUP BY sample, kind
   UNION ALL
   -- A file of sockets alone does not say which tables were read: those of which it has rows.
@@ -84,6 +110,13 @@ slicing AS (
   FROM span
   CROSS JOIN params
 ),
+never AS (
+  SELECT moments.kind
+  FROM moments
+  WHERE NOT EXISTS (SELECT 1 FROM counted WHERE counted.kind = moments.kind)
+  GROUP BY moments.kind
+  HAVING max(moments.seen) = 0
+),
 sliced AS (
   SELECT
     m.sample,
@@ -91,9 +124,14 @@ sliced AS (
     m.t_us,
     m.sample_time,
     m.seen,
-    (m.t_us - s.start_us) - (m.t_us - s.start_us) % s.wide_us AS slice
+    CASE
+      WHEN n.kind IS NOT NULL THEN 0
+      ELSE (m.t_us - s.start_us) - (m.t_us - s.start_us) % s.wide_us
+    END AS slice
   FROM moments AS m
   CROSS JOIN slicing AS s
+  LEFT JOIN never AS n
+    ON n.kind = m.kind
 ),
 starts AS (
   SELECT slice, min(sample_time) AS time
@@ -104,9 +142,8 @@ series AS (
   SELECT DISTINCT kind, netid, state
   FROM counted
   UNION ALL
-  SELECT kinds.kind, kinds.kind AS netid, CAST(NULL AS VARCHAR) AS state
-  FROM (SELECT kind FROM moments GROUP BY kind HAVING max(seen) = 0) AS kinds
-  WHERE NOT EXISTS (SELECT 1 FROM counted WHERE counted.kind = kinds.kind)
+  SELECT kind, kind AS netid, CAST(NULL AS VARCHAR) AS state
+  FROM never
 ),
 filled AS (
   SELECT

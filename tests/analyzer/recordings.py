@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,6 +42,13 @@ FACTS: dict[str, Any] = {
     "skipped": 0,
     "exit": None,
 }
+ADDED_IN_2 = {
+    "sockets": set("local_id peer_id dev user owner_by cgroup subflow details".split()),
+    "samples": {"source", "opened", "lost"},
+    "owners": set[str](),
+}
+"""The tables of version 1, and which of their columns it lacked."""
+
 STEPS = ("tcp", "udp", "udp6", "unix", "owners")
 
 
@@ -85,6 +92,16 @@ def unowned(cookie: int, state: str, *, inode: int = 0) -> Row:
     )
 
 
+def carried(cookie: int, state: str, by: str = "carried", **columns: Any) -> Row:
+    """Return a socket without an inode whose owner is known otherwise."""
+    return tcp(cookie, state, inode=0, fd=None, holders=None, owner_by=by, **columns)
+
+
+def counter(name: str, value: int | None, **columns: Any) -> Row:
+    """Return a changed value of this namespace, read before the sockets."""
+    return {"phase": "before", "source": "snmp", "name": name, "value": value} | columns
+
+
 def unix(cookie: int, **columns: Any) -> Row:
     return (
         tcp(cookie)
@@ -107,23 +124,30 @@ def step(name: str, **columns: Any) -> Row:
     } | columns
 
 
+def _plain(value: object) -> object:
+    """Return the value as a journal has it: flags are numbers."""
+    return int(value) if isinstance(value, bool) else value
+
+
 @dataclass
 class _Journal:
     """One journal as bytes, and the rows in it."""
 
     table: str
+    columns: tuple[str, ...]
     bytes: io.BytesIO = field(default_factory=io.BytesIO)
     rows: list[Row] = field(default_factory=list)
     start: int = 0
 
     def __post_init__(self) -> None:
-        self.schema = journal_schema(TABLES[self.table])
+        known = journal_schema(TABLES[self.table])
+        self.schema = pa.schema([known.field(name) for name in self.columns])
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         self.writer = pa.ipc.new_stream(self.bytes, self.schema, options=options)
 
     def append(self, rows: Sequence[Row], metadata: Mapping[str, str] | None = None) -> None:
         self.rows += rows
-        columns = [pa.array([row.get(f.name) for row in rows], f.type) for f in self.schema]
+        columns = [pa.array([_plain(row.get(f.name)) for row in rows], f.type) for f in self.schema]
         batch = pa.record_batch(columns, schema=self.schema)
         self.writer.write_batch(batch, custom_metadata=metadata)
 
@@ -135,17 +159,25 @@ class _Journal:
 
 
 class Writer:
-    """Writes a recording: samples into journals of the current number, and segments."""
+    """Writes a recording: samples into journals of the current number, and segments.
+
+    With ``version=1`` it has the tables and columns of that version only.
+    """
 
     def __init__(self, directory: Path, **facts: Any) -> None:
         self.directory = directory
         self.facts = FACTS | facts
+        added = ADDED_IN_2 if self.facts["version"] == 1 else {}
+        self.columns = {
+            table: tuple(name for name in TABLES[table].names if name not in added.get(table, ()))
+            for table in (added or TABLES)
+        }
         self.number = 1
         self.ends: list[dict[str, int]] = []
         """After each sample of this number: where each journal's committed bytes end."""
         self._sample = 0
         directory.mkdir(exist_ok=True)
-        for table in TABLES:
+        for table in self.columns:
             (directory / table).mkdir(exist_ok=True)
         self.write_facts()
         self._open()
@@ -161,18 +193,22 @@ class Writer:
         steps: Sequence[Row] | None = None,
         owners: Sequence[Row] = (),
         number: int | None = None,
+        **tables: Sequence[Row],
     ) -> None:
         """Append one committed sample; every step is ok unless ``steps`` says otherwise."""
         sample = self._sample if number is None else number
         self._sample = sample + 1
         common = {"sample": sample, "sample_time": time_of(sample)}
         steps = [step(name) for name in STEPS] if steps is None else steps
-        for table, rows in (("sockets", sockets), ("owners", owners), ("samples", steps)):
+        given = {"sockets": sockets, "owners": owners, "samples": steps} | tables
+        for table, rows in given.items():
+            names = TABLES[table].names
+            times = {"netns": NETNS, "t0": time_of(sample), "t1": time_of(sample)} | common
+            if table == "closes":
+                times["time"] = time_of(sample)
+            here = {name: value for name, value in times.items() if name in names}
             if rows:
-                common_here = common if table == "owners" else common | {"netns": NETNS}
-                if table == "samples":
-                    common_here |= {"t0": time_of(sample), "t1": time_of(sample)}
-                self._journals[table].append([common_here | row for row in rows])
+                self._journals[table].append([here | row for row in rows])
         ranges = {name: journal.take_range() for name, journal in self._journals.items()}
         text = json.dumps({"sample": sample, "tables": ranges})
         samples = self._journals["samples"]
@@ -194,25 +230,34 @@ class Writer:
             self._journals[table].rows,
             key=lambda row: [(row.get(key) is not None, row.get(key)) for key in contract.order],
         )
-        write_segment(self.path(table, ".parquet"), table, rows, self.facts)
+        write_segment(
+            self.path(table, ".parquet"), table, rows, self.facts, columns=self.columns[table]
+        )
 
     def seal(self, *, keep_journals: bool = False) -> None:
-        """Make segments of the current number, and begin the next."""
-        for table in ("sockets", "owners", "samples"):
-            self.write_segment(table)
+        """Make segments of the current number, only of tables with rows, and begin the next."""
+        for table in (*self._journals.keys() - {"samples"}, "samples"):
+            if self._journals[table].rows or table == "samples" or self.facts["version"] == 1:
+                self.write_segment(table)
         if not keep_journals:
-            for table in TABLES:
+            for table in self.columns:
                 self.path(table, ".arrows").unlink(missing_ok=True)
         self.number += 1
         self._open()
 
     def _open(self) -> None:
-        self._journals = {table: _Journal(table) for table in TABLES}
+        self._journals = {table: _Journal(table, names) for table, names in self.columns.items()}
         self.ends = []
 
 
 def write_segment(
-    path: Path, table: str, rows: Sequence[Row], facts: Mapping[str, Any], /, **replaced: str
+    path: Path,
+    table: str,
+    rows: Sequence[Row],
+    facts: Mapping[str, Any],
+    /,
+    columns: Collection[str] | None = None,
+    **replaced: str,
 ) -> None:
     """Write a Parquet file of a table; ``replaced`` overrides its sockrec.* metadata."""
     metadata = {
@@ -220,11 +265,30 @@ def write_segment(
         "table": table,
         "recording": json.dumps(dict(facts)),
     } | replaced
-    schema = public_schema(TABLES[table]).with_metadata(
-        {f"sockrec.{key}": value for key, value in metadata.items()}
-    )
-    columns = [pa.array([row.get(f.name) for row in rows], f.type) for f in schema]
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, write_page_checksum=True)
+    fields = [f for f in public_schema(TABLES[table]) if columns is None or f.name in columns]
+    schema = pa.schema(fields, {f"sockrec.{key}": value for key, value in metadata.items()})
+    arrays = [pa.array([row.get(f.name) for row in rows], f.type) for f in schema]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, write_page_checksum=True)
+
+
+def every_table(directory: Path) -> Writer:
+    """Write four samples in which every table gains rows, not all of them in each sample."""
+    writer = Writer(directory)
+    for sample in range(4):
+        others: dict[str, Any] = {
+            "closes": [{"cookie": 10 + sample, "netid": "tcp", "comm": "nginx"}],
+            "counters": [counter("Tcp.ActiveOpens", 5 * sample)],
+        }
+        if sample % 2 == 0:
+            others |= {
+                "owners": [{"pid": 100 + sample, "valid_from": time_of(sample)}],
+                "settings": [{"name": "net.core.somaxconn", "value": str(sample)}],
+                "namespaces": [{"home": True, "valid_from": time_of(sample)}],
+                "cgroups": [{"cgroup_id": sample, "path": "/system.slice"}],
+                "unexplained": [{"inode": 1000 + sample, "protocol": "TCP"}],
+            }
+        writer.sample([tcp(1), tcp(10 + sample)], **others)
+    return writer
 
 
 def small(directory: Path, **facts: Any) -> Writer:

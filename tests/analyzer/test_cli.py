@@ -16,7 +16,16 @@ from analyzer.engine import Engine
 from analyzer.info import describe
 from analyzer.recording import open_recording
 from recorder.schema import SockrecError
-from tests.analyzer.recordings import FACTS, Writer, micros, small, step, tcp, time_of
+from tests.analyzer.recordings import (
+    FACTS,
+    Writer,
+    counter,
+    micros,
+    small,
+    step,
+    tcp,
+    time_of,
+)
 
 NOW = micros(time_of(4)) / 1e6
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
@@ -120,7 +129,7 @@ def test_info_tells_what_a_recording_is(tmp_path: Path) -> None:
     writer.sample(
         [],
         steps=[
-            step("tcp", outcome="unavailable", detail="no tcp_diag", late_us=99_000, skipped=2),
+            step("tcp", outcome="truncated", detail="cut", late_us=99_000, skipped=2),
             step("owners", outcome="partial", unresolved=3, denied=1, skipped=2),
         ],
     )
@@ -131,15 +140,121 @@ def test_info_tells_what_a_recording_is(tmp_path: Path) -> None:
     assert found["state"] == "being recorded"
     assert (found["samples"], found["late samples"], found["skipped samples"]) == ("3", "1", "2")
     assert (found["span"], found["interval"], found["most late"]) == ("2 s", "1 s", "0.1 s")
-    assert found["rows"] == "sockets 3, samples 8, owners 0"
-    assert found["files"] == "segments 3, journals 1"
+    assert found["rows"] == (
+        "sockets 3, closes 0, samples 8, counters 0, owners 0, settings 0, namespaces 0, "
+        "cgroups 0, unexplained 0"
+    )
+    assert found["files"] == "segments 2, journals 1"
     assert found["unresolved owners"] == "3"
     assert found["incomplete"] == (
-        "owners partial in 1 samples; tcp unavailable in 1 samples: no tcp_diag"
+        "owners partial in 1 of 3 samples; tcp truncated in 1 of 3 samples: cut"
     )
     assert found["unknown attributes"] == "tcp 23:17 24:1"
     assert found["not seen"] == "marks: needs CAP_NET_ADMIN; x: y"
     assert "left out" not in found
+
+
+def test_info_tells_how_each_table_was_read_and_what_was_missed(tmp_path: Path) -> None:
+    why = "NLMSG_DONE: No such file or directory"
+    writer = Writer(
+        tmp_path / "r",
+        reading=[
+            {"step": "tcp", "source": "diag", "why": None, "namespaces": 2},
+            {"step": "udp", "source": "diag", "why": None, "namespaces": 1},
+            {"step": "udp", "source": None, "why": "busy", "namespaces": 3},
+            {"step": "raw", "source": "proc", "why": why, "namespaces": 1200},
+            {"step": "raw6", "source": "proc", "why": why, "namespaces": 1200},
+            {"step": "sctp", "source": None, "why": "no handler", "namespaces": None},
+            {"step": "xdp", "source": None, "why": None, "namespaces": 0},
+        ],
+        missing_sysctls=["net.ipv4.tcp_plb_enabled", "net.mptcp.enabled"],
+    )
+    names = ("Tcp.ActiveOpens", "Tcp.PassiveOpens")
+    for sample, opens in enumerate([1000, 6000]):
+        writer.sample(
+            [tcp(1)],
+            steps=[
+                step("counters"),
+                step("tcp", opened=4000),
+                step(
+                    "closes",
+                    opened=5997 if sample else 0,
+                    rows=6500,
+                    lost=1 + 2 * sample,
+                    outcome="partial",
+                    detail=f"{1 + 2 * sample} events lost as the buffer was full",
+                ),
+                step("all", netns=7, outcome="rotated" if sample else "skipped_empty"),
+                step("counters_after"),
+                step("raw", outcome="skipped_empty"),
+                step("sctp", outcome="unavailable", detail="no handler"),
+            ],
+            counters=[counter(name, opens) for name in names],
+            namespaces=[
+                {"home": True, "entered": True, "valid_from": time_of(0)},
+                {"netns": 7, "comm": "box", "entered": False, "valid_from": time_of(0)},
+            ]
+            if sample == 0
+            else (),
+        )
+    found = told(tmp_path / "r")
+    assert found["reading"] == (
+        "tcp, udp by diag; udp not at all in 3 namespaces: busy; "
+        f"raw, raw6 by proc in 1,200 namespaces: {why}; "
+        "sctp not at all: no handler; xdp never: no such sockets"
+    )
+    assert found["missing sysctls"] == "net.ipv4.tcp_plb_enabled; net.mptcp.enabled"
+    assert found["namespaces"] == "found 2, entered 1"
+    assert found["closes"] == "events 13,000, lost 4"
+    assert found["coverage"] == "saw 99.97 % of connections, 4 announcements lost"
+    assert found["incomplete"] == (
+        "whole namespaces rotated in 1 of 2 samples; "
+        "closes partial in 2 of 2 samples: 4 events lost"
+    )
+    facts = json.loads(run("info", tmp_path / "r", "--format", "json").stdout)
+    assert facts["coverage"] == {
+        "says": "saw 99.97 % of connections, 4 announcements lost",
+        "seen": 9997,
+        "kernel": 10000,
+        "margin": 0,
+        "share_percent": 99.97,
+    }
+    assert facts["closes"] == {"events": 13000, "lost": 4}
+    assert facts["incomplete"][2:] == [
+        {"step": "sctp", "outcome": "unavailable", "samples": 2, "detail": "no handler"}
+    ]
+    assert facts["namespaces"] == {"found": 2, "entered": 1}
+    assert facts["reading"][3] == {
+        "step": "raw",
+        "source": "proc",
+        "why": why,
+        "namespaces": 1200,
+    }
+
+
+def test_what_a_recording_does_not_say_is_null_and_has_no_line(tmp_path: Path) -> None:
+    small(tmp_path / "r", version=1).seal()
+    found = told(tmp_path / "r")
+    assert not {"coverage", "closes", "namespaces", "reading", "missing sysctls"} & set(found)
+    facts = json.loads(run("info", tmp_path / "r", "--format", "json").stdout)
+    assert set(facts["coverage"].values()) == {None}
+    assert facts["closes"] == {"events": None, "lost": None}
+    assert facts["namespaces"] == {"found": None, "entered": None}
+    assert (facts["reading"], facts["missing_sysctls"]) == ([], [])
+
+
+def test_the_facts_of_info_stay(recording: Path) -> None:
+    """Programs read them: a name may be added, none may go."""
+    facts = json.loads(run("info", recording, "--format", "json").stdout)
+    assert (
+        list(facts)
+        == (
+            "recording state host kernel command first_sample last_sample span_s interval_s "
+            "samples late_samples most_late_s skipped_samples rows bytes files namespaces reading "
+            "coverage closes unresolved_owners most_unresolved_owners unreadable_processes "
+            "incomplete unknown_attributes missing_sysctls not_seen left_out"
+        ).split()
+    )
 
 
 def test_info_tells_live_from_ended_from_killed(recording: Path) -> None:
@@ -167,7 +282,7 @@ def test_info_tells_of_a_damaged_tail(tmp_path: Path) -> None:
 def test_info_of_an_empty_recording_and_of_a_single_file(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "r")
     assert told(tmp_path / "r")["samples"] == "0"
-    writer.sample([tcp(1)])
+    writer.sample([tcp(1)], owners=[{"pid": 100, "valid_from": time_of(0)}])
     writer.seal()
     for table in ("sockets", "samples", "owners"):
         found = told(tmp_path / "r" / table / "000001.parquet")
@@ -180,6 +295,8 @@ def test_info_of_an_empty_recording_and_of_a_single_file(tmp_path: Path) -> None
     [
         {"host": "\x1b[2J\nx", "kernel": ["a"], "command": "x", "unseen": "none"},
         {"unseen": [1, {"what": "\x1b]0;x\x07", "why": None}], "unknown_attributes": [1]},
+        {"reading": [1, {"step": "\x1b[2J", "source": 7, "why": "\x9b\n", "namespaces": "x"}]},
+        {"reading": {"step": "raw"}, "missing_sysctls": ["\x1b]0;x\x07", 3]},
         {"interval_us": -1, "started": "yesterday", "ended": 3, "skipped": "many"},
         {"interval_us": 1e300, "unknown_attributes": {"tcp": {"23": "x"}, "\x9b": 3}},
     ],
@@ -200,7 +317,10 @@ def test_a_real_recording_is_read_while_it_is_made_and_after_it_was_killed(tmp_p
         [sys.executable, "-m", "sockrec", "record", "-q", "-i", "50ms", "-o", str(path)],
         cwd=Path(__file__).resolve().parents[2],
     )
-    query = "SELECT sample, count(*) AS steps FROM samples GROUP BY sample ORDER BY sample"
+    query = (
+        "SELECT sample, count(*) FILTER (WHERE step = 'owners') AS owners FROM samples "
+        "GROUP BY sample ORDER BY sample"
+    )
     seen = 0
     try:
         for _ in range(600):
@@ -208,7 +328,7 @@ def test_a_real_recording_is_read_while_it_is_made_and_after_it_was_killed(tmp_p
                 with analyzer.open(path) as opened:
                     found = opened.sql(query).table().to_pylist()
                 assert [row["sample"] for row in found] == list(range(len(found)))
-                assert len({row["steps"] for row in found}) <= 1
+                assert {row["owners"] for row in found} <= {1}
                 assert len(found) >= seen
                 seen = len(found)
             if seen >= 5:

@@ -16,7 +16,15 @@ from analyzer.journal import Journal, read_commits
 from analyzer.recording import Recording, RecordingError, open_recording
 from analyzer.views import streams
 from recorder.schema import TABLES, SockrecError
-from tests.analyzer.recordings import FACTS, Writer, small, tcp, time_of, write_segment
+from tests.analyzer.recordings import (
+    FACTS,
+    Writer,
+    every_table,
+    small,
+    tcp,
+    time_of,
+    write_segment,
+)
 
 PLACES = st.integers(0, (1 << 32) - 1)
 
@@ -52,7 +60,7 @@ class Journals:
 
 @pytest.fixture(scope="module")
 def journals(tmp_path_factory: pytest.TempPathFactory) -> Journals:
-    writer = small(tmp_path_factory.mktemp("journals") / "r")
+    writer = every_table(tmp_path_factory.mktemp("journals") / "r")
     files = {table: writer.path(table, ".arrows").read_bytes() for table in TABLES}
     return Journals(files, writer.ends)
 
@@ -67,12 +75,13 @@ def test_every_committed_sample_is_read(tmp_path: Path) -> None:
 
 
 def test_journal_and_segment_give_the_same_rows(tmp_path: Path) -> None:
-    writer = small(tmp_path / "r")
+    writer = every_table(tmp_path / "r")
     before = open_recording(tmp_path / "r")
     writer.seal()
     after = open_recording(tmp_path / "r")
     assert after.journals == ()
     for table in TABLES:
+        assert rows(before, table)
         key = TABLES[table].order
 
         def place(row: dict[str, Any], key: tuple[str, ...] = key) -> list[str]:
@@ -316,10 +325,66 @@ def test_what_is_no_recording_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
-    small(tmp_path / "r", version=7)
-    assert "version 7" in refusal(tmp_path / "r")
-    write_segment(tmp_path / "x.parquet", "sockets", [], FACTS, version="7")
-    assert "version 7" in refusal(tmp_path / "x.parquet")
+    small(tmp_path / "r", version=3)
+    assert "format version 3, this sockrec reads up to 2" in refusal(tmp_path / "r")
+    write_segment(tmp_path / "x.parquet", "sockets", [], FACTS, version="3")
+    assert "format version 3, this sockrec reads up to 2" in refusal(tmp_path / "x.parquet")
+
+
+def test_version_1_is_read_sealed_and_not(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r", version=1)
+    assert sorted(path.name for path in (tmp_path / "r").iterdir() if path.is_dir()) == [
+        "owners",
+        "samples",
+        "sockets",
+    ]
+    assert len(rows(open_recording(tmp_path / "r"), "sockets")) == 15
+    writer.seal()
+    writer.sample([tcp(1)])
+    opened = open_recording(tmp_path / "r")
+    assert opened.facts["version"] == 1
+    assert samples(opened) == [0, 1, 2, 3, 4]
+    assert len(rows(opened, "sockets")) == 16
+    assert {row["owner_by"] for row in rows(opened, "sockets") if "owner_by" in row} == {None}
+    assert [rows(opened, table) for table in ("closes", "counters", "namespaces")] == [[], [], []]
+    single = open_recording(tmp_path / "r/sockets/000001.parquet")
+    assert "owner_by" not in single.segments[0].columns
+    assert len(rows(single, "sockets")) == 15
+
+
+def test_a_sealed_number_lacks_the_tables_that_had_no_rows(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r")
+    writer.seal()
+    assert sorted(path.parent.name for path in (tmp_path / "r").glob("*/*.parquet")) == [
+        "owners",
+        "samples",
+        "sockets",
+    ]
+    writer.sample([], closes=[{"cookie": 9}], cgroups=[{"cgroup_id": 5}])
+    writer.seal()
+    opened = open_recording(tmp_path / "r")
+    assert {path.parent.name for path in opened.paths if path.name == "000002.parquet"} == {
+        "cgroups",
+        "closes",
+        "samples",
+    }
+    assert opened.left_out == ()
+    assert samples(opened) == [0, 1, 2, 3, 4]
+    assert [row["cookie"] for row in rows(opened, "closes")] == [9]
+    assert rows(opened, "settings") == []
+
+
+def test_journals_of_a_number_may_lack_a_table_that_no_sample_names(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r", version=1)
+    writer.seal()
+    writer.sample([tcp(1)])
+    for table in TABLES.keys() - writer.columns.keys():
+        (tmp_path / "r" / table).mkdir()
+    (tmp_path / "r/closes/000002.arrows").touch()
+    opened = open_recording(tmp_path / "r")
+    assert samples(opened) == [0, 1, 2, 3, 4]
+    assert opened.left_out == ()
+    assert {journal.table.name for journal in opened.journals} == {"sockets", "samples"}
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ def test_a_foreign_file_is_refused(path: Path) -> None:
     for version in ("0", "-1", "one", "9" * 30):
         write_segment(path, "sockets", [ROW], FACTS, version=version)
         assert "no format version" in refusal(path)
-    write_segment(path, "sockets", [ROW], FACTS, version="2")
-    assert "format version 2, this sockrec reads up to 1" in refusal(path)
+    write_segment(path, "sockets", [ROW], FACTS, version="3")
+    assert "format version 3, this sockrec reads up to 2" in refusal(path)
 
 
 def test_a_damaged_footer_is_refused(path: Path) -> None:
