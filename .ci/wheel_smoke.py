@@ -62,7 +62,7 @@ def main() -> None:
         pip = (sys.executable, "-m", "pip", "--python", python)
         run(*pip, "install", "-q", "--no-compile", "-c", ROOT / "constraints.txt", wheel)
         installed = run(*pip, "list", "--format=freeze")
-        for name in ("pytest", "mypy", "hypothesis"):
+        for name in ("pytest", "mypy", "hypothesis", "pyroute2"):
             expect(any(line.startswith(name) for line in development), f"{name} is no extra")
             expect(f"{name}==" not in installed, f"{name} came along")
         run(*pip, "check")

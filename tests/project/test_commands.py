@@ -68,12 +68,12 @@ def test_help_loads_no_heavy_module(words: tuple[str, ...]) -> None:
     assert loaded & set(HEAVY) == set()
 
 
-def test_recording_imports_neither_duckdb_nor_pandas_in_any_of_its_processes(
+def test_recording_imports_no_duckdb_pandas_or_pyroute2_in_any_of_its_processes(
     tmp_path: Path,
 ) -> None:
     intruders = tmp_path / "intruders"
     intruders.mkdir()
-    for name in ("duckdb", "pandas"):
+    for name in ("duckdb", "pandas", "pyroute2"):
         (intruders / f"{name}.py").write_text(INTRUDER)
     done = run(
         *("record", "-n", "2", "-i", "200ms", "-o", str(tmp_path / "recording")),
