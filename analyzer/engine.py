@@ -10,7 +10,8 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -65,7 +66,7 @@ class Engine:
         )
         if threads is not None:
             self._connection.execute(f"SET threads = {threads:d}")
-        self._lock_down()
+        _interruptible(self._connection, self._lock_down)
 
     def _lock_down(self) -> None:
         """Lay the raw relations, then close every door; the order matters."""
@@ -119,11 +120,14 @@ class Engine:
         self.check(query)
         cursor = self._connection.cursor()
         journals = streams(self.recording)
-        work = _Work(cursor, query, journals.values(), self._timeout)
-        try:
+
+        def prepare() -> None:
             for name, stream in journals.items():
                 cursor.register(name, stream)
             lay_scope(cursor, scope, parameters)
+
+        work = _Work(cursor, prepare, query, journals.values(), self._timeout)
+        try:
             yield work.start(), work.batches()
         except duckdb.Error as error:
             raise _query_error(error) from error
@@ -174,11 +178,13 @@ class _Work:
     def __init__(
         self,
         cursor: duckdb.DuckDBPyConnection,
+        prepare: Callable[[], None],
         query: str,
         journals: Collection[Stream],
         timeout: float | None,
     ) -> None:
         self._cursor = cursor
+        self._prepare = prepare
         self._query = query
         self._journals = journals
         self._timeout = timeout
@@ -226,6 +232,7 @@ class _Work:
 
     def _run(self) -> None:
         try:
+            self._prepare()
             wanted = columns_read(self._cursor, self._query) if self._journals else None
             if wanted is not None:
                 for journal in self._journals:
@@ -247,6 +254,16 @@ class _Work:
                 return
             except queue.Full:
                 continue
+
+
+def _interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], None]) -> None:
+    """Do in a thread what Ctrl-C shall stop: in the main one 2.0 misses it, 1.5 raises another."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            pool.submit(work).result()
+        except KeyboardInterrupt:
+            connection.interrupt()
+            raise
 
 
 def columns_read(cursor: duckdb.DuckDBPyConnection, query: str) -> frozenset[str] | None:

@@ -303,6 +303,23 @@ def test_ctrl_c_ends_the_command_with_130_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("laid", ["lay_scope", "lay_raw"])
+def test_ctrl_c_stops_the_laying_of_views(
+    recording: Path, monkeypatch: pytest.MonkeyPatch, laid: str
+) -> None:
+    begun = time.monotonic()
+    timer = threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
+
+    def slow(connection: duckdb.DuckDBPyConnection, *_: object) -> None:
+        timer.start()
+        connection.execute(ENDLESS)
+
+    monkeypatch.setattr(f"analyzer.engine.{laid}", slow)
+    with pytest.raises(KeyboardInterrupt), Engine(open_recording(recording)) as engine:
+        engine.table("SELECT 1 AS one")
+    assert time.monotonic() - begun < 3
+
+
 def test_leaving_a_result_early_stops_the_query(engine: Engine) -> None:
     begun = time.monotonic()
     with engine.run("SELECT i FROM range(1000000000000) AS a(i)") as (schema, batches):
