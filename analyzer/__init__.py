@@ -3,6 +3,7 @@
 import analyzer
 
 with analyzer.open("incident") as recording:
+    recording.summary().table()
     recording.report("states", interval=10).df()
     recording.sql("SELECT state, count(*) AS rows FROM sockets GROUP BY state").table()
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from analyzer.catalog import Report
+    from analyzer.catalog import Query
     from analyzer.engine import Engine
+    from analyzer.summary import Summary
     from analyzer.views import Scope
 
 __all__ = ["Analysis", "Answer", "open"]
@@ -33,7 +36,7 @@ def open(
     memory_limit: str | None = None,
     timeout: float | None = None,
 ) -> Analysis:
-    """Open a recording: a directory (live, dead or sealed), or Parquet files of one table.
+    """Open a recording: a directory (live, dead or sealed), a zip, a glob, or Parquet files.
 
     It is seen as it is now; open it again to see what a live one has gained. ``timeout`` is in
     seconds per query, ``memory_limit`` as DuckDB writes it. Raises SockrecError.
@@ -52,28 +55,57 @@ class Analysis:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    def sql(self, query: str, *, start: str | None = None, end: str | None = None) -> Answer:
-        """Ask one SELECT over the tables of docs/schema.md, baseline, counter_values and params.
-
-        ``start`` and ``end`` bound the time as --from and --to do: ISO, ``+30s`` or ``-5m``.
-        """
-        self.engine.check(query)
-        return Answer(self.engine, query, self._scope(start, end), {})
-
-    def report(
+    def sql(
         self,
-        name: str | Report,
+        query: str,
         *,
         start: str | None = None,
         end: str | None = None,
+        where: str | None = None,
+        zone: tzinfo = UTC,
+    ) -> Answer:
+        """Ask one SELECT over the tables of docs/schema.md and the views of docs/views.md.
+
+        ``start`` and ``end`` bound the time as --from and --to do: ISO, in ``zone`` unless it has
+        an offset, ``+30s`` or ``-5m``. ``where`` chooses sockets: one SQL expression over their
+        columns.
+        """
+        self.engine.check(query)
+        return Answer(self.engine, query, self.scope(start, end, where, zone), {})
+
+    def report(
+        self,
+        name: str | Query,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        where: str | None = None,
+        zone: tzinfo = UTC,
         **parameters: object,
     ) -> Answer:
-        """Run a report of the catalogue with its parameters by name."""
+        """Run a report of the catalogue, or of a file by its path, with its parameters by name."""
         from analyzer.catalog import find_report
 
         report = find_report(name) if isinstance(name, str) else name
         values = report.values(parameters)
-        return Answer(self.engine, report.sql, self._scope(start, end), values)
+        return Answer(self.engine, report.sql, self.scope(start, end, where, zone), values)
+
+    def summary(
+        self,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        where: str | None = None,
+        zone: tzinfo = UTC,
+        parameters: Mapping[str, object] | None = None,
+    ) -> Summary:
+        """Look for everything that queries/findings/ describes, worst first.
+
+        ``parameters`` changes thresholds: ``{"close_wait.age_s": 30}``.
+        """
+        from analyzer.summary import summarize
+
+        return summarize(self.engine, self.scope(start, end, where, zone), parameters or {})
 
     def close(self) -> None:
         self.engine.close()
@@ -89,15 +121,19 @@ class Analysis:
     ) -> None:
         self.close()
 
-    def _scope(self, start: str | None, end: str | None) -> Scope:
-        from analyzer.views import WHOLE, Scope, parse_time
+    def scope(
+        self, start: str | None, end: str | None, where: str | None = None, zone: tzinfo = UTC
+    ) -> Scope:
+        """Return what a query is to be about. Raises ScopeError."""
+        from analyzer.views import Scope, parse_time
 
         if start is None and end is None:
-            return WHOLE
+            return Scope(where=where)
         first, last = self.engine.span()
         return Scope(
-            None if start is None else parse_time(start, first, last),
-            None if end is None else parse_time(end, first, last),
+            None if start is None else parse_time(start, first, last, zone),
+            None if end is None else parse_time(end, first, last, zone),
+            where,
         )
 
 

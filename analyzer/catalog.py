@@ -1,182 +1,89 @@
-"""The reports: SQL files whose header comment is their documentation, parameters and chart."""
+"""Which reports and findings there are: the SQL files of queries/, and a user's own."""
 
 from __future__ import annotations
 
 import difflib
-import re
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.resources import files
-from types import MappingProxyType
+from pathlib import Path
 
-from recorder.schema import SockrecError
+from analyzer.header import (
+    SUFFIX,
+    CatalogError,
+    ParameterError,
+    Query,
+    parse_query,
+    read_folder,
+)
 
-SUFFIX = ".sql"
+__all__ = [
+    "FINDING_COLUMNS",
+    "CatalogError",
+    "ParameterError",
+    "Query",
+    "find_report",
+    "load_report",
+    "read_catalog",
+    "read_findings",
+]
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "BIGINT": (int,),
-    "DOUBLE": (float, int),
-    "VARCHAR": (str,),
-    "BOOLEAN": (bool,),
+FINDING_COLUMNS = {
+    "severity": "VARCHAR",
+    "score": "DOUBLE",
+    "subject": "VARCHAR",
+    "netns": "BIGINT",
+    "pid": "INTEGER",
+    "comm": "VARCHAR",
+    "since": "TIMESTAMP",
+    "until": "TIMESTAMP",
+    "measured": "DOUBLE",
+    "threshold": "DOUBLE",
+    "sentence": "VARCHAR",
+    "report": "VARCHAR",
 }
-_KEYS = {"title", "description", "columns", "params", "chart"}
-_PARAMETER_KEYS = {"type", "default", "doc"}
-_RESERVED = {"from_us", "to_us"}
-_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+"""What every finding's SQL gives: how bad, who, when, by how much, and what to read next."""
+
+_MAX_QUERY = 1 << 20
 
 
-class CatalogError(SockrecError):
-    """A report that does not exist, or whose header is wrong."""
-
-
-class ParameterError(CatalogError):
-    """A parameter that the report does not have, or a value it cannot take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A parameter of a report: a column of the one-row view ``params``."""
-
-    name: str
-    type: str
-    default: str | int | float | bool
-    doc: str
-
-    def parse(self, text: str) -> str | int | float | bool:
-        """Return the value that a user typed. Raises ParameterError."""
-        try:
-            match self.type:
-                case "BIGINT":
-                    value = int(text)
-                    if not -(1 << 63) <= value < 1 << 63:
-                        raise ValueError
-                    return value
-                case "DOUBLE":
-                    number = float(text)
-                    if number != number or number in (float("inf"), float("-inf")):
-                        raise ValueError
-                    return number
-                case "BOOLEAN":
-                    return _BOOLEANS[text.lower()]
-        except (ValueError, KeyError):
-            raise ParameterError(f"{self.name}={text}: a {self.type} is wanted") from None
-        return text
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A report: what its header says, and the SQL below it.
-
-    ``columns`` says what each column of the result means, in their order; ``chart`` is in
-    Vega-Lite's words.
-    """
-
-    name: str
-    title: str
-    description: str
-    columns: Mapping[str, str]
-    params: tuple[Parameter, ...]
-    chart: Mapping[str, object]
-    sql: str
-
-    def values(
-        self, given: Mapping[str, object]
-    ) -> dict[str, tuple[str, str | int | float | bool]]:
-        """Return type and value of every parameter; text is parsed. Raises ParameterError."""
-        known = {parameter.name: parameter for parameter in self.params}
-        for name in given:
-            if name not in known:
-                has = ", ".join(known) or "none"
-                raise ParameterError(f"{self.name} has no parameter {name!r}: it has {has}")
-        values = {}
-        for name, parameter in known.items():
-            value = given.get(name, parameter.default)
-            if not isinstance(value, str | int | float):
-                raise ParameterError(f"{name}={value!r}: a {parameter.type} is wanted")
-            # A Python value takes the same way as a typed one: True must not pass for 1.
-            values[name] = (parameter.type, parameter.parse(str(value)))
-        return values
-
-
-def parse_report(name: str, text: str) -> Report:
-    """Make a report of the text of its file. Raises CatalogError."""
-    lines = text.splitlines()
-    header: list[str] = []
-    for line in lines:
-        if not line.startswith("--"):
-            break
-        header.append(line[2:].removeprefix(" "))
-    try:
-        found = tomllib.loads("\n".join(header))
-    except tomllib.TOMLDecodeError as error:
-        raise CatalogError(f"{name}{SUFFIX}: its header is not TOML: {error}") from error
-    if unknown := sorted(found.keys() - _KEYS):
-        raise CatalogError(f"{name}{SUFFIX}: unknown words in its header: {', '.join(unknown)}")
-    sql = "\n".join(lines[len(header) :]).strip().removesuffix(";")
-    if not sql:
-        raise CatalogError(f"{name}{SUFFIX}: no SQL below its header")
-    columns = _table(name, found, "columns")
-    if not columns:
-        raise CatalogError(f"{name}{SUFFIX}: its header describes no [columns]")
-    return Report(
-        name=name,
-        title=_text(name, found, "title"),
-        description=_text(name, found, "description").strip(),
-        columns=MappingProxyType({column: _text(name, columns, column) for column in columns}),
-        params=tuple(
-            _parameter(name, key, value) for key, value in _table(name, found, "params").items()
-        ),
-        chart=MappingProxyType(_table(name, found, "chart")),
-        sql=sql,
-    )
-
-
-def read_catalog() -> dict[str, Report]:
+def read_catalog() -> dict[str, Query]:
     """Return the shipped reports by name, in the order of their names."""
-    folder = files("analyzer") / "queries"
-    texts = {
-        item.name.removesuffix(SUFFIX): item.read_text(encoding="utf-8")
-        for item in folder.iterdir()
-        if item.name.endswith(SUFFIX)
+    return {name: parse_query(name, text) for name, text in read_folder().items()}
+
+
+def read_findings() -> dict[str, Query]:
+    """Return what summary looks for by name, in the order of their names."""
+    return {
+        name: parse_query(name, text, columns=FINDING_COLUMNS)
+        for name, text in read_folder("findings").items()
     }
-    return {name: parse_report(name, texts[name]) for name in sorted(texts)}
 
 
-def find_report(name: str) -> Report:
-    """Return the shipped report of that name. Raises CatalogError."""
-    reports = read_catalog()
+def find_report(name: str) -> Query:
+    """Return a shipped report, or the one in the file that a name with a slash or .sql names.
+
+    Raises CatalogError.
+    """
+    if "/" in name or name.endswith(SUFFIX):
+        return load_report(Path(name))
+    reports = read_folder()
     if name in reports:
-        return reports[name]
+        return parse_query(name, reports[name])
     near = difflib.get_close_matches(name, reports, n=1)
     hint = f"did you mean {near[0]}?" if near else "'sockrec reports' lists them"
     raise CatalogError(f"there is no report {name!r}: {hint}")
 
 
-def _text(name: str, table: Mapping[str, object], key: str) -> str:
-    value = table.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise CatalogError(f"{name}{SUFFIX}: its header lacks a text {key!r}")
-    return value
-
-
-def _table(name: str, table: Mapping[str, object], key: str) -> dict[str, object]:
-    value = table.get(key, {})
-    if not isinstance(value, dict):
-        raise CatalogError(f"{name}{SUFFIX}: {key!r} in its header is not a table")
-    return value
-
-
-def _parameter(report: str, name: str, value: object) -> Parameter:
-    where = f"{report}{SUFFIX}: parameter {name!r}"
-    if not _NAME.fullmatch(name) or name in _RESERVED:
-        raise CatalogError(f"{where}: is no name for a parameter")
-    if not isinstance(value, dict) or value.keys() != _PARAMETER_KEYS:
-        raise CatalogError(f"{where}: wants type, default and doc, nothing else")
-    kind, default = value["type"], value["default"]
-    if kind not in _TYPES:
-        raise CatalogError(f"{where}: its type is none of {', '.join(_TYPES)}")
-    if type(default) not in _TYPES[kind] or not isinstance(default, str | int | float):
-        raise CatalogError(f"{where}: its default is no {kind}")
-    return Parameter(name, kind, default, _text(report, value, "doc"))
+def load_report(path: Path) -> Query:
+    """Return the report of a user's own file. Raises CatalogError."""
+    if path.suffix != SUFFIX:
+        raise CatalogError(f"{path}: not an {SUFFIX} file; 'sockrec reports' lists others")
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_QUERY + 1)
+    except OSError as error:
+        raise CatalogError(f"{path}: {error.strerror}") from error
+    if len(text) > _MAX_QUERY:
+        raise CatalogError(f"{path}: more than {_MAX_QUERY:,} bytes are no report")
+    try:
+        return parse_query(str(path).removesuffix(SUFFIX), text.decode())
+    except UnicodeDecodeError as error:
+        raise CatalogError(f"{path}: not UTF-8 text") from error

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from analyzer.header import parse_query, read_folder
 from analyzer.journal import Journal
 from analyzer.recording import Recording
 from analyzer.segment import Segment
-from recorder.schema import KINDS, TABLES, SockrecError, Table, public_schema
+from recorder.schema import CLOSES, KINDS, SOCKETS, TABLES, SockrecError, Table, public_schema
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -28,49 +30,6 @@ _TIME_COLUMN = {"closes": "time", "owners": "valid_from", "namespaces": "valid_f
 _LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
 
-_COUNTER_VALUES = """
-SELECT sample, sample_time, netns, phase, source, name, value, t_us
-FROM (
-  SELECT *, max(given) OVER (PARTITION BY netns, source, name, changes) AS value
-  FROM (
-    SELECT
-      *,
-      sum(change) OVER (
-        PARTITION BY netns, source, name ORDER BY place, change DESC
-        ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
-      ) AS changes
-    FROM (
-      SELECT
-        NULL AS sample, NULL AS sample_time, NULL AS phase, NULL AS t_us,
-        netns, source, name, value AS given, 1 AS change,
-        2 * sample + CASE WHEN phase = 'after' THEN 1 ELSE 0 END AS place
-      FROM raw.counters
-      UNION ALL
-      SELECT
-        r.sample, r.sample_time, r.phase, r.t_us,
-        n.netns, n.source, n.name, NULL AS given, 0 AS change,
-        2 * r.sample + CASE WHEN r.phase = 'after' THEN 1 ELSE 0 END AS place
-      FROM (SELECT DISTINCT netns, source, name FROM raw.counters) AS n
-      JOIN (
-        SELECT DISTINCT
-          sample, sample_time, netns, t_us,
-          CASE WHEN step = 'counters' THEN 'before' ELSE 'after' END AS phase
-        FROM samples
-        WHERE step IN ('counters', 'counters_after') AND outcome IN ('ok', 'partial')
-      ) AS r
-        ON r.netns = n.netns
-    ) AS marked
-  ) AS numbered
-) AS filled
-WHERE change = 0 AND value IS NOT NULL
-"""
-"""Every value at every reading in scope, of counters of which only changes are kept.
-
-A reading belongs to the latest change at or before it. A counter that is gone has no row. Windows
-instead of a range join, which would be quadratic; meant for ``WHERE name = …``, which reaches both
-branches, as the whole is readings times names.
-"""
-
 _RELATIVE = re.compile(r"([+-])(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -78,22 +37,30 @@ Value = str | int | float | bool
 
 
 class ScopeError(SockrecError):
-    """A time that is not one."""
+    """A time that is not one, or a condition that does not hold for a socket."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The half-open span of time that a query is about, in microseconds UTC; None is unbounded."""
+    """What a query is about: a half-open span of time, and which sockets.
+
+    ``start`` and ``end`` are in microseconds UTC, None is unbounded; ``where`` is one SQL
+    expression over the columns of sockets.
+    """
 
     start: int | None = None
     end: int | None = None
+    where: str | None = None
 
 
 WHOLE = Scope()
 
 
-def parse_time(text: str, first: int | None, last: int | None) -> int:
-    """Return microseconds UTC of an ISO time, of ``+30s`` after first or of ``-5m`` before last."""
+def parse_time(text: str, first: int | None, last: int | None, zone: tzinfo = UTC) -> int:
+    """Return microseconds UTC of an ISO time, of ``+30s`` after first or of ``-5m`` before last.
+
+    An ISO time without an offset is one of ``zone``.
+    """
     relative = _RELATIVE.fullmatch(text)
     if relative:
         sign, number, unit = relative.groups()
@@ -108,7 +75,7 @@ def parse_time(text: str, first: int | None, last: int | None) -> int:
             f"{text!r} is no time: give 2026-11-22T15:04:05, +30s (after the first sample) or "
             "-5m (before the last)"
         ) from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
@@ -200,8 +167,13 @@ def lay_scope(
     connection: DuckDBPyConnection,
     scope: Scope = WHOLE,
     parameters: Mapping[str, tuple[str, Value | None]] | None = None,
+    query: str | None = None,
 ) -> None:
-    """Create the temporary views of one run; ``parameters`` gives type and value by name."""
+    """Create the temporary views of one run; ``parameters`` gives type and value by name.
+
+    Of the derived views only those that ``query`` names, if one is given. Raises ScopeError.
+    """
+    where = None if scope.where is None else _condition(scope.where)
     for table in TABLES.values():
         time = _TIME_COLUMN.get(table.name, "sample_time")
         bounds = []
@@ -209,18 +181,64 @@ def lay_scope(
             bounds.append(f"{time} >= make_timestamp({scope.start})")
         if scope.end is not None:
             bounds.append(f"{time} < make_timestamp({scope.end})")
-        connection.execute(
-            f"CREATE TEMP VIEW {table.name} AS SELECT *, epoch_us({time}) AS t_us "
-            f"FROM raw.{table.name} WHERE {' AND '.join(bounds) or 'true'}"
-        )
+        if where is not None and table.name == SOCKETS.name:
+            bounds.append(where)
+        if where is not None and table.name == CLOSES.name:
+            bounds.append(_closes_condition(connection, where))
+        try:
+            connection.execute(
+                f"CREATE TEMP VIEW {table.name} AS SELECT *, epoch_us({time}) AS t_us "
+                f"FROM raw.{table.name} WHERE {' AND '.join(bounds) or 'true'}"
+            )
+        except Exception as error:
+            if where is None or table.name != SOCKETS.name:
+                raise
+            raise _no_condition(scope.where, error) from error
     connection.execute(f"CREATE TEMP VIEW baseline AS {_baseline(scope)}")
-    connection.execute(f"CREATE TEMP VIEW counter_values AS {_COUNTER_VALUES}")
     given = {"from_us": ("BIGINT", scope.start), "to_us": ("BIGINT", scope.end)}
     columns = (
         f'CAST({_literal(value)} AS {kind}) AS "{name}"'
         for name, (kind, value) in (given | dict(parameters or {})).items()
     )
     connection.execute(f"CREATE TEMP VIEW params AS SELECT {', '.join(columns)}")
+    for name, sql in derived_views().items():
+        if query is None or name in query.lower():
+            connection.execute(f"CREATE TEMP VIEW {name} AS {sql}")
+
+
+@cache
+def derived_views() -> Mapping[str, str]:
+    """Return the SQL of the views of queries/views/ by name."""
+    return {name: parse_query(name, text).sql for name, text in read_folder("views").items()}
+
+
+def _condition(text: str) -> str:
+    """Return the condition fit to stand among others. Raises ScopeError unless it is only one."""
+    import duckdb
+
+    try:
+        text.encode()
+        duckdb.SQLExpression(text)
+    except (duckdb.Error, ValueError) as error:
+        raise _no_condition(text, error) from error
+    return f"(\n{text}\n)"
+
+
+def _closes_condition(connection: DuckDBPyConnection, where: str) -> str:
+    """Return what chooses the closes: the condition, or else the sockets that it chose."""
+    import duckdb
+
+    try:
+        connection.execute(f"SELECT 1 FROM raw.{CLOSES.name} WHERE {where} LIMIT 0")
+    except duckdb.Error:
+        chosen = f"SELECT netns, cookie FROM raw.{SOCKETS.name} WHERE {where}"
+        return f"(netns, cookie) IN ({chosen})"
+    return where
+
+
+def _no_condition(text: str | None, error: Exception) -> ScopeError:
+    said = " ".join(str(error).split("\n\nLINE")[0].split())
+    return ScopeError(f"{text!r} is no condition on a row of sockets: {said}")
 
 
 def _baseline(scope: Scope) -> str:

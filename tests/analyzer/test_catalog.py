@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import analyzer
-from analyzer import views
-from analyzer.catalog import CatalogError, ParameterError, find_report, parse_report, read_catalog
+from analyzer.catalog import CatalogError, ParameterError, find_report, read_catalog, read_findings
+from analyzer.header import parse_query, read_folder
 from tests.analyzer.recordings import small
 
 HEADER = """\
@@ -22,7 +22,7 @@ SQL = "SELECT 1 AS n ORDER BY n\n"
 
 def test_a_header_becomes_a_report() -> None:
     chart = '-- [chart]\n-- mark = "bar"\n'
-    report = parse_report("things", HEADER + PARAM + chart + SQL)
+    report = parse_query("things", HEADER + PARAM + chart + SQL)
     assert (report.name, report.title) == ("things", "Things")
     assert report.description == "What things there are."
     assert dict(report.columns) == {"n": "How many."}
@@ -54,7 +54,7 @@ def test_a_header_becomes_a_report() -> None:
 )
 def test_a_wrong_header_is_named(text: str, said: str) -> None:
     with pytest.raises(CatalogError, match=said) as caught:
-        parse_report("things", text)
+        parse_query("things", text)
     assert "things.sql" in str(caught.value)
 
 
@@ -72,7 +72,7 @@ def test_a_value_is_parsed_by_its_type(
     kind: str, default: str, text: str, value: object, tmp_path: Path
 ) -> None:
     header = HEADER + PARAM.replace("BIGINT", kind).replace("default = 3", f"default = {default}")
-    report = parse_report("things", header + "SELECT k AS n FROM params\n")
+    report = parse_query("things", header + "SELECT k AS n FROM params\n")
     assert report.values({"k": text})["k"] == (kind, value)
     small(tmp_path / "r")
     with analyzer.open(tmp_path / "r") as opened:
@@ -82,13 +82,13 @@ def test_a_value_is_parsed_by_its_type(
 
 @pytest.mark.parametrize("text", ["", "x", "1.5", "1e3", "99999999999999999999", "1; SELECT 2"])
 def test_a_value_of_another_type_is_refused(text: str) -> None:
-    report = parse_report("things", HEADER + PARAM + SQL)
+    report = parse_query("things", HEADER + PARAM + SQL)
     with pytest.raises(ParameterError, match="a BIGINT is wanted"):
         report.values({"k": text})
 
 
 def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
-    report = parse_report("things", HEADER + PARAM + SQL)
+    report = parse_query("things", HEADER + PARAM + SQL)
     with pytest.raises(ParameterError, match="no parameter 'q': it has k"):
         report.values({"q": "1"})
 
@@ -136,5 +136,53 @@ def test_a_shipped_report_keeps_to_the_portable_subset(name: str) -> None:
     assert sql.rstrip().rpartition("ORDER BY")[1], "wants a total order"
 
 
-def test_a_view_made_of_others_keeps_to_the_portable_subset() -> None:
-    assert not_portable(views._COUNTER_VALUES) == []
+@pytest.mark.parametrize("name", read_findings())
+def test_a_finding_keeps_to_the_portable_subset(name: str) -> None:
+    assert not_portable(re.sub(r"--[^\n]*", "", read_findings()[name].sql)) == []
+
+
+@pytest.mark.parametrize("name", read_folder("views"))
+def test_a_view_keeps_to_the_portable_subset(name: str) -> None:
+    sql = parse_query(name, read_folder("views")[name]).sql
+    assert not_portable(re.sub(r"--[^\n]*", "", sql)) == []
+
+
+@pytest.mark.parametrize("name", read_catalog())
+def test_every_report_takes_top(name: str) -> None:
+    (top,) = (parameter for parameter in find_report(name).params if parameter.name == "top")
+    assert top.type == "BIGINT"
+
+
+def test_a_report_of_ones_own_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.sql"
+    path.write_text(HEADER + PARAM + SQL)
+    assert find_report(str(path)).title == "Things"
+    path.write_text(SQL)
+    with pytest.raises(CatalogError, match=rf"{path}: its header describes no"):
+        find_report(str(path))
+    path.write_bytes(b"\xff")
+    with pytest.raises(CatalogError, match=f"{path}: not UTF-8"):
+        find_report(str(path))
+    path.write_bytes(bytes((1 << 20) + 1))
+    with pytest.raises(CatalogError, match="are no report"):
+        find_report(str(path))
+    with pytest.raises(CatalogError, match="No such file"):
+        find_report(str(tmp_path / "absent.sql"))
+
+
+@pytest.mark.parametrize(
+    ("needs", "said"),
+    [('["closes", "tcp"]', None), ('["closed"]', "no list of"), ('"closes"', "no list of")],
+)
+def test_needs_are_words_that_are_known(needs: str, said: str | None) -> None:
+    text = f"-- needs = {needs}\n{HEADER}{SQL}"
+    if said is None:
+        assert parse_query("things", text).needs == ("closes", "tcp")
+    else:
+        with pytest.raises(CatalogError, match=said):
+            parse_query("things", text)
+
+
+def test_the_columns_of_a_finding_are_not_described() -> None:
+    with pytest.raises(CatalogError, match=r"may not describe \[columns\]"):
+        parse_query("things", HEADER + SQL, columns=["n"])

@@ -1,0 +1,186 @@
+"""SQL files whose header comment is their documentation: reports, findings and views."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from types import MappingProxyType
+
+from recorder.schema import SockrecError
+
+SUFFIX = ".sql"
+
+NEEDS = ("sockets", "tcp", "udp", "unix", "closes", "counters", "owners", "settings")
+"""Words of ``needs``: tables, and kernel tables that samples has a step for."""
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "BIGINT": (int,),
+    "DOUBLE": (float, int),
+    "VARCHAR": (str,),
+    "BOOLEAN": (bool,),
+}
+_KEYS = {"title", "description", "needs", "columns", "params", "chart"}
+_PARAMETER_KEYS = {"type", "default", "doc"}
+_RESERVED = {"from_us", "to_us"}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+
+
+class CatalogError(SockrecError):
+    """A query that does not exist, or whose header is wrong."""
+
+
+class ParameterError(CatalogError):
+    """A parameter that the query does not have, or a value it cannot take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a query: a column of the one-row view ``params``."""
+
+    name: str
+    type: str
+    default: str | int | float | bool
+    doc: str
+
+    def parse(self, text: str) -> str | int | float | bool:
+        """Return the value that a user typed. Raises ParameterError."""
+        try:
+            match self.type:
+                case "BIGINT":
+                    value = int(text)
+                    if not -(1 << 63) <= value < 1 << 63:
+                        raise ValueError
+                    return value
+                case "DOUBLE":
+                    number = float(text)
+                    if number != number or number in (float("inf"), float("-inf")):
+                        raise ValueError
+                    return number
+                case "BOOLEAN":
+                    return _BOOLEANS[text.lower()]
+        except (ValueError, KeyError):
+            raise ParameterError(f"{self.name}={text}: a {self.type} is wanted") from None
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a header says, and the SQL below it.
+
+    ``columns`` says what each column of the result means, in their order; ``chart`` is in
+    Vega-Lite's words; ``needs`` names what of a recording the answer rests on, in words of NEEDS.
+    """
+
+    name: str
+    title: str
+    description: str
+    needs: tuple[str, ...]
+    columns: Mapping[str, str]
+    params: tuple[Parameter, ...]
+    chart: Mapping[str, object]
+    sql: str
+
+    def values(
+        self, given: Mapping[str, object]
+    ) -> dict[str, tuple[str, str | int | float | bool]]:
+        """Return type and value of every parameter; text is parsed. Raises ParameterError."""
+        known = {parameter.name: parameter for parameter in self.params}
+        for name in given:
+            if name not in known:
+                has = ", ".join(known) or "none"
+                raise ParameterError(f"{self.name} has no parameter {name!r}: it has {has}")
+        values = {}
+        for name, parameter in known.items():
+            value = given.get(name, parameter.default)
+            if not isinstance(value, str | int | float):
+                raise ParameterError(f"{name}={value!r}: a {parameter.type} is wanted")
+            # A Python value takes the same way as a typed one: True must not pass for 1.
+            values[name] = (parameter.type, parameter.parse(str(value)))
+        return values
+
+
+def parse_query(name: str, text: str, *, columns: Collection[str] | None = None) -> Query:
+    """Make a query of the text of its file. Raises CatalogError.
+
+    Its header describes the columns of its result, unless ``columns`` says what they are.
+    """
+    lines = text.splitlines()
+    header: list[str] = []
+    for line in lines:
+        if not line.startswith("--"):
+            break
+        header.append(line[2:].removeprefix(" "))
+    try:
+        found = tomllib.loads("\n".join(header))
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogError(f"{name}{SUFFIX}: its header is not TOML: {error}") from error
+    if unknown := sorted(found.keys() - _KEYS):
+        raise CatalogError(f"{name}{SUFFIX}: unknown words in its header: {', '.join(unknown)}")
+    sql = "\n".join(lines[len(header) :]).strip().removesuffix(";")
+    if not sql:
+        raise CatalogError(f"{name}{SUFFIX}: no SQL below its header")
+    described = _table(name, found, "columns")
+    if bool(described) == (columns is not None):
+        wrong = "describes no [columns]" if columns is None else "may not describe [columns]"
+        raise CatalogError(f"{name}{SUFFIX}: its header {wrong}")
+    return Query(
+        name=name,
+        title=_text(name, found, "title"),
+        description=_text(name, found, "description").strip(),
+        needs=_needs(name, found.get("needs", [])),
+        columns=MappingProxyType({c: _text(name, described, c) for c in described}),
+        params=tuple(
+            _parameter(name, key, value) for key, value in _table(name, found, "params").items()
+        ),
+        chart=MappingProxyType(_table(name, found, "chart")),
+        sql=sql,
+    )
+
+
+def read_folder(*below: str) -> dict[str, str]:
+    """Return the texts of the shipped SQL files of a folder of queries/ by name, in order."""
+    folder = files("analyzer").joinpath("queries", *below)
+    texts = {
+        item.name.removesuffix(SUFFIX): item.read_text(encoding="utf-8")
+        for item in folder.iterdir()
+        if item.name.endswith(SUFFIX)
+    }
+    return {name: texts[name] for name in sorted(texts)}
+
+
+def _text(name: str, table: Mapping[str, object], key: str) -> str:
+    value = table.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise CatalogError(f"{name}{SUFFIX}: its header lacks a text {key!r}")
+    return value
+
+
+def _table(name: str, table: Mapping[str, object], key: str) -> dict[str, object]:
+    value = table.get(key, {})
+    if not isinstance(value, dict):
+        raise CatalogError(f"{name}{SUFFIX}: {key!r} in its header is not a table")
+    return value
+
+
+def _needs(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(need in NEEDS for need in value):
+        raise CatalogError(f"{name}{SUFFIX}: 'needs' is no list of {', '.join(NEEDS)}")
+    return tuple(value)
+
+
+def _parameter(report: str, name: str, value: object) -> Parameter:
+    where = f"{report}{SUFFIX}: parameter {name!r}"
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        raise CatalogError(f"{where}: is no name for a parameter")
+    if not isinstance(value, dict) or value.keys() != _PARAMETER_KEYS:
+        raise CatalogError(f"{where}: wants type, default and doc, nothing else")
+    kind, default = value["type"], value["default"]
+    if kind not in _TYPES:
+        raise CatalogError(f"{where}: its type is none of {', '.join(_TYPES)}")
+    if type(default) not in _TYPES[kind] or not isinstance(default, str | int | float):
+        raise CatalogError(f"{where}: its default is no {kind}")
+    return Parameter(name, kind, default, _text(report, value, "doc"))

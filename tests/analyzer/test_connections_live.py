@@ -1,0 +1,75 @@
+"""The view connections of a real recording beside what the workload knows it did."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import analyzer
+from tests.recorder.recorded import record
+from tests.workloads.netns import inside, lacking, namespace
+
+pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
+
+ROOT = Path(__file__).parents[2]
+CHURN = str(ROOT / "tests" / "workloads" / "churn.py")
+
+
+@pytest.fixture(scope="module")
+def connections(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Record 1,000 short connections, a third ended by each way; return the view and the truth."""
+    folder = tmp_path_factory.mktemp("connections")
+    truth = folder / "truth.json"
+    with namespace() as name:
+        command = record(folder / "r", "-i", "500ms", "--netns", name)
+        recorder = subprocess.Popen([*command, "-d", "7s"], cwd=ROOT, stderr=subprocess.PIPE)
+        while not list((folder / "r" / "samples").glob("*")) and recorder.poll() is None:
+            time.sleep(0.05)
+        options = ["--rate", "300", "--seconds", "3", "--truth", str(truth)]
+        subprocess.run(inside(name, sys.executable, CHURN, *options), check=True, timeout=60)
+        _, errors = recorder.communicate(timeout=60)
+        assert recorder.returncode == 0, errors.decode()
+    with analyzer.open(folder / "r") as opened:
+        found = opened.sql("SELECT * FROM connections WHERE opened = 'during'").df()
+    return found, json.loads(truth.read_text())
+
+
+def test_both_ends_of_every_connection_are_there_once(
+    connections: tuple[pd.DataFrame, dict[str, int]],
+) -> None:
+    found, truth = connections
+    assert found.groupby("role").size().to_dict() == {
+        "client": truth["connected"],
+        "server": truth["connected"],
+    }
+    assert not found.duplicated(["netns", "cookie"]).any()
+
+
+def test_it_tells_who_closed_first(connections: tuple[pd.DataFrame, dict[str, int]]) -> None:
+    found, truth = connections
+    ways = found.groupby(["role", "closed_first"]).size().to_dict()
+    third = truth["connected"] // 3
+    assert ways == {
+        ("client", "local"): third,
+        ("client", "peer"): third,
+        ("client", "reset"): third,
+        ("server", "local"): third,
+        # What the client reset was ended by the peer, too.
+        ("server", "peer"): 2 * third,
+    }
+
+
+def test_bytes_add_up(connections: tuple[pd.DataFrame, dict[str, int]]) -> None:
+    """A socket that reset its connection has lost its totals in the kernel; its peer has not."""
+    found, truth = connections
+    clients = found[found["role"] == "client"]
+    servers = found[(found["role"] == "server") & (found["closed_first"] == "local")]
+    assert clients["bytes_sent"].sum() == truth["client_bytes"]
+    assert servers["bytes_sent"].sum() == truth["server_bytes"]
+    assert clients[clients["closed_first"] == "reset"]["bytes_sent"].isna().all()
