@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BENCH_ARGS ?=
+SAMPLES ?=
 
 CHECKED := $(wildcard recorder analyzer queries tests benchmarks samples docs sockrec.py)
 TYPED := $(wildcard recorder analyzer tests benchmarks samples docs sockrec.py)
@@ -15,17 +16,20 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench lint format docs wheel test-duckdb15 constraints clean
+.PHONY: help demo samples test bench lint format docs wheel test-duckdb15 constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.runtime ## record a real workload on loopback for 6 s and print two reports from it
+demo: $(VENV)/.runtime ## record a real workload on loopback for 6 s and say what is wrong with it
 	rm -rf demo-recording
 	$(BIN)/sockrec record -o demo-recording -i 500ms -- $(BIN)/python samples/demo.py
 	$(BIN)/sockrec info demo-recording
-	$(BIN)/sockrec report states demo-recording --param interval=3
+	$(BIN)/sockrec summary demo-recording
 	$(BIN)/sockrec report process_sockets demo-recording
+
+samples: $(VENV)/.runtime ## record the incidents of samples/ anew, or SAMPLES="NAME..." (root, 8 minutes)
+	$(BIN)/python -m samples $(SAMPLES)
 
 test: lint ## lint, types, import contracts, tests, and the wheel without dev packages
 	$(BIN)/pytest $(PYTEST_ARGS)
@@ -44,9 +48,11 @@ format: $(VENV)/.dev ## let ruff repair what it can
 bench: $(VENV)/.runtime ## measure CPU, bytes and lateness against the targets (minutes)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-docs: $(VENV)/.runtime ## write docs/schema.md from recorder.schema
+docs: $(VENV)/.runtime ## write docs/schema.md, views.md and reports.md from what they describe
 	$(BIN)/python docs/generate_schema.py > docs/schema.md.new
-	mv docs/schema.md.new docs/schema.md
+	$(BIN)/python docs/generate_queries.py views > docs/views.md.new
+	$(BIN)/python docs/generate_queries.py reports > docs/reports.md.new
+	for page in schema views reports; do mv docs/$$page.md.new docs/$$page.md || exit; done
 
 wheel: $(VENV)/.dev ## build wheel and sdist and try them without dev packages
 	$(BIN)/python .ci/wheel_smoke.py

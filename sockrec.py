@@ -54,7 +54,11 @@ def main() -> None:
         sys.exit(130)
     except (SockrecError, OSError) as error:
         # Names in a message may come from a stranger: no line break or terminal escape gets out.
-        sys.exit("sockrec: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error)))
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
+        print(f"sockrec: {text}", file=sys.stderr)
+        if engine := sys.modules.get("analyzer.engine"):
+            engine.leave(1)  # at once, should a query run that nothing can stop
+        sys.exit(1)
 
 
 if __name__ == "__main__":

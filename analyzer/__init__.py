@@ -76,6 +76,7 @@ class Analysis:
     def report(
         self,
         name: str | Query,
+        /,
         *,
         start: str | None = None,
         end: str | None = None,

@@ -24,7 +24,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 _KEYS = {"title", "description", "needs", "columns", "params", "chart"}
 _PARAMETER_KEYS = {"type", "default", "doc"}
-_RESERVED = {"from_us", "to_us"}
+_RESERVED = {"from_us", "to_us", "start", "end", "where", "zone"}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 

@@ -1,29 +1,33 @@
-"""What is printed: rows as a table, CSV or JSON, of which no cell can harm who reads it."""
+"""What is printed of rows: a table, text of several forms, or Arrow's and Parquet's bytes."""
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from contextlib import contextmanager
 from enum import StrEnum
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TextIO
 
+from analyzer.cells import NOTHING, csv_text, markdown_text, plain, printable, rows, text
+from analyzer.sparkline import read_chart
+from analyzer.terminal import GAP, PLAIN, Look, Terminal
+from analyzer.zones import UTC_NAME, zoned, zoned_schema
+from recorder.schema import SockrecError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MAX_TABLE_ROWS = 1_000
-NOTHING = "-"
-"""How a table shows NULL."""
+__all__ = ["BINARY", "MAX_TABLE_ROWS", "Format", "Look", "RenderError", "printable", "write"]
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_GAP = 2
-_NARROW = 12
-"""How far a column of text may be folded."""
+MAX_TABLE_ROWS = 1_000
+
+
+class RenderError(SockrecError):
+    """Rows that a format has no room for."""
 
 
 class Format(StrEnum):
@@ -32,124 +36,163 @@ class Format(StrEnum):
     table = "table"
     csv = "csv"
     json = "json"
+    ndjson = "ndjson"
+    markdown = "markdown"
+    parquet = "parquet"
+    arrow = "arrow"
 
 
-def write(schema: pa.Schema, batches: Iterable[pa.RecordBatch], form: Format, out: TextIO) -> None:
-    """Print rows as they come."""
-    if form is Format.json:
-        _write_json(schema, batches, out)
-    elif form is Format.csv:
-        _write_csv(schema, batches, out)
-    else:
-        _write_table(schema, batches, out)
+BINARY = frozenset({Format.parquet, Format.arrow})
+"""What no terminal is to be given."""
 
 
-def printable(text: str) -> str:
-    """Return the text with every character that is not plainly visible written as an escape.
+def write(
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    form: Format,
+    out: TextIO,
+    look: Look = PLAIN,
+) -> int:
+    """Write rows as they come and return how many there were.
 
-    Terminal sequences, line breaks and marks that turn the direction of writing are such.
+    BINARY formats are written to ``out.buffer``. Raises RenderError.
     """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    # Where UTC is meant, text says so by a Z or by nothing at all.
+    zoned_as = zoned_schema(schema, look.zone, naive=form in BINARY or look.zone != UTC_NAME)
+    counted = _Counted(zoned(batches, zoned_as))
+    if form is Format.table:
+        _write_table(zoned_as, counted, out, look)
+        return counted.rows
+    waiting = iter(counted)
+    first = list(islice(waiting, 1))  # a query that fails has written nothing
+    look.begin()
+    _WRITERS[form](zoned_as, chain(first, waiting), out)
+    return counted.rows
 
 
-def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[object, ...]]:
-    for batch in batches:
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+class _Counted:
+    """Batches on their way, and how many rows have passed."""
 
+    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
+        self.rows = 0
+        self._batches = batches
 
-def _cell(value: object) -> str:
-    """Return the plain text of a value that is not NULL."""
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            return printable(value)
-        case float():
-            return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.1f}"
-        case bytes():
-            return value.hex()
-        case datetime():
-            return value.isoformat(sep=" ", timespec="milliseconds")
-        case int() | Decimal() | date() | time() | timedelta():
-            return str(value)
-    return printable(json.dumps(_plain(value), ensure_ascii=False))
-
-
-def _plain(value: object) -> object:
-    """Return a value that JSON has a word for; times are ISO and UTC."""
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case Decimal():
-            return int(value) if value == value.to_integral_value() else float(value)
-        case datetime():
-            return value.isoformat() + ("" if value.tzinfo else "Z")
-        case date() | time():
-            return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
-        case bytes():
-            return value.hex()
-        case dict():
-            return {str(key): _plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
-    return str(value)
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._batches:
+            self.rows += batch.num_rows
+            yield batch
 
 
 def _write_json(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: TextIO) -> None:
     out.write("[")
     separator = "\n"
-    for row in _rows(batches):
-        named = dict(zip(schema.names, map(_plain, row), strict=True))
-        # ASCII only: what a terminal could take for a command is escaped, and nothing is lost.
-        out.write(separator + json.dumps(named, allow_nan=False))
+    for line in _json_lines(schema, batches):
+        out.write(separator + line)
         separator = ",\n"
     out.write("\n]\n" if separator == ",\n" else "]\n")
 
 
+def _write_ndjson(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: TextIO) -> None:
+    for line in _json_lines(schema, batches):
+        out.write(line + "\n")
+
+
+def _json_lines(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
+    names = _distinct(schema.names)
+    for row in rows(batches):
+        named = dict(zip(names, map(plain, row), strict=True))
+        # ASCII only: what a terminal could take for a command is escaped, and nothing is lost.
+        yield json.dumps(named, allow_nan=False)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Return the names with a number added to each that was there before."""
+    found: list[str] = []
+    for name in names:
+        number, distinct = 1, name
+        while distinct in found:
+            distinct, number = f"{name}_{number}", number + 1
+        found.append(distinct)
+    return found
+
+
 def _write_csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([_csv_cell(name) for name in schema.names])
-    for row in _rows(batches):
-        writer.writerow([_csv_cell(value) for value in row])
+    writer.writerow([csv_text(name) for name in schema.names])
+    for row in rows(batches):
+        writer.writerow([csv_text(value) for value in row])
 
 
-def _csv_cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, datetime):
-        return str(_plain(value))
-    text = _cell(value)
-    if isinstance(value, int | Decimal) or not text.startswith(_FORMULA):
-        return text
-    return "'" + text  # a spreadsheet would run it as a formula
+def _write_markdown(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: TextIO) -> None:
+    rules = ["---:" if flush else "---" for flush in _flush(schema)]
+    for cells in chain(
+        [[markdown_text(name) for name in schema.names], rules],
+        ([markdown_text(value) for value in row] for row in rows(batches)),
+    ):
+        out.write(f"| {' | '.join(cells)} |\n")
 
 
-def _write_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: TextIO) -> None:
+def _write_parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: TextIO) -> None:
+    from pyarrow.parquet import ParquetWriter
+
+    named = _renamed(schema)
+    with _refusing(Format.parquet):
+        writer = ParquetWriter(
+            out.buffer, named, compression="zstd", use_dictionary=True, write_page_checksum=True
+        )
+    with writer:
+        for batch in batches:
+            writer.write_batch(batch.rename_columns(named.names))
+
+
+def _write_arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: TextIO) -> None:
     import pyarrow as pa
 
-    rows = _rows(batches)
+    named = _renamed(schema)
+    with _refusing(Format.arrow):
+        writer = pa.ipc.new_stream(out.buffer, named)
+    with writer:
+        for batch in batches:
+            writer.write_batch(batch.rename_columns(named.names))
+
+
+def _renamed(schema: pa.Schema) -> pa.Schema:
+    import pyarrow as pa
+
+    names = _distinct(schema.names)
+    return pa.schema([f.with_name(name) for f, name in zip(schema, names, strict=True)])
+
+
+@contextmanager
+def _refusing(form: Format) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise RenderError(f"{form}: {error}: CAST that column to VARCHAR") from error
+
+
+def _write_table(
+    schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: TextIO, look: Look
+) -> None:
+    on_terminal = out.isatty()
+    chart = read_chart(look.chart, schema.names) if on_terminal else None
+    passing = rows(batches if chart is None else chart.gather(batches))
+    shown = list(islice(passing, MAX_TABLE_ROWS))
+    more = next(passing, None) is not None
+    if chart is not None:
+        deque(passing, maxlen=0)  # a chart is of all rows
+    look.begin()
     names = [printable(name) for name in schema.names]
-    cells = [
-        [NOTHING if value is None else _cell(value) for value in row]
-        for row in islice(rows, MAX_TABLE_ROWS)
-    ]
-    right = [
-        pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t)
-        for t in schema.types
-    ]
-    if out.isatty():
-        _write_terminal(names, cells, right, out)
+    if on_terminal:
+        terminal = Terminal(out)
+        terminal.table(names, shown, _flush(schema), look)
+        if chart is not None:
+            terminal.chart(chart, look)
     else:
-        _write_plain(names, cells, right, out)
-    if next(rows, None) is not None:
+        _write_plain(names, shown, _flush(schema), out)
+    if more:
         print(
             f"sockrec: only the first {MAX_TABLE_ROWS:,} rows are shown; "
             "--format csv or json gives all",
@@ -157,60 +200,37 @@ def _write_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: Text
         )
 
 
+def _flush(schema: pa.Schema) -> list[bool]:
+    """Return which columns stand right."""
+    import pyarrow as pa
+
+    return [
+        pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t)
+        for t in schema.types
+    ]
+
+
 def _write_plain(
-    names: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], out: TextIO
+    names: Sequence[str],
+    shown: Sequence[Sequence[object]],
+    right: Sequence[bool],
+    out: TextIO,
 ) -> None:
-    widths = _widths(names, cells)
+    cells = [[NOTHING if value is None else text(value) for value in row] for row in shown]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     for row in chain([names], cells):
         padded = (
-            text.rjust(width) if flush else text.ljust(width)
-            for text, width, flush in zip(row, widths, right, strict=True)
+            cell.rjust(width) if flush else cell.ljust(width)
+            for cell, width, flush in zip(row, widths, right, strict=True)
         )
-        out.write((" " * _GAP).join(padded).rstrip() + "\n")
+        out.write((" " * GAP).join(padded).rstrip() + "\n")
 
 
-def _widths(names: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
-    return [max(len(row[i]) for row in chain([names], cells)) for i in range(len(names))]
-
-
-def _write_terminal(
-    names: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], out: TextIO
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(file=out, markup=False, highlight=False, emoji=False)
-    for heads in (names, [name.replace("_", "_\n") for name in names]):
-        if sum(_needed(heads, cells, right)) <= console.width:
-            break
-    else:
-        _write_records(names, cells, out)
-        return
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for head, flush in zip(heads, right, strict=True):
-        table.add_column(
-            Text(head), justify="right" if flush else "left", no_wrap=flush, overflow="fold"
-        )
-    for row in cells:
-        table.add_row(*map(Text, row))
-    console.print(table)
-
-
-def _needed(
-    heads: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]
-) -> Iterator[int]:
-    """Yield the least width of each column: text may be folded, numbers and names may not."""
-    for index, (head, flush) in enumerate(zip(heads, right, strict=True)):
-        cell = max((len(row[index]) for row in cells), default=0)
-        name = max(map(len, head.split("\n")))
-        yield _GAP + max(name, cell if flush else min(cell, _NARROW))
-
-
-def _write_records(names: Sequence[str], cells: Sequence[Sequence[str]], out: TextIO) -> None:
-    width = max(map(len, names))
-    for number, row in enumerate(cells, 1):
-        out.write(f"row {number}\n")
-        for name, text in zip(names, row, strict=True):
-            if text != NOTHING:
-                out.write(f"  {name:<{width}}  {text}\n")
+_WRITERS = {
+    Format.csv: _write_csv,
+    Format.json: _write_json,
+    Format.ndjson: _write_ndjson,
+    Format.markdown: _write_markdown,
+    Format.parquet: _write_parquet,
+    Format.arrow: _write_arrow,
+}

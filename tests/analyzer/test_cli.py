@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -15,6 +17,7 @@ from analyzer.cli import app
 from analyzer.engine import Engine
 from analyzer.info import describe
 from analyzer.recording import open_recording
+from analyzer.render import Format
 from recorder.schema import SockrecError
 from tests.analyzer.recordings import (
     FACTS,
@@ -26,7 +29,9 @@ from tests.analyzer.recordings import (
     tcp,
     time_of,
 )
+from tests.analyzer.terminals import Terminal
 
+ROOT = Path(__file__).resolve().parents[2]
 NOW = micros(time_of(4)) / 1e6
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
 
@@ -81,6 +86,17 @@ def test_reports_lists_and_describes_every_report() -> None:
         ("report", "states", ".", "-p", "interval=soon"),
         ("report", "states", ".", "-p", "nosuch=1"),
         ("report", "states", ".", "--format", "xml"),
+        ("report", "states", ".", "--tz", "Europe/Berlim"),
+        ("report", "states", ".", "--threads", "0"),
+        ("report", "states", ".", "--memory", "lots"),
+        ("report", "states", ".", "--timeout", "0"),
+        ("report", "states", ".", "--timeout", "-1"),
+        ("report", "states", ".", "--top", "-1"),
+        ("report", "states", ".", "--top", "3", "-p", "top=3"),
+        ("report", "./nosuch.sql", "."),
+        ("report", "states.sql", "."),
+        ("sql", ".", "SELECT 1", "--tz", "../../etc/passwd"),
+        ("reports", "--format", "csv"),
         ("sql", "."),
         ("info",),
         ("info", ".", "--format", "csv"),
@@ -315,7 +331,7 @@ def test_a_real_recording_is_read_while_it_is_made_and_after_it_was_killed(tmp_p
     path = tmp_path / "r"
     recorder = subprocess.Popen(
         [sys.executable, "-m", "sockrec", "record", "-q", "-i", "50ms", "-o", str(path)],
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=ROOT,
     )
     query = (
         "SELECT sample, count(*) FILTER (WHERE step = 'owners') AS owners FROM samples "
@@ -345,6 +361,268 @@ def test_a_real_recording_is_read_while_it_is_made_and_after_it_was_killed(tmp_p
         state = describe(opened.engine).facts["state"]
         assert state == "being recorded"  # for the ten seconds that tell a dead one
         assert "killed" in str(describe(opened.engine, now=time.time() + 60).facts["state"])
+
+
+MINE = """\
+-- title = "Mine"
+-- description = "Sockets by state."
+-- needs = ["sockets", "closes"]
+--
+-- [columns]
+-- state = "State."
+-- n = "Sockets."
+--
+-- [params.top]
+-- type = "BIGINT"
+-- default = 20
+-- doc = "Rows listed."
+--
+-- [params.name]
+-- type = "VARCHAR"
+-- default = "%"
+-- doc = "States like this."
+SELECT state, n
+FROM (
+  SELECT state, count(*) AS n, row_number() OVER (ORDER BY count(*) DESC, state) AS place
+  FROM sockets CROSS JOIN params
+  WHERE state LIKE params.name
+  GROUP BY state
+) AS counted
+CROSS JOIN params
+WHERE place <= params.top OR params.top = 0
+ORDER BY place
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.sql"
+    path.write_text(MINE)
+    return path
+
+
+def test_report_runs_a_file_of_ones_own(recording: Path, mine: Path) -> None:
+    done = run("report", mine, recording, "--format", "csv")
+    assert (done.exit_code, done.stdout) == (0, "state,n\nESTAB,10\nLISTEN,4\nTIME-WAIT,1\n")
+    assert run("report", mine, recording, "--top", "1", "--format", "csv").stdout.count("\n") == 2
+    assert run("report", mine, recording, "--top", "0", "--format", "csv").stdout.count("\n") == 4
+    described = run("reports", mine).stdout
+    assert "mine: Mine\n" in described
+    assert "needs: sockets, closes" in described
+
+
+def test_where_selects_sockets(recording: Path, mine: Path) -> None:
+    done = run("report", mine, recording, "--where", "state <> 'ESTAB'", "--format", "csv")
+    assert done.stdout == "state,n\nLISTEN,4\nTIME-WAIT,1\n"
+    query = "SELECT count(*) AS n FROM sockets"
+    done = run("sql", recording, query, "--where", "state = 'LISTEN'", "--format", "ndjson")
+    assert done.stdout == '{"n": 4}\n'
+
+
+def test_a_report_without_rows_says_so_and_why_beside_the_output(
+    recording: Path, mine: Path
+) -> None:
+    words = ("report", mine, recording, "-p", "name=nosuch")
+    done = run(*words)
+    assert (done.exit_code, done.stdout) == (0, "state  n\n")
+    assert re.fullmatch(r"sockrec: no rows: [^\n]+\n", done.stderr)
+    assert run(*words, "--format", "json").stdout == "[]\n"
+    assert run("report", mine, recording).stderr == ""
+
+
+def test_a_time_zone_is_of_what_is_shown_and_of_what_is_given(recording: Path) -> None:
+    query = "SELECT DISTINCT sample_time FROM sockets ORDER BY 1"
+    berlin = ("--tz", "Europe/Berlin", "--format", "csv")
+    done = run("sql", recording, query, *berlin, "--from", "2026-11-22T16:04:07")
+    assert done.stdout.splitlines()[1:] == [
+        "2026-11-22T16:04:07+01:00",
+        "2026-11-22T16:04:08+01:00",
+    ]
+    done = run("sql", recording, query, *berlin, "--to", "2026-11-22T15:04:06Z")
+    assert done.stdout.splitlines()[1:] == ["2026-11-22T16:04:05+01:00"]
+    utc = run("sql", recording, query, "--format", "csv").stdout
+    assert utc.splitlines()[1] == "2026-11-22T15:04:05Z"
+    assert run("sql", recording, query, "--tz", "utc", "--format", "csv").stdout == utc
+
+
+@pytest.mark.parametrize("form", list(Format))
+def test_every_format_is_written_to_a_file_and_to_a_pipe(
+    recording: Path, tmp_path: Path, form: Format
+) -> None:
+    words = ("sql", recording, "SELECT sample_time, state FROM sockets", "--format", form)
+    piped = run(*words)
+    assert piped.exit_code == 0, piped.output
+    done = run(*words, "-o", tmp_path / "answer")
+    assert (done.exit_code, done.stdout) == (0, "")
+    written = (tmp_path / "answer").read_bytes()
+    if form is Format.parquet:
+        found = pq.read_table(tmp_path / "answer")
+    elif form is Format.arrow:
+        assert written == piped.stdout_bytes
+        found = pa.ipc.open_stream(written).read_all()
+    else:
+        assert written == piped.stdout_bytes
+        return
+    assert found.num_rows == 15
+    assert found.schema.types == [pa.timestamp("us", "UTC"), pa.string()]
+
+
+def test_a_query_that_fails_leaves_the_file_that_was_there(recording: Path, tmp_path: Path) -> None:
+    target = tmp_path / "answer.csv"
+    target.write_text("old")
+    # Rows come before the error does.
+    query = "SELECT CASE WHEN i < 900000 THEN i ELSE error('late') END FROM range(1000000) t(i)"
+    done = run("sql", recording, query, "--format", "csv", "-o", target)
+    assert isinstance(done.exception, SockrecError)
+    assert target.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answer.csv", "r"]
+
+
+@pytest.mark.parametrize("name", ["recording.json", "sockets/000001.arrows", "new.csv", "."])
+def test_an_answer_is_not_written_into_the_recording(recording: Path, name: str) -> None:
+    before = {path: path.read_bytes() for path in recording.rglob("*") if path.is_file()}
+    done = run("sql", recording, "SELECT 1", "-o", recording / name)
+    assert isinstance(done.exception, SockrecError)
+    after = {path: path.read_bytes() for path in recording.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_the_limits_reach_the_engine(recording: Path) -> None:
+    query = (
+        "SELECT current_setting('threads') AS threads, current_setting('memory_limit') AS memory"
+    )
+    words = ("sql", recording, query, "--format", "ndjson")
+    found = json.loads(run(*words, "--threads", "1", "--memory", "500MiB").stdout)
+    assert found == {"threads": 1, "memory": "500.0 MiB"}
+    begun = time.monotonic()
+    slow = "SELECT count(*) FROM range(1000000000000) AS a, range(1000) AS b"
+    done = run("sql", recording, slow, "--timeout", "300ms")
+    assert isinstance(done.exception, SockrecError)
+    assert "longer than 0.3 s" in str(done.exception)
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("last", ["SELECT 1 AS a", "(SELECT 1 AS a)", "FROM (SELECT 1 AS a);"])
+def test_the_last_word_is_the_query(recording: Path, last: str) -> None:
+    assert run("sql", recording, last, "--format", "csv").stdout == "a\n1\n"
+
+
+def test_a_recording_may_have_a_name_with_blanks(tmp_path: Path) -> None:
+    small(tmp_path / "my recording")
+    done = CliRunner().invoke(
+        app, ["sql", str(tmp_path / "my recording"), "--format", "csv"], input="SELECT 1 AS a;\n"
+    )
+    assert (done.exit_code, done.stdout) == (0, "a\n1\n")
+
+
+def test_a_query_without_its_recording_is_wrong_use() -> None:
+    done = run("sql", "SELECT 1")
+    assert done.exit_code == 2
+    assert "name a recording before the query" in done.stderr
+
+
+def test_reports_are_listed_for_programs() -> None:
+    found = json.loads(run("reports", "--format", "json").stdout)
+    (states,) = (report for report in found if report["name"] == "states")
+    assert list(states) == ["name", "title", "description", "needs", "columns", "params"]
+    assert "interval" in {p["name"] for p in states["params"]}
+    (alone,) = json.loads(run("reports", "states", "--format", "json").stdout)
+    assert alone == states
+
+
+def test_a_header_from_a_stranger_says_nothing_to_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.sql"
+    evil = "\\u001b[2J\\u009b31m"
+    path.write_text(
+        MINE.replace('"Mine"', f'"{evil}"')
+        .replace('"Sockets by state."', f'"{evil}"')
+        .replace('"State."', f'"{evil}"')
+        .replace('"Rows listed."', f'"{evil}"')
+        .replace('"%"', f'"{evil}"')
+    )
+    for words in (("reports", path), ("reports", path, "--format", "json")):
+        done = run(*words)
+        assert done.exit_code == 0, done.output
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stdout)
+    path.write_text(f'-- "{evil}" = 1\nSELECT 1')
+    done = run("report", path, tmp_path)
+    assert done.exit_code == 2
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.output)
+
+
+SLOW = "SELECT count(*) FROM range(1000000000000) AS a, range(1000) AS b"
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """Return a directory for temporary files, to see what is left in it."""
+    path = tmp_path / "tmp"
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_no_terminal_is_given_bytes(recording: Path, form: str) -> None:
+    terminal = Terminal("sql", recording, "SELECT 1", "--format", form)
+    try:
+        assert terminal.wait() == 2
+        assert terminal.shown.replace("\r\n", "\n") == (
+            f"sockrec: {form} is not for a terminal: redirect it, or say -o FILE\n"
+        )
+    finally:
+        terminal.close()
+
+
+def test_a_terminal_is_shown_a_bar_that_goes_and_then_the_error(
+    recording: Path, private: Path
+) -> None:
+    terminal = Terminal("sql", recording, SLOW, "--timeout", "2500ms", TMPDIR=private)
+    try:
+        terminal.wait_for("━")
+        terminal.wait_for("\x1b[1A\x1b[2K")
+        assert terminal.wait() == 1
+        assert terminal.shown == "sockrec: the query took longer than 2.5 s\r\n"
+    finally:
+        terminal.close()
+    assert list(private.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "query", [SLOW, "SELECT length(repeat('a', 4000000000)) AS n"], ids=["slow", "unstoppable"]
+)
+def test_ctrl_c_ends_a_command_and_leaves_nothing(
+    recording: Path, private: Path, query: str
+) -> None:
+    target = private.parent / "answer.csv"
+    terminal = Terminal(
+        *("sql", recording, query, "-o", target, "--format", "csv", "--memory", "8GB"),
+        TMPDIR=private,
+    )
+    try:
+        terminal.wait_for("━")
+        begun = time.monotonic()
+        terminal.type("\x03")
+        assert terminal.wait() == 130
+        assert time.monotonic() - begun < 5
+        assert "Traceback" not in terminal.shown
+        said = re.sub(r"\x1b\[[\d;]*[a-zA-Z]|\^C|\d+(%| s)|[\s━╸╺]", "", terminal.shown)
+        assert said == ""
+    finally:
+        terminal.close()
+    assert list(private.iterdir()) == []
+    assert sorted(path.name for path in private.parent.iterdir()) == ["r", "tmp"]
+
+
+def test_a_pipe_is_shown_no_bar(recording: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sockrec", "sql", str(recording), SLOW, "--timeout", "2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "sockrec: the query took longer than 2 s\n"
 
 
 def test_importing_the_package_or_its_commands_loads_nothing_heavy() -> None:

@@ -98,16 +98,24 @@ def test_the_registry_pattern_recognises_one() -> None:
     assert not REGISTRY.search("https://docs.kernel.org/networking/")
 
 
-def test_the_schema_page_is_current() -> None:
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        ("schema", ["docs/generate_schema.py"]),
+        ("reports", ["docs/generate_queries.py", "reports"]),
+        ("views", ["docs/generate_queries.py", "views"]),
+    ],
+)
+def test_a_generated_page_is_current(page: str, command: list[str]) -> None:
     printed = subprocess.run(
-        [sys.executable, "docs/generate_schema.py"],
+        [sys.executable, *command],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert (ROOT / "docs/schema.md").read_text() == printed, "say: make docs"
+    assert (ROOT / f"docs/{page}.md").read_text() == printed, "say: make docs"
 
 
 def test_the_reports_are_reached_by_a_link() -> None:

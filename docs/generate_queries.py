@@ -1,0 +1,104 @@
+"""Prints docs/reports.md or docs/views.md, the reference of queries/, from the headers there."""
+
+import sys
+from collections.abc import Iterable, Iterator
+
+from analyzer.catalog import FINDING_COLUMNS, Query, read_catalog, read_findings
+from analyzer.header import parse_query, read_folder
+
+REPORTS = """\
+# The reports, and what summary looks for
+
+<!-- Written by `make docs` from the headers in queries/: change those, not this. -->
+
+`sockrec summary RECORDING` looks for every [finding](#findings) below. `sockrec report NAME
+RECORDING` prints one report; each takes `--from`, `--to`, `--where` and `--top`, and its own
+parameters by `--param NAME=VALUE`. A report is one file of `queries/`; `sockrec report ./mine.sql
+RECORDING` runs one of your own.
+
+In a column `_us`, `_ms` and `_s` are durations, `_bytes` bytes, `_per_s` a rate; times are UTC.
+Nothing (NULL) is what the recording does not say; it is never 0.
+"""
+
+VIEWS = """\
+# The views
+
+<!-- Written by `make docs` from the headers in queries/views/: change those, not this. -->
+
+Beside the tables of [schema.md](schema.md), `sockrec sql` and every report see the views below.
+Each table and view has `t_us`, or columns named `…_us`: microseconds UTC. With `--from`, `baseline`
+holds the last row before that time of each socket in `sockets`; `params` is one row with the bounds
+(`from_us`, `to_us`) and the parameters of the report.
+"""
+
+
+def cell(text: str) -> str:
+    """Return the text as it must stand in a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def table(*heads: str, rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table, if it has rows."""
+    body = ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
+    if body:
+        yield "| " + " | ".join(heads) + " |"
+        yield "|---" * len(heads) + "|"
+        yield from body
+        yield ""
+
+
+def section(query: Query, level: str = "##") -> Iterator[str]:
+    """Yield the lines that describe one query."""
+    yield f"{level} {query.name}"
+    yield ""
+    yield f"**{query.title}.**"
+    yield ""
+    yield query.description
+    yield ""
+    if query.needs:
+        yield f"Needs {', '.join(query.needs)}."
+        yield ""
+    yield from table(
+        "parameter",
+        "type",
+        "default",
+        "meaning",
+        rows=((f"`{p.name}`", p.type, str(p.default), p.doc) for p in query.params),
+    )
+    yield from table("column", "meaning", rows=((f"`{n}`", d) for n, d in query.columns.items()))
+
+
+def reports() -> Iterator[str]:
+    """Yield docs/reports.md."""
+    catalog, findings = read_catalog(), read_findings()
+    yield REPORTS
+    yield from table(
+        "report", "", rows=((f"[{q.name}](#{q.name})", q.title) for q in catalog.values())
+    )
+    for query in catalog.values():
+        yield from section(query)
+    yield "# Findings"
+    yield ""
+    yield "A finding is a file of `queries/findings/` whose SQL gives, one row per thing found:"
+    yield f"{', '.join(f'`{name}`' for name in FINDING_COLUMNS)}."
+    yield "Its parameters are thresholds: `sockrec summary -p FINDING.NAME=VALUE`."
+    yield ""
+    for query in findings.values():
+        yield from section(query)
+
+
+def views() -> Iterator[str]:
+    """Yield docs/views.md."""
+    yield VIEWS
+    for name, text in read_folder("views").items():
+        yield from section(parse_query(name, text))
+
+
+def main() -> None:
+    """Print the document that the argument names."""
+    lines = {"reports": reports, "views": views}[sys.argv[1]]()
+    print("\n".join(lines).rstrip())
+
+
+if __name__ == "__main__":
+    main()
