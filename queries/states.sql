@@ -8,6 +8,7 @@
 -- and one row for the whole time. The TCP subflows of MPTCP connections are left out where these
 -- connections are recorded themselves: nothing is counted twice.
 -- """
+-- needs = ["sockets"]
 --
 -- [columns]
 -- time = "First sample of the slice, UTC."
@@ -19,6 +20,11 @@
 -- last = "Sockets in the last sample of the slice that saw the table."
 -- samples = "Samples of the slice that saw the table."
 -- unknown = "Samples of the slice that did not see it, or not whole."
+--
+-- [params.top]
+-- type = "BIGINT"
+-- default = 20
+-- doc = "How many kinds and states are listed, those with most sockets in a sample; 0 lists all. What was never seen is always listed."
 --
 -- [params.interval]
 -- type = "DOUBLE"
@@ -138,9 +144,20 @@ starts AS (
   FROM sliced
   GROUP BY slice
 ),
-series AS (
-  SELECT DISTINCT kind, netid, state
+ranked AS (
+  SELECT
+    kind,
+    netid,
+    state,
+    row_number() OVER (ORDER BY max(sockets) DESC, netid, state) AS place
   FROM counted
+  GROUP BY kind, netid, state
+),
+series AS (
+  SELECT ranked.kind, ranked.netid, ranked.state
+  FROM ranked
+  CROSS JOIN params
+  WHERE params.top = 0 OR ranked.place <= params.top
   UNION ALL
   SELECT kind, kind AS netid, CAST(NULL AS VARCHAR) AS state
   FROM never

@@ -24,6 +24,7 @@ class Process:
     cmdline: str
     exe: str | None
     uid: int | None
+    fd_limit: int | None
     cgroup: str | None = None
 
 
@@ -142,6 +143,7 @@ class Slots:
         cmdline: str,
         exe: str | None,
         uid: int | None,
+        fd_limit: int | None,
         cgroup: str | None = None,
     ) -> Process:
         """Give a process a slot of its own."""
@@ -154,7 +156,7 @@ class Slots:
                 self._grow()
         self._pids[slot], self._starts[slot], self._comms[slot] = pid, start_us, comm
         self.verified_us[slot] = 0
-        return Process(slot, pid, start_us, comm, cmdline, exe, uid, cgroup)
+        return Process(slot, pid, start_us, comm, cmdline, exe, uid, fd_limit, cgroup)
 
     def _free_slot(self) -> int | None:
         while self._free and self._free[0][0] + self._reuse_after < self._update:

@@ -483,6 +483,7 @@ class Owners:
             process.command_line(),
             process.executable(),
             process.uid(),
+            process.descriptor_limit(),
             process.cgroup(),
         )
         self._appeared.append(known.process)

@@ -129,6 +129,7 @@ class Ownership:
             "exe": process.exe,
             "uid": process.uid,
             "user": self._user(process.uid),
+            "fd_limit": process.fd_limit,
             "cgroup": process.cgroup,
             **dataclasses.asdict(describe(process.cgroup or "")),
         }

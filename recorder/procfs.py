@@ -19,6 +19,9 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _STATE, _FLAGS, _THREADS, _START = 0, 6, 17, 19
 _START_CODE, _START_STACK, _ARGUMENTS_START, _ARGUMENTS_END = 23, 25, 45, 46
 
+# A row of /proc/PID/limits, fs/proc/base.c: the soft limit, then the hard one.
+_DESCRIPTOR_LIMIT = b"\nMax open files "
+
 _LISTING = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -108,6 +111,15 @@ class ProcessDirectory:
             if line.startswith(b"Uid:"):
                 return int(line.split()[2])
         return None
+
+    def descriptor_limit(self) -> int | None:
+        """Return the soft limit of open descriptors, None when it may not be read."""
+        try:
+            limits = read_file(self._directory, "limits", 4096)
+        except OSError:
+            return None
+        soft = limits.partition(_DESCRIPTOR_LIMIT)[2].split(maxsplit=1)[:1]
+        return int(soft[0]) if soft and soft[0].isdigit() else None
 
     def tables(self, stat: Stat, *, sized: bool, kcmp: bool) -> tuple[str, ...]:
         """Return one path, below /proc/PID, for each descriptor table that the threads use.

@@ -412,6 +412,13 @@ OWNERS = Table(
         ("uid", "u32", "User of the process; NULL if not readable."),
         ("user", "text", "Name of that user."),
         (
+            "fd_limit",
+            "i64",
+            "descriptors",
+            "Soft limit of its open descriptors (RLIMIT_NOFILE) when it was described; NULL if not "
+            "readable.",
+        ),
+        (
             "cgroup",
             "text",
             "Cgroup of the process: of v2, or of systemd's own hierarchy where v1 is used.",

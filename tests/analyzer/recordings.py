@@ -45,7 +45,7 @@ FACTS: dict[str, Any] = {
 ADDED_IN_2 = {
     "sockets": set("local_id peer_id dev user owner_by cgroup subflow details".split()),
     "samples": {"source", "opened", "lost"},
-    "owners": set[str](),
+    "owners": {"fd_limit"},
 }
 """The tables of version 1, and which of their columns it lacked."""
 

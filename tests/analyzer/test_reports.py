@@ -1,4 +1,4 @@
-"""The shipped reports on tiny recordings: numbers worked out by hand, and goldens."""
+"""The reports states and coverage on tiny recordings: numbers worked out by hand, and goldens."""
 
 import io
 from pathlib import Path
@@ -8,20 +8,17 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 import analyzer
-from analyzer.catalog import read_catalog
 from analyzer.render import Format, write
 from tests.analyzer.recordings import (
     NETNS,
     Row,
     Writer,
-    carried,
     counter,
     small,
     step,
     tcp,
     time_of,
     unix,
-    unowned,
 )
 
 OK = [step(name) for name in ("tcp", "udp", "udp6", "unix", "owners")]
@@ -176,97 +173,22 @@ def holders(path: Path, *columns: str, **options: Any) -> list[tuple[Any, ...]]:
     return [tuple(row[c] for c in columns) for row in report(path, "process_sockets", **options)]
 
 
-@pytest.fixture
-def processes(tmp_path: Path) -> Path:
-    """Return a recording of three samples: nginx grows, redis comes and goes, some have nobody."""
+def test_states_lists_the_largest_and_what_was_never_seen(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "r")
-    nginx: dict[str, Any] = {"rmem_alloc": 100, "fwd_alloc": 10, "optmem": 1, "backlog": 1000}
-    nginx |= {"wmem_alloc": 0, "wmem_queued": 5}
-    redis: dict[str, Any] = {"pid": 200, "start_us": 7_000_000, "comm": "redis"}
-    for sample in range(3):
-        writer.sample(
-            [
-                tcp(1, "LISTEN"),
-                *(tcp(10 + n, **nginx) for n in range(2 + sample)),
-                *([tcp(30 + n, **redis) for n in range(9)] if sample == 1 else []),
-                *([unix(40, **redis)] if sample < 2 else []),
-                *(unowned(50 + n, "TIME-WAIT") for n in range(sample)),
-                unowned(60, "ESTAB", inode=777),
-            ]
-        )
-    return tmp_path / "r"
-
-
-def test_process_sockets_counts_first_peak_and_last(processes: Path) -> None:
-    columns = ("comm", "owner", "netid", "state", "first", "peak", "last", "growth", "peak_time")
-    assert holders(processes, *columns) == [
-        ("redis", "process", "tcp", "ESTAB", 0, 9, 0, 0, time_of(1)),
-        ("redis", "process", "u_str", "ESTAB", 1, 1, 0, -1, time_of(0)),
-        ("nginx", "process", "tcp", "ESTAB", 2, 4, 4, 2, time_of(2)),
-        ("nginx", "process", "tcp", "LISTEN", 1, 1, 1, 0, time_of(0)),
-        (None, "none", "tcp", "TIME-WAIT", 0, 2, 2, 2, time_of(2)),
-        (None, "unknown", "tcp", "ESTAB", 1, 1, 1, 0, time_of(0)),
-    ]
-
-
-def test_process_sockets_adds_up_memory_and_share(processes: Path) -> None:
-    columns = ("pid", "comm", "state", "memory_peak", "memory_last", "share_percent")
-    found = holders(processes, *columns)
-    # A socket of nginx holds 100 + 10 + 1 + 1000 + the larger of 0 and 5; 8 sockets at the end.
-    assert found[2] == (100, "nginx", "ESTAB", 4 * 1116, 4 * 1116, 50.0)
-    assert found[4] == (None, None, "TIME-WAIT", None, None, 25.0)
-    assert sum(row[-1] for row in found) == 100.0
-
-
-def test_process_sockets_says_how_an_owner_is_known(tmp_path: Path) -> None:
-    writer = Writer(tmp_path / "r")
-    writer.sample(
-        [
-            tcp(1, owner_by="fd"),
-            tcp(2),  # as in version 1, which knew owners by their descriptors only
-            carried(3, "TIME-WAIT"),
-            carried(4, "ESTAB", "listener"),
-            carried(5, "ESTAB", "listener"),
-            unowned(6, "TIME-WAIT"),
-            unowned(7, "ESTAB", inode=7),
-        ]
-    )
-    columns = ("pid", "owner", "state", "last", "share_percent")
-    assert holders(tmp_path / "r", *columns) == [
-        (100, "listener", "ESTAB", 2, 28.6),
-        (100, "process", "ESTAB", 2, 28.6),
-        (100, "carried", "TIME-WAIT", 1, 14.3),
-        (None, "unknown", "ESTAB", 1, 14.3),
-        (None, "none", "TIME-WAIT", 1, 14.3),
-    ]
-
-
-def test_process_sockets_lists_the_top_ones(processes: Path) -> None:
-    assert {row[0] for row in holders(processes, "comm", top=1)} == {"redis"}
-    assert len(holders(processes, "comm", top=0)) == 6
-
-
-def test_process_sockets_tells_processes_of_one_number_apart(tmp_path: Path) -> None:
-    writer = Writer(tmp_path / "r")
-    writer.sample([tcp(1), tcp(2)])
-    writer.sample([tcp(3, start_us=9_000_000, comm="bash")])
-    assert holders(tmp_path / "r", "pid", "comm", "first", "last") == [
-        (100, "nginx", 2, 0),
-        (100, "bash", 0, 1),
-    ]
-
-
-def test_process_sockets_takes_the_ends_from_samples_that_saw_the_table(tmp_path: Path) -> None:
-    writer = Writer(tmp_path / "r")
-    writer.sample([], steps=without("tcp"))
-    writer.sample([tcp(1), tcp(2)])
-    writer.sample([tcp(1), tcp(2), tcp(3)])
-    writer.sample([tcp(1)], steps=without("tcp", outcome="corrupt"))
-    assert holders(tmp_path / "r", "first", "peak", "last") == [(2, 3, 3)]
-    blind = Writer(tmp_path / "blind")
-    blind.sample([tcp(1)], steps=without("tcp", outcome="busy"))
-    columns = ("first", "peak", "last", "growth", "share_percent")
-    assert holders(tmp_path / "blind", *columns) == [(None, 1, None, None, None)]
+    writer.sample([tcp(1), tcp(2), unix(9)], steps=without("udp"))
+    writer.sample([*(tcp(10 + n, "TIME-WAIT") for n in range(5)), unix(9)], steps=without("udp"))
+    columns = ("netid", "state", "max")
+    assert set(states(tmp_path / "r", *columns, top=1)) == {
+        ("tcp", "TIME-WAIT", 0),
+        ("tcp", "TIME-WAIT", 5),
+        ("udp", None, None),
+    }
+    assert {row[:2] for row in states(tmp_path / "r", *columns, top=2)} == {
+        ("tcp", "ESTAB"),
+        ("tcp", "TIME-WAIT"),
+        ("udp", None),
+    }
+    assert states(tmp_path / "r", *columns, top=0) == states(tmp_path / "r", *columns)
 
 
 OPENS = ("Tcp.ActiveOpens", "Tcp.PassiveOpens")
@@ -617,13 +539,20 @@ def test_coverage_never_rounds_up(tmp_path: Path) -> None:
     assert coverage(tmp_path / "r", "says")[0] == ("saw 99.99 % of connections",)
 
 
-@pytest.mark.parametrize("name", read_catalog())
-def test_golden(name: str, request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> None:
+def golden(path: Path, name: str) -> str:
     out = io.StringIO()
-    path: Path = request.getfixturevalue("covered" if name == "coverage" else "processes")
     with (
         analyzer.open(path) as opened,
         opened.report(name).batches() as (schema, batches),
     ):
         write(schema, batches, Format.table, out)
-    assert out.getvalue() == snapshot
+    return out.getvalue()
+
+
+def test_states_as_a_table(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
+    small(tmp_path / "r")
+    assert golden(tmp_path / "r", "states") == snapshot
+
+
+def test_coverage_as_a_table(covered: Path, snapshot: SnapshotAssertion) -> None:
+    assert golden(covered, "coverage") == snapshot

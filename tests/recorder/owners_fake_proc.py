@@ -19,6 +19,7 @@ class FakeProc:
         start: int = 100,
         comm: bytes = b"name",
         flags: int = 0,
+        limits: bytes | None = b"Limit  Soft Limit\nMax open files  1024  4096  files\n",
     ) -> None:
         """Write one process anew; `start` is in ticks of 10 ms."""
         directory = self.path / str(pid)
@@ -29,6 +30,8 @@ class FakeProc:
         (fresh / "stat").write_bytes(b"%d (%s) %s\n" % (pid, comm, b" ".join(fields)))
         (fresh / "cmdline").write_bytes(b"an\xffargument\0another\0")
         (fresh / "status").write_text("Name:\tname\nUid:\t1\t2\t3\t4\n")
+        if limits is not None:
+            (fresh / "limits").write_bytes(limits)
         for fd, target in descriptors.items():
             (fresh / "fd" / str(fd)).symlink_to(target)
         if directory.exists():

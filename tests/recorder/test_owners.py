@@ -70,35 +70,35 @@ def test_a_stat_line_is_read_whatever_the_name(comm: bytes) -> None:
 def test_a_slot_keeps_its_process_for_some_updates_after_its_end() -> None:
     slots = Slots(reuse_after=3)
     slots.begin(1)
-    assert slots.take(10, 1, "first", "", None, None).slot == 0
+    assert slots.take(10, 1, "first", "", None, None, None).slot == 0
     slots.give_back(0)
     for update in (2, 3, 4):
         slots.begin(update)
-        assert slots.take(update, 1, "other", "", None, None).slot == update - 1
+        assert slots.take(update, 1, "other", "", None, None, None).slot == update - 1
         assert slots.columns()[2][0] == "first"
     slots.begin(5)
-    assert slots.take(11, 1, "last", "", None, None).slot == 0
+    assert slots.take(11, 1, "last", "", None, None, None).slot == 0
 
 
 def test_a_pinned_slot_keeps_its_process_until_it_is_let_go() -> None:
     slots = Slots(reuse_after=3)
     for pid, comm in ((10, "pinned"), (11, "free")):
-        slots.take(pid, 1, comm, "", None, None)
+        slots.take(pid, 1, comm, "", None, None, None)
     slots.give_back(0)
     slots.give_back(1)
     slots.begin(5, np.array([0], np.int32))
-    assert [slots.take(pid, 1, "other", "", None, None).slot for pid in (12, 13)] == [1, 2]
+    assert [slots.take(pid, 1, "other", "", None, None, None).slot for pid in (12, 13)] == [1, 2]
     slots.begin(50, np.array([0], np.int32))
-    assert slots.take(14, 1, "other", "", None, None).slot == 3
+    assert slots.take(14, 1, "other", "", None, None, None).slot == 3
     assert slots.columns()[2][0] == "pinned"
     slots.begin(60)
-    assert slots.take(15, 1, "last", "", None, None).slot == 0
+    assert slots.take(15, 1, "last", "", None, None, None).slot == 0
 
 
 def test_more_processes_than_slots_were_made_for_have_a_slot_each() -> None:
     slots = Slots(reuse_after=3)
     for pid in range(1000):
-        slots.take(pid, pid, str(pid), "", None, None)
+        slots.take(pid, pid, str(pid), "", None, None, None)
     pids, starts, comms = slots.columns()
     assert pids.tolist() == starts.tolist() == [int(comm) for comm in comms] == [*range(1000)]
     assert slots.verified_us[-1] == 0
@@ -124,7 +124,25 @@ def test_the_owner_is_the_holder_that_started_first(proc: FakeProc, owners: Owne
         cmdline="an\\xffargument another",
         exe=None,
         uid=2,
+        fd_limit=1024,
     )
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit"),
+    [
+        (b"Limit  Soft Limit  Hard Limit  Units\nMax open files  256  4096  files\n", 256),
+        (b"Max processes  1  2  processes\nMax open files  unlimited  unlimited  files\n", None),
+        (b"Max open files", None),
+        (b"", None),
+        (None, None),
+    ],
+)
+def test_the_limit_of_descriptors_is_the_soft_one_or_unknown(
+    limits: bytes | None, limit: int | None, proc: FakeProc, owners: Owners
+) -> None:
+    proc.write(5, {3: socket_of(70)}, limits=limits)
+    assert owners.update(inodes(70), 1).appeared[0].fd_limit == limit
 
 
 def test_without_a_process_every_inode_is_unresolved(owners: Owners) -> None:

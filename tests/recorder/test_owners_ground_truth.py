@@ -361,6 +361,7 @@ s.close()
     assert after.exe == os.path.realpath(program)
     assert after.start_us == before.start_us
     assert after.uid == os.geteuid()
+    assert after.fd_limit == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert held(owners, inode)[0] == pid
     assert owners.slots()[2][after.slot] == after.comm
 

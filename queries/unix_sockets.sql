@@ -1,0 +1,347 @@
+-- title = "Unix sockets: who serves whom"
+-- description = """
+-- The sockets of this host that talk by a path or an abstract name: one line for every listener, and
+-- one for all connections between two processes over one path. What needs a look comes first: a
+-- listener whose queue is full (its process does not accept, and who connects waits or fails), then
+-- data that nobody reads (reader names the process), then what grows: connections that grow from
+-- first to last and never fall are leaked by one end. A connected pair is counted once, at the end
+-- that has the path; of two ends without a path (socketpair) either may be the one named first.
+-- unread_s is a lower bound of a stall and an upper one of bad luck: the queue was never empty nor
+-- shorter in any sample of that time, but the kernel tells no bytes that passed meanwhile. Of a
+-- datagram socket only the first datagram counts as unread. Where the table of unix sockets could
+-- not be read nothing is said.
+-- """
+-- needs = ["unix"]
+--
+-- [columns]
+-- verdict = "does not accept: the listener's queue was full in the last sample or twice; does not read: data waited for as long as stuck_s; else nothing."
+-- netid = "Kind of socket: u_str, u_seq, u_dgr."
+-- state = "LISTEN, ESTAB for connections, UNCONN for datagram sockets that wait for whoever sends."
+-- path = "Name of the socket, @ for each NUL; nothing if it has none."
+-- pid = "Process at the end with the path; nothing if not known."
+-- comm = "Its name."
+-- peer_pid = "Process at the other end."
+-- peer_comm = "Its name."
+-- first = "Sockets or connected pairs in the first sample that read the table."
+-- peak = "Most of them in one sample."
+-- last = "Those in the last sample that read the table."
+-- growth = "last less first."
+-- peak_time = "First sample with the peak."
+-- unread_peak_bytes = "Most data unread at either end of one of them in a sample (Recv-Q)."
+-- unsent_peak_bytes = "Most memory of what an end of one of them wrote and the other had not read (Send-Q)."
+-- unread_s = "Longest time in which data waited at one end of one of them and the queue never got shorter."
+-- reader = "Process that did not read for that time."
+-- waiting_peak = "Of a listener: most connections that waited to be accepted."
+-- backlog = "Of a listener: connections that may wait."
+-- full_samples = "Of a listener: samples with its queue full."
+--
+-- [params.top]
+-- type = "BIGINT"
+-- default = 20
+-- doc = "How many lines are listed; 0 lists all."
+--
+-- [params.stuck_s]
+-- type = "DOUBLE"
+-- default = 5.0
+-- doc = "Seconds for which data may wait before its reader is said not to read: for less, a process may be busy."
+--
+-- [chart]
+-- mark = "bar"
+-- x = { field = "peak", type = "quantitative" }
+-- y = { field = "path", sort = "-x" }
+-- color = { field = "state" }
+WITH local AS (
+  SELECT
+    netns, cookie, sample, sample_time, t_us, netid, state, local_addr, inode, peer_inode, pid,
+    start_us, comm, recv_q, send_q
+  FROM sockets
+  WHERE family = 'unix'
+),
+ends AS (
+  SELECT
+    netns,
+    cookie,
+    max_by(netid, sample) AS netid,
+    max_by(state, sample) AS state,
+    max_by(local_addr, sample) AS path,
+    max(nullif(inode, 0)) AS inode,
+    max(nullif(peer_inode, 0)) AS peer_inode,
+    -- Connected, but not accepted yet.
+    CASE WHEN max(peer_inode) = 0 AND max_by(netid, sample) <> 'u_dgr' THEN 1 ELSE 0 END AS waits,
+    max_by(pid, sample) AS pid,
+    max_by(start_us, sample) AS start_us,
+    max_by(comm, sample) AS comm,
+    min(sample) AS first_sample,
+    max(sample) AS last_sample,
+    max(recv_q) AS recv_q_peak,
+    max(send_q) AS send_q_peak,
+    max_by(send_q, sample) AS backlog,
+    sum(CASE WHEN recv_q > send_q THEN 1 ELSE 0 END) AS full_samples,
+    max_by(CASE WHEN recv_q > send_q THEN 1 ELSE 0 END, sample) AS full_last
+  FROM local
+  GROUP BY netns, cookie
+),
+paced AS (
+  SELECT
+    netns,
+    cookie,
+    sample,
+    t_us,
+    recv_q,
+    CASE
+      WHEN recv_q = 0 THEN 1
+      WHEN recv_q < lag(recv_q) OVER (PARTITION BY netns, cookie ORDER BY sample) THEN 1
+      ELSE 0
+    END AS moved
+  FROM local
+  WHERE state <> 'LISTEN'
+    AND EXISTS (
+      SELECT 1
+      FROM ends AS e
+      WHERE e.netns = local.netns AND e.cookie = local.cookie AND e.recv_q_peak > 0
+    )
+),
+stays AS (
+  SELECT
+    netns,
+    cookie,
+    t_us,
+    recv_q,
+    sum(moved) OVER (
+      PARTITION BY netns, cookie ORDER BY sample ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+    ) AS stay
+  FROM paced
+),
+unread AS (
+  SELECT netns, cookie, max(us) AS us
+  FROM (
+    SELECT netns, cookie, max(t_us) - min(t_us) AS us
+    FROM stays
+    WHERE recv_q > 0
+    GROUP BY netns, cookie, stay
+  ) AS waits
+  GROUP BY netns, cookie
+),
+doors AS (
+  SELECT DISTINCT path
+  FROM ends
+  WHERE state = 'LISTEN' AND path IS NOT NULL
+),
+known AS (
+  SELECT
+    e.*,
+    u.us AS unread_us,
+    CASE WHEN d.path IS NOT NULL THEN 2 WHEN e.path IS NOT NULL THEN 1 ELSE 0 END AS serves,
+    -- Whose peer no sample shows: with a path it is the end that serves.
+    CASE WHEN e.path IS NULL AND (e.peer_inode IS NOT NULL OR e.waits = 1) THEN 0 ELSE 1 END AS serves_alone
+  FROM ends AS e
+  LEFT JOIN doors AS d
+    ON d.path = e.path
+    AND e.state <> 'LISTEN'
+  LEFT JOIN unread AS u
+    ON u.netns = e.netns
+    AND u.cookie = e.cookie
+),
+met AS (
+  -- An inode tells sockets of all namespaces apart, until its number is used again.
+  SELECT
+    c.netns,
+    c.cookie,
+    s.netns AS server_netns,
+    s.cookie AS server_cookie,
+    CASE WHEN s.peer_inode = c.inode THEN 1 ELSE 0 END AS mutual,
+    CASE
+      WHEN s.peer_inode IS NULL OR s.peer_inode <> c.inode THEN 1
+      WHEN s.serves > c.serves THEN 1
+      WHEN s.serves = c.serves AND s.inode < c.inode THEN 1
+      ELSE 0
+    END AS client,
+    row_number() OVER (
+      PARTITION BY c.netns, c.cookie ORDER BY s.last_sample DESC, s.netns, s.cookie
+    ) AS place
+  FROM known AS c
+  JOIN known AS s
+    ON s.inode = c.peer_inode
+    AND s.first_sample <= c.last_sample
+    AND s.last_sample >= c.first_sample
+  WHERE s.state <> 'LISTEN'
+),
+lines AS (
+  -- One row for each listener, each pair, and each socket that is alone.
+  SELECT
+    c.netns,
+    c.cookie,
+    c.netid,
+    CASE
+      WHEN m.cookie IS NULL AND c.netid = 'u_dgr' AND c.peer_inode IS NULL THEN 'UNCONN'
+      ELSE c.state
+    END AS state,
+    CASE WHEN m.cookie IS NOT NULL THEN s.path ELSE c.path END AS path,
+    CASE WHEN m.cookie IS NOT NULL THEN s.pid WHEN c.serves_alone = 1 THEN c.pid END AS pid,
+    CASE WHEN m.cookie IS NOT NULL THEN s.start_us WHEN c.serves_alone = 1 THEN c.start_us END AS start_us,
+    CASE WHEN m.cookie IS NOT NULL THEN s.comm WHEN c.serves_alone = 1 THEN c.comm END AS comm,
+    CASE WHEN m.cookie IS NOT NULL OR c.serves_alone = 0 THEN c.pid END AS peer_pid,
+    CASE WHEN m.cookie IS NOT NULL OR c.serves_alone = 0 THEN c.start_us END AS peer_start_us,
+    CASE WHEN m.cookie IS NOT NULL OR c.serves_alone = 0 THEN c.comm END AS peer_comm,
+    CASE
+      WHEN c.state = 'LISTEN' THEN NULL
+      WHEN m.mutual = 1 AND s.recv_q_peak > c.recv_q_peak THEN s.recv_q_peak
+      ELSE c.recv_q_peak
+    END AS unread_peak,
+    CASE
+      WHEN c.state = 'LISTEN' THEN NULL
+      WHEN m.mutual = 1 AND s.send_q_peak > c.send_q_peak THEN s.send_q_peak
+      ELSE c.send_q_peak
+    END AS unsent_peak,
+    CASE
+      WHEN m.mutual = 1 AND coalesce(s.unread_us, -1) > coalesce(c.unread_us, -1) THEN s.unread_us
+      ELSE c.unread_us
+    END AS unread_us,
+    CASE
+      WHEN m.mutual = 1 AND coalesce(s.unread_us, -1) > coalesce(c.unread_us, -1) THEN s.comm
+      ELSE c.comm
+    END AS reader,
+    CASE
+      WHEN m.mutual = 1 AND coalesce(s.unread_us, -1) > coalesce(c.unread_us, -1) THEN 1
+      ELSE 0
+    END AS server_reads,
+    CASE WHEN c.state = 'LISTEN' THEN c.recv_q_peak END AS waiting_peak,
+    CASE WHEN c.state = 'LISTEN' THEN c.backlog END AS backlog,
+    CASE WHEN c.state = 'LISTEN' THEN c.full_samples END AS full_samples,
+    CASE WHEN c.state = 'LISTEN' THEN c.full_last END AS full_last
+  FROM known AS c
+  LEFT JOIN met AS m
+    ON m.netns = c.netns
+    AND m.cookie = c.cookie
+    AND m.place = 1
+  LEFT JOIN known AS s
+    ON s.netns = m.server_netns
+    AND s.cookie = m.server_cookie
+  WHERE m.cookie IS NULL OR m.client = 1
+),
+numbered AS (
+  SELECT
+    lines.*,
+    dense_rank() OVER (
+      ORDER BY netid, state, path, pid, start_us, comm, peer_pid, peer_start_us, peer_comm
+    ) AS line
+  FROM lines
+),
+moments AS (
+  SELECT sample, min(sample_time) AS sample_time
+  FROM samples
+  WHERE step IN ('unix', 'all')
+  GROUP BY sample
+  HAVING min(CASE WHEN outcome IN ('ok', 'skipped_empty') THEN 1 ELSE 0 END) = 1
+  UNION ALL
+  -- A file of sockets alone does not say when the table was read.
+  SELECT sample, min(sample_time) AS sample_time
+  FROM local
+  WHERE NOT EXISTS (SELECT 1 FROM samples)
+  GROUP BY sample
+),
+span AS (
+  SELECT min(sample) AS first_sample, max(sample) AS last_sample
+  FROM moments
+),
+counted AS (
+  SELECT n.line, r.sample, min(r.sample_time) AS sample_time, count(*) AS sockets
+  FROM local AS r
+  JOIN numbered AS n
+    ON n.netns = r.netns
+    AND n.cookie = r.cookie
+  GROUP BY n.line, r.sample
+),
+counts AS (
+  SELECT
+    c.line,
+    CASE
+      WHEN s.first_sample IS NOT NULL
+        THEN coalesce(max(CASE WHEN c.sample = s.first_sample THEN c.sockets END), 0)
+    END AS first,
+    max(c.sockets) AS peak,
+    CASE
+      WHEN s.last_sample IS NOT NULL
+        THEN coalesce(max(CASE WHEN c.sample = s.last_sample THEN c.sockets END), 0)
+    END AS last,
+    -- The first of the samples with the most.
+    max_by(c.sample_time, c.sockets * 4294967296 - c.sample) AS peak_time
+  FROM counted AS c
+  CROSS JOIN span AS s
+  GROUP BY c.line, s.first_sample, s.last_sample
+),
+summed AS (
+  SELECT
+    line,
+    max(netid) AS netid,
+    max(state) AS state,
+    max(path) AS path,
+    max(pid) AS pid,
+    max(comm) AS comm,
+    max(peer_pid) AS peer_pid,
+    max(peer_comm) AS peer_comm,
+    max(unread_peak) AS unread_peak,
+    max(unsent_peak) AS unsent_peak,
+    max(unread_us) / 1000000.0 AS unread_s,
+    max_by(reader, 2 * unread_us + server_reads) AS reader,
+    max(waiting_peak) AS waiting_peak,
+    max(backlog) AS backlog,
+    CAST(max(full_samples) AS BIGINT) AS full_samples,
+    max(full_last) AS full_last
+  FROM numbered
+  GROUP BY line
+),
+judged AS (
+  SELECT
+    summed.*,
+    CASE
+      WHEN full_samples > 1 OR full_last = 1 THEN 'does not accept'
+      WHEN unread_s >= params.stuck_s THEN 'does not read'
+    END AS verdict
+  FROM summed
+  CROSS JOIN params
+),
+ranked AS (
+  SELECT
+    j.*,
+    c.first,
+    c.peak,
+    c.last,
+    c.peak_time,
+    row_number() OVER (
+      ORDER BY
+        CASE j.verdict WHEN 'does not accept' THEN 0 WHEN 'does not read' THEN 1 ELSE 2 END,
+        CASE WHEN j.verdict = 'does not read' THEN j.unread_s END DESC NULLS LAST,
+        c.last - c.first DESC NULLS LAST,
+        c.peak DESC,
+        j.line
+    ) AS place
+  FROM judged AS j
+  JOIN counts AS c
+    ON c.line = j.line
+)
+SELECT
+  r.verdict AS verdict,
+  r.netid AS netid,
+  r.state AS state,
+  r.path AS path,
+  r.pid AS pid,
+  r.comm AS comm,
+  r.peer_pid AS peer_pid,
+  r.peer_comm AS peer_comm,
+  r.first AS first,
+  r.peak AS peak,
+  r.last AS last,
+  r.last - r.first AS growth,
+  r.peak_time AS peak_time,
+  r.unread_peak AS unread_peak_bytes,
+  r.unsent_peak AS unsent_peak_bytes,
+  round(r.unread_s, 1) AS unread_s,
+  CASE WHEN r.unread_s > 0 THEN r.reader END AS reader,
+  r.waiting_peak AS waiting_peak,
+  r.backlog AS backlog,
+  r.full_samples AS full_samples
+FROM ranked AS r
+CROSS JOIN params AS p
+WHERE p.top = 0 OR r.place <= p.top
+ORDER BY r.place
