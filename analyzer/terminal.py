@@ -59,6 +59,7 @@ class Terminal:
         if not rows:
             return  # that there are none is said beside the output
         columns = list(zip(*rows, strict=True))
+        names, columns, right = _told(names, columns, right, look)
         day = common_day(columns)
         if day is not None and sum(isinstance(v, datetime) for c in columns for v in c) > 1:
             self._note(f"times of {day}" + (" UTC" if look.zone == UTC_NAME else ""))
@@ -130,6 +131,16 @@ class Terminal:
             for name, cell in zip(names, row, strict=True):
                 if cell != NOTHING:
                     self._out.write(f"  {name:<{width}}  {cell}\n")
+
+
+def _told(
+    names: Sequence[str], columns: Sequence[Sequence[object]], right: Sequence[bool], look: Look
+) -> tuple[Sequence[str], Sequence[Sequence[object]], Sequence[bool]]:
+    """Leave out the columns of a report in which nothing stands: its parameters chose others."""
+    kept = [i for i, c in enumerate(columns) if any(v is not None for v in c)]
+    if not look.title or not kept:
+        return names, columns, right
+    return [names[i] for i in kept], [columns[i] for i in kept], [right[i] for i in kept]
 
 
 def _cells(

@@ -517,3 +517,11 @@ def test_a_row_that_does_not_fit_the_terminal_is_printed_over_lines() -> None:
     assert "  column_1   1" in shown
     assert "column_0 " not in shown
     assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_a_terminal_shows_no_column_of_a_report_in_which_nothing_stands() -> None:
+    rows = table(time=[None, None], n=[1, None])
+    assert on_terminal(rows, Look(title="Leaks")).splitlines()[1].split() == ["n"]
+    # What a query of one's own asks for is shown, and a file has every column.
+    assert on_terminal(rows).splitlines()[0].split() == ["time", "n"]
+    assert text_of(rows, Format.table, Look(title="Leaks")).split()[:2] == ["time", "n"]
