@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import queue
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -20,16 +24,54 @@ import duckdb
 import pyarrow as pa
 
 from analyzer.recording import Recording
-from analyzer.views import WHOLE, Scope, Stream, Value, lay_raw, lay_scope, streams
+from analyzer.views import WHOLE, Scope, ScopeError, Stream, Value, lay_raw, lay_scope, streams
 from recorder.schema import SockrecError
+
+MAX_QUERY = 1 << 20
+"""Bytes of a query; DuckDB's parser takes seconds for more."""
 
 _ROWS_AT_ONCE = 1 << 16
 _WAITING_BATCHES = 4
-_PATIENCE = 2.0  # seconds that a query is given to notice that it was interrupted
+_PATIENCE = 0.7
+"""Seconds that a query is given to notice that it was interrupted; most need a hundredth."""
 
+_TABLE_FUNCTIONS = frozenset(
+    "duckdb_columns duckdb_constraints duckdb_databases duckdb_functions duckdb_indexes "
+    "duckdb_keywords duckdb_memory duckdb_schemas duckdb_tables duckdb_types duckdb_views "
+    "generate_series histogram histogram_values icu_calendar_names json_each json_tree "
+    "pg_timezone_names pragma_show pragma_table_info query_table range repeat repeat_row summary "
+    "unnest".split()
+)
+"""What may stand in FROM as a function: whatever else this or a later DuckDB has, may not.
 
-# Functions that a SELECT may call and that change the engine; the second runs any text it is given.
-_REFUSED = re.compile(r"\b(?:enable|disable)_logging\b|\bquery\b[\"\s]*\(", re.IGNORECASE)
+The others read files, change the engine, or run any text that they are given.
+"""
+
+_REFUSED = frozenset({"getenv", "json_serialize_plan", "setval", "write_log"})
+"""Scalar functions that may not be called."""
+
+# A SELECT may hold a COPY or an INSERT since DuckDB 2.0: WITH x AS (COPY … TO 'file') SELECT 1.
+_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
+
+# Quotes inside of a JSON string are escaped, so that no literal of a query can pass for these.
+_NODE = re.compile(r'"type"\s*:\s*"(\w+_NODE)"', re.ASCII)
+_CALL = re.compile(r'"function_name"\s*:\s*"((?:[^"\\]|\\.)*)"')
+
+_SIZE = re.compile(r"\d+(?:\.\d+)? ?[KMGT]i?B", re.ASCII | re.IGNORECASE)
+_USED = re.compile(r"/([\d.]+ \w+) used", re.ASCII)
+
+# DuckDB 2.0 takes 160 MB to see that there is no end to a thousand brackets, and 2.6 GB for 5,000.
+_DEEP = re.compile(r"(?:[-+~!(]\s*){1000}")
+
+_PROGRESS = {
+    "enable_progress_bar": "true",
+    "enable_progress_bar_print": "false",
+    "progress_bar_time": "0",
+}
+
+_OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
+_THREADS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+"""Those of queries that were told to stop."""
 
 
 class QueryError(SockrecError):
@@ -53,58 +95,100 @@ class Engine:
     ) -> None:
         self.recording = recording
         self._timeout = timeout
+        self._work: _Work | None = None
         self._spill = Path(tempfile.mkdtemp(prefix="sockrec-"))  # mode 0700
         self._remove_spill = weakref.finalize(self, shutil.rmtree, self._spill, ignore_errors=True)
-        self._connection = duckdb.connect(
-            config={
-                "allow_community_extensions": "false",
-                "autoinstall_known_extensions": "false",
-                "autoload_known_extensions": "false",
-                "memory_limit": memory_limit or _half_of_memory(),
-                "python_enable_replacements": "false",
-            }
-        )
-        if threads is not None:
-            self._connection.execute(f"SET threads = {threads:d}")
-        _interruptible(self._connection, self._lock_down)
+        _OPEN.add(self)
+        try:
+            self._refused = _refused_functions()
+            self._connection = _connect(threads, memory_limit)
+        except BaseException:
+            self.remove_files()
+            raise
+        try:
+            _interruptible(self._connection, self._lock_down)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, duckdb.Error):
+                raise _query_error(error) from error
+            raise
 
     def _lock_down(self) -> None:
         """Lay the raw relations, then close every door; the order matters."""
         connection = self._connection
-        files = [str(path) for path in self.recording.paths]
+        recording = self._plainly_named()
+        files = [str(path) for path in recording.paths]
         connection.execute(f"SET allowed_paths = {_list_literal(files)}")
-        # Before external access is off: from then on the folder is allowed, and no other is.
+        # Until external access is off: from then on the folder is allowed, and no other is.
         connection.execute(f"SET temp_directory = {_list_literal([str(self._spill)])[1:-1]}")
+        free = shutil.disk_usage(self._spill).free
+        connection.execute(f"SET max_temp_directory_size = '{free // 2 >> 10}KiB'")
         journals = streams(self.recording)
         try:
             for name, stream in journals.items():
                 connection.register(name, stream)
-            lay_raw(connection, self.recording)
-        except duckdb.Error as error:
-            raise _query_error(error) from error
+            lay_raw(connection, recording)
         finally:
             for name in journals:
                 connection.unregister(name)
         connection.execute("SET enable_external_access = false")
+        # What tells how far a query is belongs to each cursor.
+        connection.execute(f"SET allowed_configs = {_list_literal(list(_PROGRESS))}")
         connection.execute("SET lock_configuration = true")
 
+    def _plainly_named(self) -> Recording:
+        """Return the recording with links in place of names that DuckDB takes for patterns."""
+        if not any(glob.has_magic(str(path)) for path in self.recording.paths):
+            return self.recording
+        folder = self._spill / "links"
+        folder.mkdir(mode=0o700)
+        links = []
+        for number, segment in enumerate(self.recording.segments):
+            links.append(replace(segment, path=folder / f"{number}.parquet"))
+            links[-1].path.symlink_to(segment.path)
+        return replace(self.recording, segments=tuple(links))
+
     def check(self, query: str) -> None:
-        """Raise QueryError unless the text is exactly one SELECT.
+        """Raise QueryError unless the text is exactly one SELECT that only reads what it is given.
 
         Whatever may be read may be overwritten by COPY, so nothing but SELECT gets through.
         """
         try:
-            query.encode()
-            statements = self._connection.extract_statements(query)
-        except (duckdb.Error, ValueError) as error:
+            size = len(query.encode())
+        except ValueError as error:
             raise _query_error(error) from error
-        if len(statements) != 1:
-            raise QueryError(f"one SELECT statement is wanted, not {len(statements)} statements")
-        kind = statements[0].type
-        if kind != duckdb.StatementType.SELECT:
-            raise QueryError(f"one SELECT statement is wanted, this is {_kind_name(kind)}")
-        if refused := _REFUSED.search(query):
-            raise QueryError(f"{refused[0]!r} is not allowed here")
+        if size > MAX_QUERY:
+            raise QueryError(f"a query of more than {MAX_QUERY:,} bytes is too long")
+        if "\0" in query:
+            raise QueryError("a query may not hold the character of number zero")
+        if _DEEP.search(query):
+            raise QueryError("the query is nested too deeply")
+        trees: list[str] = []
+        with closing(self._connection.cursor()) as cursor:
+            _interruptible(cursor, lambda: trees.append(_parse(cursor, query)), self._timeout)
+        self._check_tree(trees[0])
+
+    def _check_tree(self, tree: str) -> None:
+        """Check a parsed statement as DuckDB writes it; one that it cannot write has no nodes."""
+        nodes = set(_NODE.findall(tree))
+        if not nodes:
+            raise QueryError("one SELECT statement is wanted, this cannot be checked for being one")
+        for node in sorted(nodes - _NODES):
+            what = node.removesuffix("_NODE").removesuffix("_QUERY")
+            raise QueryError(f"one SELECT statement is wanted, this one holds {what}")
+        for name in _CALL.findall(tree):
+            if name.lower() in self._refused:
+                raise QueryError(f"the function {name} is not allowed here")
+
+    def _check_scope(self, scope: Scope) -> None:
+        """Check the condition on sockets as a query is; that it is only one, views see to."""
+        if scope.where is None:
+            return
+        try:
+            self.check(f"SELECT 1 FROM sockets WHERE (\n{scope.where}\n)")
+        except QueryError as error:
+            text = f"{scope.where!r} is no condition on a row of sockets: {error}"
+            raise ScopeError(text) from error
 
     @contextmanager
     def run(
@@ -118,22 +202,25 @@ class Engine:
         Ctrl-C, an error of the caller or leaving the block early interrupts it.
         """
         self.check(query)
+        self._check_scope(scope)
         cursor = self._connection.cursor()
         journals = streams(self.recording)
 
         def prepare() -> None:
+            for name, value in _PROGRESS.items():
+                cursor.execute(f"SET {name} = {value}")
             for name, stream in journals.items():
                 cursor.register(name, stream)
-            lay_scope(cursor, scope, parameters)
+            lay_scope(cursor, scope, parameters, query)
 
         work = _Work(cursor, prepare, query, journals.values(), self._timeout)
+        self._work = work
         try:
             yield work.start(), work.batches()
         except duckdb.Error as error:
             raise _query_error(error) from error
         finally:
             work.stop()
-            cursor.close()
 
     def table(
         self,
@@ -156,9 +243,25 @@ class Engine:
                 return row[0]["first"], row[0]["last"]
         return None, None
 
+    def progress(self) -> float | None:
+        """Return how much of the query that runs is done, 0 to 1, None if that is not known.
+
+        Meant for another thread while ``run`` or ``table`` waits.
+        """
+        work = self._work
+        return None if work is None else work.progress()
+
     def close(self) -> None:
-        self._connection.close()
+        """Remove all files; a query that did not stop keeps the connection until it does."""
+        work, self._work = self._work, None
+        if work is None or work.ended:
+            self._connection.close()
+        self.remove_files()
+
+    def remove_files(self) -> None:
+        """Remove what the engine and its recording keep on disk, come what may."""
         self._remove_spill()
+        self.recording.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -184,6 +287,7 @@ class _Work:
         timeout: float | None,
     ) -> None:
         self._cursor = cursor
+        self._closing = threading.Lock()
         self._prepare = prepare
         self._query = query
         self._journals = journals
@@ -194,6 +298,17 @@ class _Work:
         )
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sockrec-query", daemon=True)
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def progress(self) -> float | None:
+        with self._closing:
+            if self.ended or self._stopped.is_set():
+                return None
+            percent: float = self._cursor.query_progress()
+        return min(percent / 100, 1.0) if percent >= 0 else None
 
     def start(self) -> pa.Schema:
         self._deadline = None if self._timeout is None else time.monotonic() + self._timeout
@@ -211,14 +326,19 @@ class _Work:
             yield batch
 
     def stop(self) -> None:
-        """End the query if it still runs, and wait for its thread."""
+        """End the query if it still runs, and wait for its thread, but not for ever."""
         self._stopped.set()
-        end = time.monotonic() + _PATIENCE
-        while self._thread.is_alive() and time.monotonic() < end:
-            self._cursor.interrupt()
-            while not self._results.empty():
+        if self._thread.ident is not None:
+            _THREADS.add(self._thread)
+            _stop(self._cursor, self._thread, self._empty)
+        if self.ended:
+            with self._closing:
+                self._cursor.close()
+
+    def _empty(self) -> None:
+        with suppress(queue.Empty):
+            while True:
                 self._results.get_nowait()
-            self._thread.join(0.02)
 
     def _next(self) -> pa.Schema | pa.RecordBatch | None:
         patience = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
@@ -256,14 +376,109 @@ class _Work:
                 continue
 
 
-def _interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], None]) -> None:
+def leave(status: int | str | None) -> None:
+    """End the process at once if a query did not stop; what is on disk is removed before.
+
+    Some functions, ``repeat`` to a thousand million characters, cannot be interrupted, and the
+    interpreter ends badly beside a thread that runs. A command calls this last, with what it would
+    give to ``sys.exit``.
+    """
+    if not any(thread.is_alive() for thread in _THREADS):
+        return
+    for engine in list(_OPEN):
+        engine.remove_files()
+    with suppress(OSError, ValueError, AttributeError):
+        if isinstance(status, str):
+            print(status, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    os._exit(status if isinstance(status, int) else 1 if status else 0)
+
+
+def _connect(threads: int | None, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "allow_community_extensions": "false",
+        "allow_persistent_secrets": "false",
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "memory_limit": memory_limit or _half_of_memory(),
+        "python_enable_replacements": "false",
+    }
+    if threads is not None:
+        config["threads"] = str(threads)
+    # DuckDB takes a negative size for no limit.
+    if memory_limit is not None and not _SIZE.fullmatch(memory_limit):
+        raise QueryError(f"{memory_limit!r} is no size of memory: give 500MB or 2GiB")
+    try:
+        return duckdb.connect(config=config)
+    except (duckdb.Error, RuntimeError) as error:
+        raise _query_error(error) from error
+
+
+@cache
+def _refused_functions() -> frozenset[str]:
+    """Return the functions that no query may call, of the DuckDB that is installed."""
+    with duckdb.connect() as connection:
+        found = connection.execute(
+            "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
+            "WHERE function_type IN ('table', 'table_macro', 'pragma')"
+        ).fetchall()
+    return frozenset(name for (name,) in found) - _TABLE_FUNCTIONS | _REFUSED
+
+
+def _parse(cursor: duckdb.DuckDBPyConnection, query: str) -> str:
+    """Return a statement as the tree that DuckDB makes of it. Raises QueryError unless SELECT."""
+    try:
+        statements = cursor.extract_statements(query)
+        if len(statements) != 1:
+            raise QueryError(f"one SELECT statement is wanted, not {len(statements)} statements")
+        kind = statements[0].type
+        if kind != duckdb.StatementType.SELECT:
+            raise QueryError(f"one SELECT statement is wanted, this is {_kind_name(kind)}")
+        tree: str
+        ((tree,),) = cursor.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
+    except duckdb.Error as error:
+        raise _query_error(error) from error
+    return tree
+
+
+def _interruptible(
+    connection: duckdb.DuckDBPyConnection, work: Callable[[], None], timeout: float | None = None
+) -> None:
     """Do in a thread what Ctrl-C shall stop: in the main one 2.0 misses it, 1.5 raises another."""
-    with ThreadPoolExecutor(1) as pool:
+    results: queue.Queue[BaseException | None] = queue.Queue()
+
+    def run() -> None:
         try:
-            pool.submit(work).result()
-        except KeyboardInterrupt:
-            connection.interrupt()
-            raise
+            work()
+            results.put(None)
+        except BaseException as error:  # handed to the thread that waits
+            results.put(error)
+
+    thread = threading.Thread(target=run, name="sockrec-prepare", daemon=True)
+    thread.start()
+    try:
+        error = results.get(timeout=timeout)
+    except BaseException as stopped:
+        _THREADS.add(thread)
+        _stop(connection, thread)
+        if isinstance(stopped, queue.Empty):
+            raise QueryError(f"the query took longer than {timeout:g} s") from None
+        raise
+    if error is not None:
+        raise error
+
+
+def _stop(
+    cursor: duckdb.DuckDBPyConnection,
+    thread: threading.Thread,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """Interrupt a query until its thread ends or patience does."""
+    end = time.monotonic() + _PATIENCE
+    while thread.is_alive() and time.monotonic() < end:
+        cursor.interrupt()
+        meanwhile()
+        thread.join(0.02)
 
 
 def columns_read(cursor: duckdb.DuckDBPyConnection, query: str) -> frozenset[str] | None:
@@ -292,6 +507,17 @@ def _query_error(error: BaseException) -> BaseException:
     if isinstance(error, SockrecError | KeyboardInterrupt):
         return error
     text = re.split(r"\n\s*LINE \d+:", str(error), maxsplit=1)[0]
+    if "Out of Memory Error" in text and (limit := _USED.search(text)):
+        if "max_temp_directory_size" in text:
+            return QueryError(
+                f"out of memory: the query needs more than {limit[1]} of temporary files: "
+                "narrow it by --from, --to or --where, or point TMPDIR to a larger place than "
+                f"{tempfile.gettempdir()}"
+            )
+        return QueryError(
+            f"out of memory: the query needs more than {limit[1]}: narrow it by --from, --to or "
+            "--where, or raise --memory"
+        )
     return QueryError(" ".join(text.split())[:1000] or type(error).__name__)
 
 

@@ -137,7 +137,8 @@ def describe(engine: Engine, *, now: float | None = None, boot_id: str | None = 
     recording = engine.recording
     said = recording.facts
     interval = said.get("interval_us")
-    interval_us = interval if isinstance(interval, int) and interval > 0 else None
+    # A stranger's number may be too large for SQL.
+    interval_us = interval if isinstance(interval, int) and 0 < interval < 1 << 53 else None
     samples = _one(engine, _SAMPLES.format(late=round((interval_us or 0) * LATE_SHARE)))
     if not samples["samples"]:
         samples = _one(engine, _LONE_SOCKETS)

@@ -18,6 +18,9 @@ from recorder.schema import SAMPLES, SockrecError, Table, journal_schema
 COMMIT_KEY = b"sockrec.commit"
 CRC_KEY = b"sockrec.crc"
 
+# What pyarrow raises for bytes that it cannot make sense of.
+_DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+
 
 class JournalError(SockrecError):
     """A journal whose committed bytes are not what the format says."""
@@ -43,7 +46,7 @@ class Journal:
             for batch in pa.ipc.open_stream(pa.BufferReader(self.bytes), options=_reading(fields)):
                 batch.validate(full=True)  # the checksum does not vouch for who made it
                 yield batch
-        except (pa.ArrowException, OSError, OverflowError, MemoryError) as error:
+        except _DAMAGE as error:
             what = " ".join(str(error).split())
             raise JournalError(f"{self.path}: damaged journal: {what}") from error
 
@@ -52,14 +55,15 @@ class Journal:
         known = journal_schema(self.table)
         try:
             schema = pa.ipc.open_stream(pa.BufferReader(self.bytes)).schema
-        except (pa.ArrowException, OSError) as error:
+            names = list(schema.names)  # text that is no UTF-8 is an error only now
+        except _DAMAGE as error:
             what = " ".join(str(error).split())
             raise JournalError(f"{self.path}: damaged journal: {what}") from error
-        if len(set(schema.names)) != len(schema.names):
+        if len(set(names)) != len(names):
             raise JournalError(f"{self.path}: a column occurs twice")
         for field in schema:
             if field.name not in known.names:
-                raise JournalError(f"{self.path}: unknown column {field.name!r}")
+                raise JournalError(f"{self.path}: unknown column {field.name[:60]!r}")
             if field.type != known.field(field.name).type:
                 raise JournalError(
                     f"{self.path}: column {field.name!r} is {field.type}, "
@@ -136,7 +140,7 @@ def read_commits(journals: Mapping[str, pa.Buffer]) -> Committed:
     except StopIteration:
         early = source.tell() < source.size()
         return Committed(ends, tuple(rows), len(rows), "an end mark in the middle" * early)
-    except (SockrecError, pa.ArrowException, OSError, OverflowError, MemoryError) as error:
+    except (SockrecError, *_DAMAGE) as error:
         return Committed(ends, tuple(rows), len(rows), " ".join(str(error).split()))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+from analyzer.archive import Unpacked, is_zip, unpack
 from analyzer.journal import Journal, map_file, read_commits
 from analyzer.segment import Segment, check_version, read_segment
 from recorder.schema import (
@@ -43,7 +47,8 @@ class LeftOut:
 class Recording:
     """The files of a recording that count, as they were at one instant.
 
-    ``facts`` is recording.json; ``whole`` is false for single Parquet files.
+    ``facts`` is recording.json; ``whole`` is false for single Parquet files. ``unpacked`` holds the
+    files of a zip, which ``close`` removes.
     """
 
     path: Path
@@ -52,6 +57,7 @@ class Recording:
     journals: tuple[Journal, ...]
     left_out: tuple[LeftOut, ...]
     whole: bool
+    unpacked: Unpacked | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -63,25 +69,80 @@ class Recording:
         journals: int = sum(journal.bytes.size for journal in self.journals)
         return journals + sum(segment.bytes for segment in self.segments)
 
+    def close(self) -> None:
+        """Remove what was unpacked to read it."""
+        if self.unpacked is not None:
+            self.unpacked.close()
+
 
 def open_recording(*paths: str | os.PathLike[str]) -> Recording:
-    """Open a directory, or one or more Parquet files of one table. Raises SockrecError."""
+    """Open a directory, Parquet files of one table, or a zip of either. Raises SockrecError.
+
+    A single name that does not exist may be a pattern of them, as ``'*.parquet'`` in quotes.
+    """
     if not paths:
         raise RecordingError("no recording is named")
     places = [Path(path).absolute() for path in paths]
-    for place in places:
-        try:
-            str(place).encode()
-        except UnicodeEncodeError:
-            raise RecordingError(f"{place!r}: the name is not UTF-8: rename it") from None
-        if not place.exists():
-            raise RecordingError(f"{place}: no such file or directory")
-    if len(places) == 1 and places[0].is_dir():
+    if len(places) == 1:
+        places = _expand(places[0])
+    forms = [_form(place) for place in places]
+    if forms == ["directory"]:
         return _open_directory(places[0].resolve())
-    for place in places:
-        if place.is_dir():
-            raise RecordingError(f"{place}: one directory or several Parquet files, not both")
+    if forms == ["zip"]:
+        return _open_zip(places[0])
+    for place, form in zip(places, forms, strict=True):
+        if form != "file":
+            raise RecordingError(
+                f"{place}: one {form} or several Parquet files of one table, not both"
+            )
     return _open_files([place.resolve() for place in dict.fromkeys(places)])
+
+
+def _expand(place: Path) -> list[Path]:
+    """Return what a pattern stands for, the name itself if it is none or exists."""
+    text = str(place)
+    if not glob.has_magic(text) or os.path.lexists(place):
+        return [place]
+    found = [Path(name) for name in sorted(glob.glob(text, recursive=True))]
+    if not found:
+        raise RecordingError(f"{place}: no such file or directory, and nothing matches it")
+    return found
+
+
+def _form(place: Path) -> Literal["directory", "zip", "file"]:
+    """Return what is there, without waiting for a pipe. Raises RecordingError or OSError."""
+    try:
+        str(place).encode()
+        mode = place.stat().st_mode
+    except UnicodeEncodeError:
+        raise RecordingError(f"{place!r}: the name is not UTF-8: rename it") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise RecordingError(f"{place}: no such file or directory") from None
+    except ValueError as error:
+        raise RecordingError(f"{place}: {error}") from None
+    if stat.S_ISDIR(mode):
+        return "directory"
+    if not stat.S_ISREG(mode):
+        raise RecordingError(f"{place}: not a regular file")
+    if place.name == RECORDING_FILE or place.name.endswith(JOURNAL_SUFFIX):
+        raise RecordingError(f"{place}: is part of a recording: name its directory")
+    return "zip" if is_zip(place) else "file"
+
+
+def _open_zip(path: Path) -> Recording:
+    """Open what a zip holds; messages name the zip, not where it was unpacked."""
+    unpacked = unpack(path)
+    try:
+        if unpacked.whole:
+            opened = _open_directory(unpacked.folder)
+        else:
+            opened = _open_files(list(unpacked.files))
+    except BaseException as error:
+        unpacked.close()
+        if isinstance(error, SockrecError | OSError):
+            raise RecordingError(unpacked.original(str(error), path)) from error
+        raise
+    return replace(opened, path=path, unpacked=unpacked)
 
 
 def _open_files(paths: Sequence[Path]) -> Recording:
@@ -112,9 +173,15 @@ def _open_directory(path: Path) -> Recording:
 
     Meanwhile the recorder may add a journal, and seal and remove others.
     """
-    facts_path = path / RECORDING_FILE
-    if not facts_path.exists():
-        raise RecordingError(f"{path}: not a sockrec recording: it has no {RECORDING_FILE}")
+    if not os.path.lexists(path / RECORDING_FILE):
+        names = os.listdir(path)
+        if any(name.endswith(SEGMENT_SUFFIX) for name in names):
+            hint = f"name its files of one table: {path}/*{SEGMENT_SUFFIX}"
+        elif names:
+            hint = f"it has no {RECORDING_FILE}"
+        else:
+            hint = "it is empty"
+        raise RecordingError(f"{path}: not a sockrec recording: {hint}")
     listed = _list(path)
     for _ in range(_ATTEMPTS):
         try:
@@ -131,6 +198,8 @@ def _list(path: Path) -> dict[str, frozenset[str]]:
     """Return the names of the journals and segments of every table."""
     found = {}
     for table in TABLES:
+        if (path / table).is_symlink():
+            raise RecordingError(f"{path / table}: is a symbolic link, not a table of a recording")
         try:
             names = os.listdir(path / table)
         except (FileNotFoundError, NotADirectoryError):

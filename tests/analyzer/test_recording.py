@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,29 @@ def test_single_segments_of_one_table_open(tmp_path: Path) -> None:
     assert not both.whole
 
 
+def test_a_pattern_names_what_it_matches(tmp_path: Path) -> None:
+    writer = small(tmp_path / "r")
+    writer.seal()
+    writer.sample([tcp(1)])
+    writer.seal()
+    both = open_recording(tmp_path / "r/sockets/*.parquet")
+    assert len(rows(both, "sockets")) == 16
+    assert "of table" in refusal(tmp_path / "r/**/000002.parquet")
+    assert len(rows(open_recording(tmp_path / "r/sockets/00000[2].parquet"), "sockets")) == 1
+    assert open_recording(tmp_path / "?").whole
+    assert "nothing matches it" in refusal(tmp_path / "*.zip")
+    (tmp_path / "s").mkdir()
+    assert f"{tmp_path}/r: one directory or several Parquet files" in refusal(tmp_path / "[rs]")
+
+
+def test_a_name_that_exists_is_no_pattern(tmp_path: Path) -> None:
+    small(tmp_path / "[ab]").seal()
+    small(tmp_path / "a", host="another")
+    assert open_recording(tmp_path / "[ab]").facts["host"] == "web1"
+    (tmp_path / "*").symlink_to("nowhere")
+    assert "no such file" in refusal(tmp_path / "*")
+
+
 def refusal(*paths: Path) -> str:
     with pytest.raises(SockrecError) as caught:
         open_recording(*paths)
@@ -316,12 +340,32 @@ def test_what_is_no_recording_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "not a sockrec recording" in refusal(tmp_path)
     (tmp_path / "recording.json").write_text('{"version": true}')
     assert "no format version" in refusal(tmp_path)
+    assert "is part of a recording: name its directory" in refusal(tmp_path / "recording.json")
     text = tmp_path / "notes.txt"
     text.write_text("hello, this is a text")
     assert "not a Parquet file" in refusal(text)
-    assert "cannot" in refusal(Path("/dev/null")) or "not a regular file" in refusal(
-        Path("/dev/null")
-    )
+    assert "no such file" in refusal(text / "below")
+    assert "null byte" in refusal(Path("a\0b"))
+    assert "no recording is named" in refusal()
+
+
+def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
+    for path in (tmp_path / "pipe", tmp_path / "socket", Path("/dev/null"), Path("/dev/tty")):
+        assert refusal(path) == f"{path}: not a regular file"
+        assert "not a regular file" in refusal(path, path)
+
+
+def test_a_directory_of_something_else_is_told_from_a_recording(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"{tmp_path}: not a sockrec recording: it is empty"
+    (tmp_path / "notes.txt").touch()
+    assert "it has no recording.json" in refusal(tmp_path)
+    small(tmp_path / "r").seal()
+    hint = f"name its files of one table: {tmp_path}/r/sockets/*.parquet"
+    assert hint in refusal(tmp_path / "r/sockets")
+    assert "part of a recording" in refusal(small(tmp_path / "s").path("owners", ".arrows"))
 
 
 def test_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
@@ -410,6 +454,14 @@ def test_a_link_or_a_pipe_in_a_recording_is_refused(tmp_path: Path) -> None:
     path.symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="symbolic link"):
         open_recording(tmp_path / "r")
+
+
+def test_a_table_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    small(tmp_path / "r").seal()
+    small(tmp_path / "other").seal()
+    (tmp_path / "r/closes").rmdir()
+    (tmp_path / "r/closes").symlink_to(tmp_path / "other/sockets")
+    assert "r/closes: is a symbolic link" in refusal(tmp_path / "r")
 
 
 def test_a_journal_of_foreign_columns_is_refused(tmp_path: Path) -> None:
