@@ -1,17 +1,20 @@
-"""Measure what the recorder costs, against the bare receive loop and against ss, in one run.
+"""Measure what recorder and reports cost, against a bare receive loop, ss and a bare scan.
 
-    python -m benchmarks [--parts sockets families namespaces closes]
+    python -m benchmarks [--parts sockets families namespaces closes reports memory]
                          [--sockets 20000 100000] [--layouts uniform mixed] [--rounds 7] [--live 60]
+                         [--recording DIR] [--times 3] [--threads 2] [--findings] [--markdown]
 
-Every figure is CPU time, and what counts is ratios: machines differ, and so do their hours.
+What counts is ratios: machines differ, and so do their hours. What the recorder costs is CPU time,
+what an answer costs is the time until it is there.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
-from benchmarks.parts import closes, families, namespaces, sockets
+from benchmarks.parts import closes, families, memory, namespaces, reports, sockets
 from recorder.imports import leave_out_pandas
 
 
@@ -25,6 +28,14 @@ def main() -> None:
         "families": families.run,
         "namespaces": namespaces.run,
         "closes": closes.run,
+        "reports": lambda: reports.run(
+            options.recording,
+            options.times,
+            options.threads,
+            findings=options.findings,
+            markdown=options.markdown,
+        ),
+        "memory": lambda: memory.run(options.threads, markdown=options.markdown),
     }
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     alone = parser.add_argument_group("of part sockets")
@@ -32,6 +43,12 @@ def main() -> None:
     alone.add_argument("--layouts", nargs="+", choices=sockets.LAYOUTS, default=sockets.LAYOUTS)
     alone.add_argument("--rounds", type=int, default=7)
     alone.add_argument("--live", type=int, default=60, help="seconds recorded live, 0 for none")
+    asked = parser.add_argument_group("of parts reports and memory")
+    asked.add_argument("--recording", type=Path, help="to ask, rather than make one of 6 M rows")
+    asked.add_argument("--times", type=int, default=3, help="that each report is asked")
+    asked.add_argument("--threads", type=int, default=2)
+    asked.add_argument("--findings", action="store_true", help="ask each finding alone too")
+    asked.add_argument("--markdown", action="store_true", help="print tables for the README")
     options = parser.parse_args()
     leave_out_pandas()
     for part in options.parts:

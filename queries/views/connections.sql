@@ -29,8 +29,8 @@
 -- last_time = "The same as a time."
 -- samples = "Samples that show it; 0 if it lived between two."
 -- opened = "before: it was there when its namespace was first sampled; during: it came later."
--- closed = "seen: announced by the kernel or seen in TIME-WAIT; inferred: gone from a later sample; nothing: open at the end."
--- closed_us = "When: of the announcement, else of the last sample that showed it."
+-- closed = "seen: announced by the kernel or seen in TIME-WAIT; inferred: gone from a later sample; before: in TIME-WAIT when its namespace was first sampled; nothing: open at the end."
+-- closed_us = "When: of the announcement, else of the last sample that showed it; nothing if before."
 -- closed_first = "Which end closed first: local, peer, both, or reset if this end reset it or never got it open."
 -- attempt = "failed if it never got open."
 -- last_state = "Last state that a sample showed."
@@ -326,7 +326,9 @@ judged AS (
       ELSE 'during'
     END AS opened,
     CASE
-      WHEN k.end_us IS NOT NULL OR k.time_wait_us IS NOT NULL THEN 'seen'
+      WHEN k.end_us IS NOT NULL OR k.last_sample IS NOT NULL AND k.time_wait_us IS NOT NULL THEN 'seen'
+      WHEN k.time_wait_us <= r.begun_us OR b.cookie IS NOT NULL THEN 'before'
+      WHEN k.time_wait_us IS NOT NULL THEN 'seen'
       WHEN k.last_row < r.last_sample THEN 'inferred'
     END AS closed,
     -- An announcement bears the number of the sample to come.
@@ -360,7 +362,7 @@ ended AS (
     j.*,
     CASE
       WHEN j.end_us IS NOT NULL THEN j.end_us
-      WHEN j.closed IS NOT NULL THEN j.last_us
+      WHEN j.closed IN ('seen', 'inferred') THEN j.last_us
     END AS closed_us,
     CASE
       WHEN j.estab_us IS NULL

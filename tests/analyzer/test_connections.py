@@ -172,7 +172,7 @@ def test_a_time_wait_of_long_ago_is_not_that_of_a_later_connection(tmp_path: Pat
     assert life(tmp_path / "r", 1, "time_wait_cookie", "closed_first") == (None, "peer")
     assert life(tmp_path / "r", 1001, "opened", "closed", "closed_first", "duration_us") == (
         "before",
-        "seen",
+        "before",
         "local",
         None,
     )

@@ -1,0 +1,365 @@
+-- title = "Connections opened, closed, reset and failed over time"
+-- description = """
+-- Who opens and closes connections, how fast, and how long they live. The series of all comes first:
+-- what the kernel counted stands beside it, and how much of that this recording saw; then who opened
+-- and closed most. Hundreds a second with a lifetime below one second is a client without
+-- keep-alive or a pool: short_lived says which and what to do, time_wait what it leaves behind.
+-- Resets are closes without a good-bye; a short attempt that was refused looks like one, as the
+-- kernel has cleared what tells them apart. Failed attempts got no answer: look at the peer with
+-- by=peer, and at listen_queues on the host that listens. A connection over loopback counts at both
+-- of its ends, as it does in the kernel. One too short for its process to be found counts with the
+-- only process that was seen to use the same service, else as unknown. A lifetime is known within
+-- bounds, as a connection is seen at samples and when it ends: the truth lies between least and
+-- most. Connections that were open at the first sample have no lifetime. A slice in which the
+-- kernel's table was never read has no numbers.
+-- """
+-- needs = ["tcp", "closes", "counters"]
+--
+-- [columns]
+-- time = "Begin of the slice: its first sample, UTC."
+-- who = "all, or one process, listening address and port (* is several addresses) or peer, as by says."
+-- opened = "Connections opened, failed attempts left out."
+-- closed = "Connections closed."
+-- resets = "Those of closed that this end reset, or whose attempt was refused between two samples."
+-- failed = "Attempts that never got open, as far as samples showed them."
+-- opened_per_s = "opened in a second."
+-- short_percent = "Share of closed that lived shorter than the parameter seconds for certain."
+-- p50_least_us = "Median lifetime of closed: at least so long."
+-- p50_most_us = "Median lifetime of closed: at most so long."
+-- p95_least_us = "The lifetime that 95 % of closed did not pass: at least so long."
+-- p95_most_us = "The same: at most so long."
+-- kernel_failed = "Growth of Tcp.AttemptFails; only all has it."
+-- kernel_resets = "Growth of Tcp.EstabResets, both ends and those that the peer reset; only all has it."
+-- coverage_percent = "Share of the TCP connections that the kernel counted which this recording saw, whatever --where chose; only all has it."
+--
+-- [params.by]
+-- type = "VARCHAR"
+-- default = "process"
+-- doc = "process, listener (outgoing: the connections of no listener) or peer; any other word means process."
+--
+-- [params.interval]
+-- type = "DOUBLE"
+-- default = 0.0
+-- doc = "Seconds in a slice; 0 makes ten slices of the whole time."
+--
+-- [params.seconds]
+-- type = "DOUBLE"
+-- default = 1.0
+-- doc = "Connections that lived less are short."
+--
+-- [params.top]
+-- type = "BIGINT"
+-- default = 20
+-- doc = "How many series are listed beside all; 0 lists every one."
+--
+-- [chart]
+-- mark = "line"
+-- x = { field = "time", type = "temporal" }
+-- y = { field = "opened_per_s", type = "quantitative" }
+-- color = { field = "who" }
+WITH ends AS (
+  SELECT
+    netns,
+    role,
+    pid,
+    comm,
+    CASE WHEN local_addr LIKE '::ffff:%' THEN substr(local_addr, 8) ELSE local_addr END AS local_addr,
+    local_port,
+    CASE WHEN peer_addr LIKE '::ffff:%' THEN substr(peer_addr, 8) ELSE peer_addr END AS peer_addr,
+    peer_port,
+    opened,
+    closed,
+    closed_first,
+    attempt,
+    first_us,
+    first_time,
+    closed_us,
+    last_time,
+    duration_us,
+    duration_max_us
+  FROM connections
+),
+services AS (
+  -- A server is known by its port, on whichever of its addresses it was met.
+  SELECT
+    *,
+    CASE WHEN role = 'client' THEN peer_addr END AS service_addr,
+    CASE WHEN role = 'client' THEN peer_port ELSE local_port END AS service_port
+  FROM ends
+),
+users AS (
+  SELECT
+    *,
+    min(pid) OVER service AS least_pid,
+    max(pid) OVER service AS most_pid,
+    min(comm) OVER service AS least_comm,
+    max(comm) OVER service AS most_comm,
+    min(local_addr) OVER service AS least_addr,
+    max(local_addr) OVER service AS most_addr
+  FROM services
+  WINDOW service AS (PARTITION BY netns, role, service_addr, service_port)
+),
+owned AS (
+  -- What has no process goes to the only one that is known to use the same service.
+  SELECT
+    *,
+    CASE
+      WHEN pid IS NOT NULL THEN pid
+      WHEN service_port IS NOT NULL AND least_pid = most_pid THEN least_pid
+    END AS user_pid,
+    CASE
+      WHEN pid IS NOT NULL THEN comm
+      WHEN service_port IS NOT NULL AND least_comm = most_comm THEN least_comm
+    END AS user_comm
+  FROM users
+),
+named AS (
+  SELECT
+    CASE
+      WHEN params.by = 'listener' AND owned.role = 'server' AND owned.least_addr < owned.most_addr
+        THEN concat('*:', owned.local_port)
+      WHEN params.by = 'listener' AND owned.role = 'server' AND owned.local_addr LIKE '%:%'
+        THEN concat('[', owned.local_addr, ']:', owned.local_port)
+      WHEN params.by = 'listener' AND owned.role = 'server'
+        THEN concat(owned.local_addr, ':', owned.local_port)
+      WHEN params.by = 'listener' AND owned.role = 'client' THEN 'outgoing'
+      WHEN params.by = 'listener' THEN 'unknown'
+      WHEN params.by = 'peer' AND owned.peer_addr IS NULL THEN 'unknown'
+      WHEN params.by = 'peer' AND owned.role = 'client' AND owned.peer_addr LIKE '%:%'
+        THEN concat('to [', owned.peer_addr, ']:', owned.peer_port)
+      WHEN params.by = 'peer' AND owned.role = 'client'
+        THEN concat('to ', owned.peer_addr, ':', owned.peer_port)
+      WHEN params.by = 'peer' AND owned.role = 'server' THEN concat('from ', owned.peer_addr)
+      WHEN params.by = 'peer' THEN owned.peer_addr
+      WHEN owned.user_comm IS NULL THEN 'unknown'
+      WHEN owned.user_pid IS NULL THEN owned.user_comm
+      ELSE concat(owned.user_comm, ' (', owned.user_pid, ')')
+    END AS who,
+    owned.opened,
+    owned.closed,
+    owned.closed_first,
+    owned.attempt,
+    owned.first_us,
+    owned.first_time,
+    owned.closed_us,
+    owned.last_time,
+    owned.duration_us,
+    owned.duration_max_us
+  FROM owned
+  CROSS JOIN params
+),
+events AS (
+  SELECT
+    who,
+    first_us AS t_us,
+    first_time AS time,
+    'opened' AS event,
+    CAST(NULL AS VARCHAR) AS closed_first,
+    CAST(NULL AS BIGINT) AS least_us,
+    CAST(NULL AS BIGINT) AS most_us
+  FROM named
+  WHERE opened = 'during' AND attempt IS NULL
+  UNION ALL
+  SELECT
+    who,
+    closed_us AS t_us,
+    last_time AS time,
+    CASE WHEN attempt = 'failed' THEN 'failed' ELSE 'closed' END AS event,
+    closed_first,
+    duration_us AS least_us,
+    duration_max_us AS most_us
+  FROM named
+  WHERE closed_us IS NOT NULL
+),
+moments AS (
+  SELECT
+    sample,
+    min(t_us) AS t_us,
+    min(sample_time) AS time,
+    max(
+      CASE
+        WHEN step IN ('tcp', 'all') AND outcome IN ('ok', 'skipped_empty') THEN 1
+        ELSE 0
+      END
+    ) AS seen
+  FROM samples
+  GROUP BY sample
+  UNION ALL
+  -- A file of one table alone does not say what was read.
+  SELECT sample, min(t_us) AS t_us, min(sample_time) AS time, 1 AS seen
+  FROM sockets
+  WHERE NOT EXISTS (SELECT 1 FROM samples)
+  GROUP BY sample
+  UNION ALL
+  SELECT sample, min(t_us) AS t_us, min(time) AS time, 1 AS seen
+  FROM closes
+  WHERE NOT EXISTS (SELECT 1 FROM samples) AND NOT EXISTS (SELECT 1 FROM sockets)
+  GROUP BY sample
+),
+slicing AS (
+  SELECT
+    min(moments.t_us) AS start_us,
+    max(moments.t_us) AS end_us,
+    min(
+      CASE
+        WHEN params.interval > 0 THEN CAST(params.interval * 1000000 AS BIGINT)
+        ELSE CAST(floor((span.end_us - span.start_us) / 10.0) AS BIGINT) + 1
+      END
+    ) AS wide_us
+  FROM moments
+  CROSS JOIN (SELECT min(t_us) AS start_us, max(t_us) AS end_us FROM moments) AS span
+  CROSS JOIN params
+),
+sliced AS (
+  -- What the kernel announced after the last sample was begun belongs to that sample.
+  SELECT
+    e.*,
+    CASE
+      WHEN e.t_us <= s.start_us THEN 0
+      WHEN e.t_us >= s.end_us THEN (s.end_us - s.start_us) - (s.end_us - s.start_us) % s.wide_us
+      ELSE (e.t_us - s.start_us) - (e.t_us - s.start_us) % s.wide_us
+    END AS slice
+  FROM events AS e
+  CROSS JOIN slicing AS s
+),
+looks AS (
+  SELECT
+    m.*,
+    (m.t_us - s.start_us) - (m.t_us - s.start_us) % s.wide_us AS slice
+  FROM moments AS m
+  CROSS JOIN slicing AS s
+),
+slices AS (
+  SELECT slice, min(time) AS time, max(seen) AS seen
+  FROM (
+    SELECT slice, time, seen FROM looks
+    UNION ALL
+    SELECT slice, time, 0 AS seen FROM sliced
+  ) AS both_kinds
+  GROUP BY slice
+),
+counted AS (
+  SELECT
+    who,
+    slice,
+    count(CASE WHEN event = 'opened' THEN 1 END) AS opened,
+    count(CASE WHEN event = 'closed' THEN 1 END) AS closed,
+    count(CASE WHEN event = 'closed' AND closed_first = 'reset' THEN 1 END) AS resets,
+    count(CASE WHEN event = 'failed' THEN 1 END) AS failed,
+    count(CASE WHEN event = 'closed' THEN most_us END) AS bounded,
+    count(CASE WHEN event = 'closed' AND most_us < params.seconds * 1000000 THEN 1 END) AS short,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN least_us END)
+      AS p50_least_us,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN most_us END)
+      AS p50_most_us,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN least_us END)
+      AS p95_least_us,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN most_us END)
+      AS p95_most_us
+  FROM (
+    SELECT who, slice, event, closed_first, least_us, most_us FROM sliced
+    UNION ALL
+    SELECT 'all' AS who, slice, event, closed_first, least_us, most_us FROM sliced
+  ) AS twice
+  CROSS JOIN params
+  GROUP BY who, slice
+),
+series AS (
+  SELECT
+    who,
+    row_number() OVER (ORDER BY sum(opened + closed + failed) DESC, who) AS place
+  FROM counted
+  WHERE who <> 'all'
+  GROUP BY who
+  UNION ALL
+  SELECT 'all' AS who, 0 AS place
+),
+readings AS (
+  SELECT netns, sample, name, min_by(value, phase) AS value
+  FROM counter_values
+  WHERE name IN ('Tcp.ActiveOpens', 'Tcp.PassiveOpens', 'Tcp.AttemptFails', 'Tcp.EstabResets')
+  GROUP BY netns, sample, name
+),
+growths AS (
+  SELECT
+    netns,
+    sample,
+    name,
+    value - lag(value) OVER (PARTITION BY netns, name ORDER BY sample) AS growth
+  FROM readings
+),
+grown AS (
+  SELECT
+    netns,
+    sample,
+    sum(CASE WHEN name IN ('Tcp.ActiveOpens', 'Tcp.PassiveOpens') THEN growth END) AS opens,
+    sum(CASE WHEN name = 'Tcp.AttemptFails' THEN growth END) AS failed,
+    sum(CASE WHEN name = 'Tcp.EstabResets' THEN growth END) AS resets
+  FROM growths
+  WHERE growth >= 0
+  GROUP BY netns, sample
+),
+met AS (
+  SELECT netns, sample, sum(opened) AS opened
+  FROM samples
+  WHERE step IN ('tcp', 'closes')
+  GROUP BY netns, sample
+),
+kernel AS (
+  SELECT
+    looks.slice,
+    CAST(sum(grown.failed) AS BIGINT) AS failed,
+    CAST(sum(grown.resets) AS BIGINT) AS resets,
+    sum(CASE WHEN met.opened IS NOT NULL THEN grown.opens END) AS opens,
+    sum(CASE WHEN grown.opens IS NOT NULL THEN met.opened END) AS met
+  FROM grown
+  JOIN looks
+    ON looks.sample = grown.sample
+  LEFT JOIN met
+    ON met.netns = grown.netns
+    AND met.sample = grown.sample
+  GROUP BY looks.slice
+)
+SELECT
+  slices.time AS time,
+  series.who AS who,
+  CASE WHEN slices.seen = 1 THEN coalesce(c.opened, 0) ELSE c.opened END AS opened,
+  CASE WHEN slices.seen = 1 THEN coalesce(c.closed, 0) ELSE c.closed END AS closed,
+  CASE WHEN slices.seen = 1 THEN coalesce(c.resets, 0) ELSE c.resets END AS resets,
+  CASE WHEN slices.seen = 1 THEN coalesce(c.failed, 0) ELSE c.failed END AS failed,
+  round(
+    1000000.0 * CASE WHEN slices.seen = 1 THEN coalesce(c.opened, 0) ELSE c.opened END
+    / nullif(
+      CASE
+        WHEN slicing.end_us - slicing.start_us - slices.slice < slicing.wide_us
+          THEN slicing.end_us - slicing.start_us - slices.slice
+        ELSE slicing.wide_us
+      END,
+      0
+    ),
+    1
+  ) AS opened_per_s,
+  round(100.0 * c.short / nullif(c.bounded, 0), 1) AS short_percent,
+  CAST(c.p50_least_us AS BIGINT) AS p50_least_us,
+  CAST(c.p50_most_us AS BIGINT) AS p50_most_us,
+  CAST(c.p95_least_us AS BIGINT) AS p95_least_us,
+  CAST(c.p95_most_us AS BIGINT) AS p95_most_us,
+  CASE WHEN series.place = 0 THEN kernel.failed END AS kernel_failed,
+  CASE WHEN series.place = 0 THEN kernel.resets END AS kernel_resets,
+  CASE
+    WHEN series.place > 0 OR kernel.opens = 0 THEN NULL
+    -- Announcements may come a sample late: then a slice sees more than the kernel counted in it.
+    WHEN kernel.met >= kernel.opens THEN 100.0
+    ELSE floor(1000.0 * kernel.met / kernel.opens) / 10.0
+  END AS coverage_percent
+FROM series
+CROSS JOIN params
+CROSS JOIN slices
+CROSS JOIN slicing
+LEFT JOIN counted AS c
+  ON c.who = series.who
+  AND c.slice = slices.slice
+LEFT JOIN kernel
+  ON kernel.slice = slices.slice
+WHERE params.top = 0 OR series.place <= params.top
+ORDER BY series.place, slices.slice

@@ -1,0 +1,172 @@
+-- title = "Connections one by one"
+-- description = """
+-- The connections that lived longest, moved most bytes, retransmitted most, waited longest or had the
+-- fullest queues, as order says: the worst first, with the way of each through its states. One that
+-- sits in CLOSE-WAIT waits for its own process to close it (close_wait); much retransmitted is a bad
+-- path or a peer that is gone (retransmits, stalls); a full Recv-Q is a process that does not read,
+-- a full Send-Q a peer that does not (queue_growth). Totals are of the whole life, from before the
+-- recording too; peers says what was moved during it. A connection over loopback has two rows, one
+-- for each end. A state is told by the first sample that showed it: shorter ones are not seen. What
+-- a socket lost when it reset its connection is nothing, never 0.
+-- """
+-- needs = ["tcp"]
+--
+-- [columns]
+-- comm = "Process that held it last; nothing if it was not found."
+-- pid = "Its number."
+-- role = "Whether this end connected (client) or accepted (server)."
+-- local = "Local address and port."
+-- peer = "Peer address and port; nothing where the kernel has cleared it."
+-- first_time = "First moment it is known of, UTC."
+-- duration_us = "From then to its last moment known, TIME-WAIT left out: at least so long."
+-- life = "Its states with the time from first_time to the first sample of each, and how it ended."
+-- sent_bytes = "Sent, retransmissions included."
+-- received_bytes = "Received."
+-- retrans = "Segments retransmitted."
+-- retrans_percent = "Share of them in the segments sent."
+-- rtt_us = "Smoothed round-trip time, the worst one known."
+-- recv_q_peak_bytes = "Most bytes that waited to be read in a sample."
+-- send_q_peak_bytes = "Most bytes that waited to be sent or acknowledged in a sample."
+-- netns = "Inode number of the network namespace."
+-- cookie = "Identity of the socket, for SQL of your own."
+--
+-- [params.order]
+-- type = "VARCHAR"
+-- default = "duration"
+-- doc = "What comes first: duration, bytes (both ways), sent, received, retrans, rtt, queue (the larger of both) or recent (opened last); any other word means duration."
+--
+-- [params.top]
+-- type = "BIGINT"
+-- default = 20
+-- doc = "How many connections are listed; 0 lists all."
+--
+-- [chart]
+-- mark = "bar"
+-- x = { field = "duration_us", type = "quantitative" }
+-- y = { field = "local", sort = "-x" }
+-- color = { field = "comm" }
+WITH ranked AS (
+  SELECT
+    c.*,
+    c.last_us - c.first_us AS known_us,
+    row_number() OVER (
+      ORDER BY
+        CASE params.order
+          WHEN 'bytes' THEN coalesce(c.bytes_sent, 0) + coalesce(c.bytes_received, 0)
+          WHEN 'sent' THEN c.bytes_sent
+          WHEN 'received' THEN c.bytes_received
+          WHEN 'retrans' THEN c.total_retrans
+          WHEN 'rtt' THEN c.rtt_max_us
+          WHEN 'queue'
+            THEN CASE WHEN c.recv_q_peak > c.send_q_peak THEN c.recv_q_peak ELSE c.send_q_peak END
+          WHEN 'recent' THEN c.first_us
+          ELSE c.last_us - c.first_us
+        END DESC NULLS LAST,
+        coalesce(c.bytes_sent, 0) + coalesce(c.bytes_received, 0) DESC,
+        c.first_us,
+        c.netns,
+        c.cookie
+    ) AS place
+  FROM connections AS c
+  CROSS JOIN params
+),
+listed AS (
+  SELECT ranked.*
+  FROM ranked
+  CROSS JOIN params
+  WHERE params.top = 0 OR ranked.place <= params.top
+),
+told AS (
+  SELECT
+    listed.*,
+    concat(
+      CASE WHEN opened = 'before' THEN ', open before' ELSE '' END,
+      CASE WHEN samples = 0 THEN ', between two samples' ELSE '' END,
+      CASE
+        WHEN syn_sent_us > first_us
+          THEN concat(', SYN-SENT +', CAST(round((syn_sent_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
+        WHEN syn_sent_us IS NOT NULL THEN ', SYN-SENT'
+        ELSE ''
+      END,
+      CASE
+        WHEN syn_recv_us > first_us
+          THEN concat(', SYN-RECV +', CAST(round((syn_recv_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
+        WHEN syn_recv_us IS NOT NULL THEN ', SYN-RECV'
+        ELSE ''
+      END,
+      CASE
+        WHEN estab_us > first_us
+          THEN concat(', ESTAB +', CAST(round((estab_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
+        WHEN estab_us IS NOT NULL THEN ', ESTAB'
+        ELSE ''
+      END,
+      CASE
+        WHEN fin_wait_us > first_us
+          THEN concat(', FIN-WAIT +', CAST(round((fin_wait_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
+        WHEN fin_wait_us IS NOT NULL THEN ', FIN-WAIT'
+        ELSE ''
+      END,
+      CASE
+        WHEN close_wait_us > first_us
+          THEN concat(', CLOSE-WAIT +', CAST(round((close_wait_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
+        WHEN close_wait_us IS NOT NULL THEN ', CLOSE-WAIT'
+        ELSE ''
+      END,
+      CASE
+        WHEN closing_us > first_us
+          THEN concat(', CLOSING +', CAST(round((closing_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
+        WHEN closing_us IS NOT NULL THEN ', CLOSING'
+        ELSE ''
+      END,
+      CASE
+        WHEN last_ack_us > first_us
+          THEN concat(', LAST-ACK +', CAST(round((last_ack_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
+        WHEN last_ack_us IS NOT NULL THEN ', LAST-ACK'
+        ELSE ''
+      END,
+      CASE
+        WHEN time_wait_us > first_us
+          THEN concat(', TIME-WAIT +', CAST(round((time_wait_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
+        WHEN time_wait_us IS NOT NULL THEN ', TIME-WAIT'
+        ELSE ''
+      END,
+      CASE
+        WHEN attempt = 'failed' THEN ', never got open'
+        WHEN closed IS NULL THEN ', still open'
+        WHEN closed = 'before' THEN ', closed before'
+        WHEN closed_first = 'reset' THEN ', reset by this end or refused'
+        WHEN closed_first = 'local' THEN ', closed first by this end'
+        WHEN closed_first = 'peer' THEN ', closed first by the peer'
+        WHEN closed_first = 'both' THEN ', closed by both at once'
+        WHEN closed = 'inferred' THEN ', gone'
+        ELSE ', closed'
+      END
+    ) AS words
+  FROM listed
+)
+SELECT
+  comm AS comm,
+  pid AS pid,
+  role AS role,
+  CASE
+    WHEN local_addr LIKE '%:%' THEN concat('[', local_addr, ']:', local_port)
+    WHEN local_addr IS NOT NULL THEN concat(local_addr, ':', local_port)
+  END AS local,
+  CASE
+    WHEN peer_addr LIKE '%:%' THEN concat('[', peer_addr, ']:', peer_port)
+    WHEN peer_addr IS NOT NULL THEN concat(peer_addr, ':', peer_port)
+  END AS peer,
+  first_time AS first_time,
+  known_us AS duration_us,
+  substr(words, 3) AS life,
+  bytes_sent AS sent_bytes,
+  bytes_received AS received_bytes,
+  total_retrans AS retrans,
+  round(100.0 * total_retrans / nullif(segs_out, 0), 2) AS retrans_percent,
+  rtt_max_us AS rtt_us,
+  recv_q_peak AS recv_q_peak_bytes,
+  send_q_peak AS send_q_peak_bytes,
+  netns AS netns,
+  cookie AS cookie
+FROM told
+ORDER BY place

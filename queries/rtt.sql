@@ -1,0 +1,148 @@
+-- title = "Round-trip times"
+-- description = """
+-- How long packets take to each peer and back, per process that talks to it; those whose time rises
+-- most above the least one come first. The least time is the distance; what comes on top is waiting.
+-- bloated: nineteen of twenty are within p95_us, and that is more than floor_ms above the least time
+-- and three times as long: packets wait in a queue on the way (bufferbloat), mostly one that a busy
+-- transfer fills; look for it with queue_growth, and by = socket. jitter: only some are so late. far:
+-- the least time itself is above the floor; use fewer round trips, that is, keep connections. ok:
+-- neither. Ratios alone mean nothing: over loopback the least time is a few microseconds, and a late
+-- answer of a process makes hundreds of it. Times are the kernel's smoothed ones. An idle connection
+-- keeps its last one, so every value that a connection showed counts once, however long it stood;
+-- connections that no sample showed count with the last one they had. Read retransmits beside it.
+-- """
+-- needs = ["tcp"]
+--
+-- [columns]
+-- verdict = "bloated, jitter, far or ok, as above."
+-- comm = "Name of the process that holds the sockets."
+-- pid = "Process that holds them."
+-- peer = "Peer address, by socket with its port; nothing by process."
+-- connections = "TCP connections with a round-trip time."
+-- measured = "Different values they showed."
+-- min_rtt_us = "Least round-trip time, by the kernel's own minimum where it tells one."
+-- p50_us = "Median of the values."
+-- p95_us = "Nineteen of twenty values are at most so long."
+-- max_us = "Longest."
+-- rise_us = "p95_us less min_rtt_us."
+-- jitter_p50_us = "Median of the mean deviation (rttvar)."
+-- peak_time = "First sample that showed the longest, UTC; nothing if no sample did."
+-- netns = "Inode number of the network namespace."
+-- cookie = "Identity of the socket on this boot; by socket only."
+--
+-- [params.by]
+-- type = "VARCHAR"
+-- default = "peer"
+-- doc = "What a row is: peer (a process and a peer address), process or socket. Any other word counts as peer."
+--
+-- [params.floor_ms]
+-- type = "DOUBLE"
+-- default = 50.0
+-- doc = "Milliseconds below which no time and no rise is remarked upon. 50, because a delayed acknowledgement alone adds 40."
+--
+-- [params.top]
+-- type = "BIGINT"
+-- default = 20
+-- doc = "How many rows are listed; 0 lists all."
+--
+-- [chart]
+-- mark = "bar"
+-- x = { field = "p95_us", type = "quantitative" }
+-- y = { field = "peer", sort = "-x" }
+-- color = { field = "verdict" }
+WITH shown AS (
+  -- A value stands until the next one is measured.
+  SELECT
+    netns,
+    cookie,
+    rtt_us,
+    any_value(peer_addr) AS peer_addr,
+    any_value(peer_port) AS peer_port,
+    max(pid) AS pid,
+    max(start_us) AS start_us,
+    max(comm) AS comm,
+    min(min_rtt_us) AS min_rtt_us,
+    max(rttvar_us) AS rttvar_us,
+    min(sample_time) AS first_time,
+    min(sample) AS first_sample
+  FROM sockets
+  WHERE netid = 'tcp' AND state <> 'LISTEN' AND rtt_us > 0
+  GROUP BY netns, cookie, rtt_us
+  UNION ALL
+  SELECT
+    netns, cookie, rtt_us, peer_addr, peer_port, pid, start_us, comm,
+    min_rtt_us, rttvar_us, NULL AS first_time, NULL AS first_sample
+  FROM closes
+  WHERE netid = 'tcp' AND connection AND peer_port <> 0 AND rtt_us > 0 AND NOT coalesce(sampled, false)
+),
+keyed AS (
+  SELECT
+    shown.*,
+    params.top,
+    1000 * params.floor_ms AS floor_us,
+    CASE WHEN params.by = 'socket' THEN shown.cookie END AS row_cookie,
+    CASE WHEN params.by = 'process' THEN NULL ELSE shown.peer_addr END AS row_peer_addr,
+    CASE WHEN params.by = 'socket' THEN shown.peer_port END AS row_peer_port
+  FROM shown
+  CROSS JOIN params
+),
+summed AS (
+  SELECT
+    netns,
+    pid,
+    start_us,
+    comm,
+    row_cookie,
+    row_peer_addr,
+    row_peer_port,
+    top,
+    floor_us,
+    count(*) AS measured,
+    count(DISTINCT cookie) AS connections,
+    min(CASE WHEN min_rtt_us < rtt_us THEN min_rtt_us ELSE rtt_us END) AS min_rtt_us,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY rtt_us) AS p50_us,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY rtt_us) AS p95_us,
+    max(rtt_us) AS max_us,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY rttvar_us) AS jitter_p50_us,
+    -- The first of equals.
+    max_by(first_time, rtt_us * 1000000000 - first_sample) AS peak_time
+  FROM keyed
+  GROUP BY netns, pid, start_us, comm, row_cookie, row_peer_addr, row_peer_port, top, floor_us
+),
+ranked AS (
+  SELECT
+    summed.*,
+    row_number() OVER (
+      ORDER BY p95_us - min_rtt_us DESC, max_us DESC, netns, pid NULLS LAST, start_us NULLS LAST,
+        comm NULLS LAST, row_peer_addr NULLS LAST, row_cookie NULLS LAST
+    ) AS place
+  FROM summed
+)
+SELECT
+  CASE
+    WHEN p95_us - min_rtt_us >= floor_us AND p95_us >= 3 * min_rtt_us THEN 'bloated'
+    WHEN max_us - min_rtt_us >= floor_us AND max_us >= 3 * min_rtt_us THEN 'jitter'
+    WHEN min_rtt_us >= floor_us THEN 'far'
+    ELSE 'ok'
+  END AS verdict,
+  comm,
+  pid,
+  CASE
+    WHEN row_peer_port IS NULL THEN row_peer_addr
+    WHEN row_peer_addr LIKE '%:%' THEN concat('[', row_peer_addr, ']:', CAST(row_peer_port AS VARCHAR))
+    ELSE concat(row_peer_addr, ':', CAST(row_peer_port AS VARCHAR))
+  END AS peer,
+  connections,
+  measured,
+  min_rtt_us,
+  CAST(round(p50_us) AS BIGINT) AS p50_us,
+  CAST(round(p95_us) AS BIGINT) AS p95_us,
+  max_us,
+  CAST(round(p95_us - min_rtt_us) AS BIGINT) AS rise_us,
+  CAST(round(jitter_p50_us) AS BIGINT) AS jitter_p50_us,
+  peak_time,
+  netns,
+  row_cookie AS cookie
+FROM ranked
+WHERE top = 0 OR place <= top
+ORDER BY place

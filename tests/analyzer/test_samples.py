@@ -1,0 +1,53 @@
+"""Every report on every sample: what it says there, and that it says it whole."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+
+import analyzer
+from analyzer.catalog import find_report, read_catalog
+from analyzer.render import Format, write
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+NAMES = sorted(path.parent.name for path in SAMPLES.glob("*/truth.json"))
+TOP = 4
+
+
+def test_there_are_the_ten_incidents() -> None:
+    assert NAMES == [
+        "accept_overflow",
+        "close_wait_leak",
+        "descriptor_leak",
+        "healthy",
+        "port_exhaustion",
+        "short_connections",
+        "slow_reader",
+        "stalled_sender",
+        "time_wait_storm",
+        "udp_drops",
+    ]
+
+
+def truth(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((SAMPLES / name / "truth.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("report", read_catalog())
+@pytest.mark.parametrize("sample", NAMES)
+def test_a_report_says_what_it_said(
+    sample: str, report: str, snapshot: SnapshotAssertion
+) -> None:
+    out = io.StringIO()
+    with analyzer.open(SAMPLES / sample / "recording") as opened:
+        answer = opened.report(report, top=TOP)
+        with answer.batches() as (schema, batches):
+            rows = list(batches)
+            assert schema.names == list(find_report(report).columns)
+            write(schema, rows, Format.csv, out)
+    if any(batch.num_rows for batch in rows):
+        assert out.getvalue() == snapshot
