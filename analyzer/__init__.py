@@ -164,6 +164,10 @@ class Answer:
         frame: pd.DataFrame = self.table().to_pandas(types_mapper=pd.ArrowDtype)
         return frame
 
+    def progress(self) -> float | None:
+        """Return the share done of the query that runs, for another thread; None if unknown."""
+        return self._engine.progress()
+
     @contextmanager
     def batches(self) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
         """Give the schema, and the rows as they come."""

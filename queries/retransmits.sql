@@ -4,7 +4,8 @@
 -- repeated most segments. A timeout silences a connection for 200 ms at least, twice as long each time
 -- it comes again, while a fast retransmission costs one round trip. One peer bad and the others good:
 -- look at the way to it, or at the peer; all bad: look at this host's link and its queues. spurious
--- near retransmitted: nothing was lost, the answers were late; see report rtt. syn_repeats: a peer
+-- near retransmitted: nothing was lost, the acknowledgements were late, and loss probes went out
+-- before they came; see report rtt, and queue_growth for a peer that reads slowly. syn_repeats: a peer
 -- that does not answer when a connection is opened, or drops it: its accept queue, a firewall, a dead
 -- host. Below one percent is common on the internet, and unusual within a data centre. Counted is the
 -- growth from the first sample of the scope to the last one, or to the announcement of the end;

@@ -257,12 +257,16 @@ newest AS (
   GROUP BY netns, name
 ),
 ranges AS (
-  SELECT
-    netns,
-    TRY_CAST(split_part(value, ' ', 1) AS BIGINT) AS first_port,
-    TRY_CAST(split_part(value, ' ', 2) AS BIGINT) AS last_port
-  FROM newest
-  WHERE name = 'net.ipv4.ip_local_port_range'
+  SELECT netns, first_port, last_port
+  FROM (
+    SELECT
+      netns,
+      TRY_CAST(split_part(value, ' ', 1) AS BIGINT) AS first_port,
+      TRY_CAST(split_part(value, ' ', 2) AS BIGINT) AS last_port
+    FROM newest
+    WHERE name = 'net.ipv4.ip_local_port_range'
+  ) AS told
+  WHERE first_port <= last_port AND last_port < 65536
 ),
 numbers AS (
   SELECT 1 + a.digit + 10 * b.digit + 100 * c.digit AS number
