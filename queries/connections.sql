@@ -108,7 +108,8 @@ told AS (
       END,
       CASE
         WHEN close_wait_us > first_us
-          THEN concat(', CLOSE-WAIT +', CAST(round((close_wait_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
+          THEN concat(', CLOSE-WAIT +',
+            CAST(round((close_wait_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
         WHEN close_wait_us IS NOT NULL THEN ', CLOSE-WAIT'
         ELSE ''
       END,

@@ -36,5 +36,6 @@ def run(threads: int, *, markdown: bool) -> None:
         limits = Limits(threads, f"{LIMIT_MIB}MiB")
         show_answers(
             {question: [ask(recording, question, limits, spill)] for question in questions},
+            targets={},
             markdown=markdown,
         )

@@ -96,13 +96,26 @@ kernel AS (
     netns,
     max(CASE WHEN name = 'TcpExt.ListenOverflows' THEN value END)
       - min(CASE WHEN name = 'TcpExt.ListenOverflows' THEN value END) AS overflows,
+    max(CASE WHEN name = 'TcpExt.ListenDrops' THEN value END)
+      - min(CASE WHEN name = 'TcpExt.ListenDrops' THEN value END) AS drops,
     max(CASE WHEN name = 'Tcp.PassiveOpens' THEN value END)
       - min(CASE WHEN name = 'Tcp.PassiveOpens' THEN value END) AS accepted,
     min(sample_time) AS since,
     max(sample_time) AS until
   FROM counter_values
-  WHERE name IN ('TcpExt.ListenOverflows', 'Tcp.PassiveOpens')
+  WHERE name IN ('TcpExt.ListenOverflows', 'TcpExt.ListenDrops', 'Tcp.PassiveOpens')
   GROUP BY netns
+),
+counted AS (
+  SELECT
+    q.*,
+    k.overflows,
+    k.accepted,
+    -- The socket's own count has other packets that it threw away, too.
+    CASE WHEN k.drops < q.dropped THEN k.drops ELSE q.dropped END AS refused
+  FROM queues AS q
+  LEFT JOIN kernel AS k
+    ON k.netns = q.netns
 ),
 troubled AS (
   SELECT
@@ -115,18 +128,16 @@ troubled AS (
     q.peak,
     q.samples,
     q.full_samples,
-    q.dropped,
+    q.refused AS dropped,
     q.since,
     q.until,
     1.0 * q.full_samples / q.samples AS full_share,
-    coalesce(1.0 * q.dropped / nullif(q.dropped + k.accepted, 0), 0.0) AS dropped_share
-  FROM queues AS q
-  LEFT JOIN kernel AS k
-    ON k.netns = q.netns
+    coalesce(1.0 * q.refused / nullif(q.refused + q.accepted, 0), 0.0) AS dropped_share
+  FROM counted AS q
   CROSS JOIN params AS p
   WHERE q.full_samples >= p.full_samples
     -- A listener drops for want of memory too.
-    OR (q.dropped >= p.drops AND (k.overflows IS NULL OR k.overflows > 0))
+    OR (q.refused >= p.drops AND (q.overflows IS NULL OR q.overflows > 0))
 ),
 named AS (
   SELECT
@@ -147,7 +158,14 @@ SELECT
       THEN 'critical'
     ELSE 'warning'
   END AS severity,
-  CAST(CASE WHEN n.full_share > n.dropped_share THEN n.full_share ELSE n.dropped_share END AS DOUBLE) AS score,
+  -- What has reached its limit comes before what may: at least half.
+  CAST(
+    CASE
+      WHEN n.dropped = 0 THEN n.full_share
+      WHEN n.full_share > n.dropped_share THEN 0.5 + 0.5 * n.full_share
+      ELSE 0.5 + 0.5 * n.dropped_share
+    END AS DOUBLE
+  ) AS score,
   n.place AS subject,
   n.netns AS netns,
   n.pid AS pid,

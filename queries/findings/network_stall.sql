@@ -2,7 +2,7 @@
 -- description = """
 -- What a process wrote lies in the send queue, is sent again and again at ever longer intervals, and
 -- nothing of it is acknowledged: the peer's host is gone, or something on the way drops the packets
--- (a link, a route, a firewall that forgot the connection). The process cannot know before the
+-- (a link, a route, a firewall that forgot the connection, a full accept queue over there). The process cannot know before the
 -- kernel gives up, after a quarter of an hour (net.ipv4.tcp_retries2) or its TCP_USER_TIMEOUT.
 -- """
 -- needs = ["tcp"]
@@ -45,6 +45,7 @@ lost AS (
     max_by(comm, sample) AS comm,
     any_value(peer_addr) AS peer_addr,
     any_value(peer_port) AS peer_port,
+    min(sample) AS first_sample,
     max(sample) AS last_sample,
     min(sample_time) AS since,
     max(sample_time) AS until,
@@ -60,11 +61,35 @@ lost AS (
     AND coalesce(timer, 'on') <> 'persist'
   GROUP BY netns, cookie, bytes_acked
 ),
+overflowing AS (
+  SELECT netns, any_value(local_port) AS local_port
+  FROM sockets
+  WHERE state = 'LISTEN' AND netid = 'tcp'
+  GROUP BY netns, cookie
+  HAVING max(CASE WHEN recv_q > send_q THEN 1 ELSE 0 END) = 1 OR max(drops) > min(drops)
+  -- Never so many; but the planner may know that they are few.
+  ORDER BY netns, cookie
+  LIMIT 1000
+),
+own_doors AS (
+  -- What goes to a full accept queue of this host is dropped there: accept_queue tells.
+  SELECT DISTINCT replace(s.local_addr, '::ffff:', '') AS addr, s.local_port AS port
+  FROM sockets AS s
+  JOIN overflowing AS o
+    ON o.netns = s.netns
+    AND o.local_port = s.local_port
+  WHERE s.netid = 'tcp'
+),
 stalls AS (
   SELECT l.*, coalesce(l.pid, -1) AS holder, coalesce(l.start_us, -1) AS started
   FROM lost AS l
   CROSS JOIN pace
   WHERE l.lasted_us >= pace.patience_us
+    AND NOT EXISTS (
+      SELECT 1
+      FROM own_doors AS d
+      WHERE d.addr = replace(l.peer_addr, '::ffff:', '') AND d.port = l.peer_port
+    )
 ),
 worst AS (
   SELECT
@@ -85,13 +110,14 @@ worst AS (
   GROUP BY netns, holder, started
 ),
 affected AS (
-  SELECT
-    netns,
-    holder,
-    started,
-    count(*) AS connections
-  FROM (SELECT DISTINCT netns, holder, started, cookie FROM stalls) AS each_one
-  GROUP BY netns, holder, started
+  SELECT w.netns, w.holder, w.started, count(*) AS connections
+  FROM worst AS w
+  JOIN stalls AS s
+    ON s.netns = w.netns
+    AND s.holder = w.holder
+    AND s.started = w.started
+    AND w.last_sample BETWEEN s.first_sample AND s.last_sample
+  GROUP BY w.netns, w.holder, w.started
 ),
 held AS (
   SELECT

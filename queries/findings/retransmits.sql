@@ -15,12 +15,32 @@
 -- type = "BIGINT"
 -- default = 100
 -- doc = "Segments sent again: of fewer a share says nothing, and a tail loss probe or two are harmless."
-WITH seen AS (
+WITH overflowing AS (
+  SELECT netns, any_value(local_port) AS local_port
+  FROM sockets
+  WHERE state = 'LISTEN' AND netid = 'tcp'
+  GROUP BY netns, cookie
+  HAVING max(CASE WHEN recv_q > send_q THEN 1 ELSE 0 END) = 1 OR max(drops) > min(drops)
+  -- Never so many; but the planner may know that they are few.
+  ORDER BY netns, cookie
+  LIMIT 1000
+),
+own_doors AS (
+  -- What goes to a full accept queue of this host is dropped there: accept_queue tells.
+  SELECT DISTINCT replace(s.local_addr, '::ffff:', '') AS addr, s.local_port AS port
+  FROM sockets AS s
+  JOIN overflowing AS o
+    ON o.netns = s.netns
+    AND o.local_port = s.local_port
+  WHERE s.netid = 'tcp'
+),
+seen AS (
   -- Totals of a connection's life: what was there before --from began is taken off.
   SELECT
     netns,
     cookie,
     any_value(peer_addr) AS peer_addr,
+    any_value(peer_port) AS peer_port,
     max_by(pid, sample) AS pid,
     max_by(start_us, sample) AS start_us,
     max_by(comm, sample) AS comm,
@@ -44,6 +64,7 @@ lives AS (
   SELECT
     s.netns,
     s.peer_addr,
+    s.peer_port,
     s.pid,
     s.start_us,
     s.comm,
@@ -58,6 +79,7 @@ lives AS (
   SELECT
     netns,
     peer_addr,
+    peer_port,
     pid,
     start_us,
     comm,
@@ -78,7 +100,12 @@ paths AS (
     sum(bytes_again) AS bytes_again,
     sum(bytes_sent) AS bytes_sent,
     count(CASE WHEN segments > 0 THEN 1 END) AS connections
-  FROM lives
+  FROM lives AS l
+  WHERE NOT EXISTS (
+    SELECT 1
+    FROM own_doors AS d
+    WHERE d.addr = replace(l.peer_addr, '::ffff:', '') AND d.port = l.peer_port
+  )
   GROUP BY netns, peer_addr, pid, start_us
 ),
 lossy AS (

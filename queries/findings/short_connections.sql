@@ -345,12 +345,15 @@ SELECT
       ELSE ''
     END,
     printf(
-      ': %,d of %,d ended before a sample could show them; a minute of it is %.0f %% of the %,d ',
+      ': %,d of %,d ended before a sample could show them; a minute of it is ',
       CAST(n.closed AS BIGINT),
-      CAST(n.closed + n.kept AS BIGINT),
-      CAST(100.0 * n.share AS DOUBLE),
-      CAST(n.most AS BIGINT)
+      CAST(n.closed + n.kept AS BIGINT)
     ),
+    CASE
+      WHEN n.share >= 2 THEN printf('%,.1f times', CAST(n.share AS DOUBLE))
+      ELSE printf('%.0f %% of', CAST(100.0 * n.share AS DOUBLE))
+    END,
+    printf(' the %,d ', CAST(n.most AS BIGINT)),
     n.of_what
   ) AS sentence,
   'short_lived' AS report

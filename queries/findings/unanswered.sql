@@ -1,8 +1,9 @@
 -- title = "Connection attempts that nobody answers"
 -- description = """
 -- A process tries to connect and its SYNs are not answered, neither by a SYN-ACK nor by a refusal: the
--- host is gone, a firewall drops them, or the queues of a listener are full (see accept_queue if it
--- is on this host). The process waits until its own timeout, or for two minutes.
+-- host is gone, a firewall drops them, or the queues of its listener are full. The process waits
+-- until its own timeout, or for two minutes. If that listener is on this host, accept_queue tells of
+-- it and this does not.
 -- """
 -- needs = ["tcp"]
 --
@@ -15,7 +16,26 @@
 -- type = "DOUBLE"
 -- default = 50.0
 -- doc = "Share of the process's connections to that place which get no answer from which it is critical: it works no more."
-WITH attempts AS (
+WITH overflowing AS (
+  SELECT netns, any_value(local_port) AS local_port
+  FROM sockets
+  WHERE state = 'LISTEN' AND netid = 'tcp'
+  GROUP BY netns, cookie
+  HAVING max(CASE WHEN recv_q > send_q THEN 1 ELSE 0 END) = 1 OR max(drops) > min(drops)
+  -- Never so many; but the planner may know that they are few.
+  ORDER BY netns, cookie
+  LIMIT 1000
+),
+own_doors AS (
+  -- What goes to a full accept queue of this host is dropped there: accept_queue tells.
+  SELECT DISTINCT replace(s.local_addr, '::ffff:', '') AS addr, s.local_port AS port
+  FROM sockets AS s
+  JOIN overflowing AS o
+    ON o.netns = s.netns
+    AND o.local_port = s.local_port
+  WHERE s.netid = 'tcp'
+),
+attempts AS (
   SELECT
     netns,
     cookie,
@@ -48,7 +68,12 @@ stuck AS (
   FROM attempts AS a
   CROSS JOIN params AS p
   -- Two retransmissions are three seconds, whenever they were looked at.
-  WHERE a.waited_us >= 1000000.0 * p.seconds OR (a.again >= 2 AND p.seconds <= 3)
+  WHERE (a.waited_us >= 1000000.0 * p.seconds OR (a.again >= 2 AND p.seconds <= 3))
+    AND NOT EXISTS (
+      SELECT 1
+      FROM own_doors AS d
+      WHERE d.addr = replace(a.peer_addr, '::ffff:', '') AND d.port = a.peer_port
+    )
   GROUP BY a.netns, a.peer_addr, a.peer_port, coalesce(a.pid, -1)
   -- Never so many that matter; but the planner may know that they are few.
   ORDER BY count(*) DESC, a.netns, a.peer_addr, a.peer_port, coalesce(a.pid, -1)

@@ -64,7 +64,13 @@
 -- rwnd_limited_us = "Time held up by the peer's receive window."
 -- sndbuf_limited_us = "Time held up by the own send buffer."
 WITH connected AS (
-  SELECT *
+  SELECT
+    *,
+    -- What is left of a closed connection: in TIME-WAIT, or without a process in FIN-WAIT-2.
+    CASE
+      WHEN state = 'TIME-WAIT' OR (state = 'FIN-WAIT-2' AND timer = 'timewait') THEN 1
+      ELSE 0
+    END AS remains
   FROM sockets
   WHERE netid IN ('tcp', 'mptcp', 'sctp', 'dccp')
     AND state NOT IN ('LISTEN', 'UNCONN')
@@ -88,8 +94,8 @@ sampled AS (
     count(*) AS samples,
     min(sample) AS first_sample,
     min(t_us) AS first_us,
-    max(CASE WHEN state <> 'TIME-WAIT' THEN sample END) AS last_sample,
-    max(CASE WHEN state <> 'TIME-WAIT' THEN t_us END) AS last_us,
+    max(CASE WHEN remains = 0 THEN sample END) AS last_sample,
+    max(CASE WHEN remains = 0 THEN t_us END) AS last_us,
     max(sample) AS last_row,
     max(t_us) AS last_row_us,
     max_by(state, sample) AS last_state,
@@ -101,6 +107,7 @@ sampled AS (
     min(CASE WHEN state = 'CLOSING' THEN t_us END) AS closing_us,
     min(CASE WHEN state = 'LAST-ACK' THEN t_us END) AS last_ack_us,
     min(CASE WHEN state = 'TIME-WAIT' THEN t_us END) AS time_wait_us,
+    min(CASE WHEN remains = 1 THEN t_us END) AS remains_us,
     max(bytes_sent) AS bytes_sent,
     max(bytes_received) AS bytes_received,
     max(bytes_acked) AS bytes_acked,
@@ -161,7 +168,16 @@ ends AS (
 ),
 waits AS (
   -- TIME-WAIT alone: it has another cookie than the announcement, if no sample had shown it before.
-  SELECT s.netns, s.cookie, s.local_addr, s.local_port, s.peer_addr, s.peer_port, s.time_wait_us
+  SELECT
+    s.netns,
+    s.cookie,
+    s.local_addr,
+    s.local_port,
+    s.peer_addr,
+    s.peer_port,
+    s.fin_wait_us,
+    s.time_wait_us,
+    s.remains_us
   FROM sampled AS s
   WHERE s.last_sample IS NULL
     AND NOT EXISTS (SELECT 1 FROM ends AS e WHERE e.netns = s.netns AND e.cookie = s.cookie)
@@ -170,10 +186,11 @@ matches AS (
   SELECT
     w.netns,
     w.cookie AS time_wait_cookie,
+    w.fin_wait_us,
     w.time_wait_us,
     e.cookie,
     row_number() OVER (PARTITION BY w.netns, w.cookie ORDER BY e.t_us DESC, e.cookie) AS wait_place,
-    row_number() OVER (PARTITION BY e.netns, e.cookie ORDER BY w.time_wait_us, w.cookie) AS end_place
+    row_number() OVER (PARTITION BY e.netns, e.cookie ORDER BY w.remains_us, w.cookie) AS end_place
   FROM waits AS w
   JOIN ends AS e
     ON e.netns = w.netns
@@ -183,10 +200,10 @@ matches AS (
     AND e.peer_port = w.peer_port
   WHERE NOT e.sampled
     -- The kernel keeps TIME-WAIT for a minute; announcements may come a little late.
-    AND e.t_us BETWEEN w.time_wait_us - 61000000 AND w.time_wait_us + 1000000
+    AND e.t_us BETWEEN w.remains_us - 61000000 AND w.remains_us + 1000000
 ),
 matched AS (
-  SELECT netns, cookie, time_wait_cookie, time_wait_us
+  SELECT netns, cookie, time_wait_cookie, fin_wait_us, time_wait_us
   FROM matches
   WHERE wait_place = 1 AND end_place = 1
 ),
@@ -220,7 +237,7 @@ known AS (
     s.syn_sent_us,
     s.syn_recv_us,
     s.estab_us,
-    s.fin_wait_us,
+    coalesce(s.fin_wait_us, m.fin_wait_us) AS fin_wait_us,
     s.close_wait_us,
     s.closing_us,
     s.last_ack_us,
@@ -285,8 +302,10 @@ looks AS (
     UNION ALL
     -- A file of sockets alone does not say what was read.
     SELECT DISTINCT netns, netid, sample, t_us, 1 AS seen
-    FROM connected
-    WHERE (SELECT count(*) FROM samples) = 0
+    FROM sockets
+    WHERE netid IN ('tcp', 'mptcp', 'sctp', 'dccp')
+      AND state NOT IN ('LISTEN', 'UNCONN')
+      AND (SELECT count(*) FROM samples) = 0
   ) AS steps
   GROUP BY netns, netid, sample
   HAVING min(seen) = 1
@@ -327,7 +346,8 @@ judged AS (
     END AS opened,
     CASE
       WHEN k.end_us IS NOT NULL OR k.last_sample IS NOT NULL AND k.time_wait_us IS NOT NULL THEN 'seen'
-      WHEN k.time_wait_us <= r.begun_us OR b.cookie IS NOT NULL THEN 'before'
+      WHEN k.time_wait_us IS NOT NULL AND (k.time_wait_us <= r.begun_us OR b.cookie IS NOT NULL)
+        THEN 'before'
       WHEN k.time_wait_us IS NOT NULL THEN 'seen'
       WHEN k.last_row < r.last_sample THEN 'inferred'
     END AS closed,

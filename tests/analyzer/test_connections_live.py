@@ -21,6 +21,11 @@ ROOT = Path(__file__).parents[2]
 CHURN = str(ROOT / "tests" / "workloads" / "churn.py")
 
 
+def sampled(recording: Path) -> bool:
+    """Tell whether the first sample is done, and so committed."""
+    return any(path.stat().st_size for path in recording.glob("samples/*.arrows"))
+
+
 @pytest.fixture(scope="module")
 def connections(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, dict[str, int]]:
     """Record 1,000 short connections, a third ended by each way; return the view and the truth."""
@@ -29,7 +34,8 @@ def connections(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame,
     with namespace() as name:
         command = record(folder / "r", "-i", "500ms", "--netns", name)
         recorder = subprocess.Popen([*command, "-d", "7s"], cwd=ROOT, stderr=subprocess.PIPE)
-        while not list((folder / "r" / "samples").glob("*")) and recorder.poll() is None:
+        # What the first sample finds was there before.
+        while recorder.poll() is None and not sampled(folder / "r"):
             time.sleep(0.05)
         options = ["--rate", "300", "--seconds", "3", "--truth", str(truth)]
         subprocess.run(inside(name, sys.executable, CHURN, *options), check=True, timeout=60)

@@ -41,7 +41,8 @@ def ends(sample: str) -> tuple[set[int], set[int], pd.DataFrame]:
     first = sockets["sample"].min()
     closes = raw(sample, "closes")
     closes = closes[closes["connection"].fillna(False)]
-    known = rows[rows["state"] != "TIME-WAIT"]
+    # An orphan in FIN-WAIT-2 is kept as TIME-WAIT is, and like it without the former cookie.
+    known = rows[(rows["state"] != "TIME-WAIT") & (rows["timer"] != "timewait").fillna(True)]
     before = set(known[known["sample"] == first]["cookie"])
     opened = (set(known["cookie"]) | set(closes[~closes["sampled"]]["cookie"])) - before
     return opened, set(closes["cookie"]), rows
