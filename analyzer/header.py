@@ -13,8 +13,19 @@ from recorder.schema import SockrecError
 
 SUFFIX = ".sql"
 
-NEEDS = ("sockets", "tcp", "udp", "unix", "closes", "counters", "owners", "settings")
-"""Words of ``needs``: tables, and kernel tables that samples has a step for."""
+NEEDS = (
+    "samples",
+    "sockets",
+    "tcp",
+    "udp",
+    "unix",
+    "closes",
+    "counters",
+    "owners",
+    "limits",
+    "settings",
+)
+"""Words of ``needs``: tables, kernel tables that samples has a step for, limits of owners."""
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "BIGINT": (int,),

@@ -57,7 +57,9 @@ _HINTS = {
     "unix": "unix sockets were not recorded",
     "closes": "the ends of connections were not recorded",
     "counters": "the kernel's counters were not recorded",
+    "samples": "what was done in each sample was not recorded",
     "owners": "the processes were not recorded",
+    "limits": "the limits of processes were not recorded",
     "settings": "the kernel's settings were not recorded",
     "samples": "what the recorder did was not recorded",
 }
@@ -137,8 +139,7 @@ def summarize(
     unchecked: list[Unchecked] = []
     for done, finding in enumerate(findings.values()):
         report(done, len(findings))
-        needs = finding.needs or ("samples",)
-        if why := [lacks[need] for need in needs if need in lacks]:
+        if why := [lacks[need] for need in finding.needs if need in lacks]:
             unchecked.append(Unchecked(finding.name, finding.title, why[0]))
             continue
         table = engine.table(finding.sql, scope, finding.values(given.get(finding.name, {})))
@@ -175,9 +176,11 @@ def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:
 def _filled(engine: Engine, scope: Scope | None = None) -> Mapping[str, int]:
     """Return which tables have rows, in the whole recording unless a scope is given."""
     schema = "raw." if scope is None else ""
+    sources = {table: f"{schema}{table}" for table in _TABLES}
+    sources["limits"] = f"{schema}owners WHERE fd_limit IS NOT NULL"
     counts = ", ".join(
-        f"(SELECT count(*) FROM (SELECT 1 FROM {schema}{table} LIMIT 1) AS one) AS {table}"
-        for table in _TABLES
+        f"(SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT 1) AS one) AS {name}"
+        for name, source in sources.items()
     )
     found: dict[str, int] = engine.table(f"SELECT {counts}", scope or WHOLE).to_pylist()[0]
     return found

@@ -52,7 +52,12 @@ tables AS (
 )
 SELECT
   CASE WHEN t.dropped >= p.drops THEN 'critical' ELSE 'warning' END AS severity,
-  CAST(CASE WHEN t.dropped >= p.drops OR t.entries > t.allowed THEN 1.0 ELSE 1.0 * t.entries / t.allowed END AS DOUBLE) AS score,
+  CAST(
+    CASE
+      WHEN t.dropped >= p.drops OR t.entries > t.allowed THEN 1.0
+      ELSE 1.0 * t.entries / t.allowed
+    END AS DOUBLE
+  ) AS score,
   concat('network namespace ', t.netns) AS subject,
   t.netns AS netns,
   CAST(NULL AS INTEGER) AS pid,

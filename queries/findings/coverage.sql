@@ -5,7 +5,7 @@
 -- namespaces that could not be entered. What is missing cannot be found. The report coverage tells
 -- more. Tables that this kernel does not have are no loss.
 -- """
--- needs = []
+-- needs = ["samples"]
 --
 -- [params.late_percent]
 -- type = "DOUBLE"

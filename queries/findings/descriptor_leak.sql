@@ -5,7 +5,7 @@
 -- the sockets go to one place and none is given back, it forgets to close them; a higher limit
 -- (ulimit -n, LimitNOFILE) only helps if it needs them all. Files and pipes are not counted.
 -- """
--- needs = ["sockets", "owners"]
+-- needs = ["sockets", "owners", "limits"]
 --
 -- [params.percent]
 -- type = "DOUBLE"

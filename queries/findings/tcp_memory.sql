@@ -100,7 +100,11 @@ named AS (
 SELECT
   CASE WHEN n.pages >= n.high THEN 'critical' ELSE 'warning' END AS severity,
   CAST(
-    CASE WHEN n.high IS NULL OR n.high = 0 THEN 0.5 WHEN n.pages > n.high THEN 1.0 ELSE 1.0 * n.pages / n.high END AS DOUBLE
+    CASE
+      WHEN n.high IS NULL OR n.high = 0 THEN 0.5
+      WHEN n.pages > n.high THEN 1.0
+      ELSE 1.0 * n.pages / n.high
+    END AS DOUBLE
   ) AS score,
   'this host' AS subject,
   CAST(NULL AS BIGINT) AS netns,
@@ -129,7 +133,13 @@ SELECT
     END,
     CASE
       WHEN n.pid IS NOT NULL
-        THEN concat('; most of it is held by ', coalesce(n.comm, 'a process'), ' (pid ', n.pid, printf('): %,.1f MB', CAST(n.bytes / 1000000.0 AS DOUBLE)))
+        THEN concat(
+          '; the largest holder is ',
+          coalesce(n.comm, 'a process'),
+          ' (pid ',
+          n.pid,
+          printf('): %,.1f MB', CAST(n.bytes / 1000000.0 AS DOUBLE))
+        )
       ELSE ''
     END
   ) AS sentence,

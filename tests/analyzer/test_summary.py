@@ -152,6 +152,7 @@ def test_what_was_not_recorded_is_said(tmp_path: Path) -> None:
     small(tmp_path / "r")
     assert reasons(tmp_path / "r") == {
         "conntrack": "the kernel's counters were not recorded",
+        "descriptor_leak": "the limits of processes were not recorded",
         "failed_attempts": "the kernel's counters were not recorded",
         "orphans": "the kernel's counters were not recorded",
         "port_exhaustion": "the kernel's settings were not recorded",
