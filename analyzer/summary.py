@@ -57,7 +57,6 @@ _HINTS = {
     "unix": "unix sockets were not recorded",
     "closes": "the ends of connections were not recorded",
     "counters": "the kernel's counters were not recorded",
-    "samples": "what was done in each sample was not recorded",
     "owners": "the processes were not recorded",
     "limits": "the limits of processes were not recorded",
     "settings": "the kernel's settings were not recorded",

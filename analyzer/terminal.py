@@ -58,8 +58,7 @@ class Terminal:
         self._note(look.title)
         if not rows:
             return  # that there are none is said beside the output
-        columns = list(zip(*rows, strict=True))
-        names, columns, right = _told(names, columns, right, look)
+        names, columns, right = _told(names, list(zip(*rows, strict=True)), right, look)
         day = common_day(columns)
         if day is not None and sum(isinstance(v, datetime) for c in columns for v in c) > 1:
             self._note(f"times of {day}" + (" UTC" if look.zone == UTC_NAME else ""))

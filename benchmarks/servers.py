@@ -358,6 +358,8 @@ def main() -> int:
         print(f"servers: {why}", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell's background jobs ignore it, and so would the recorder, which is ended by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     failed = 0
     for scene in SCENES:
         if scene.name not in options.scenes:

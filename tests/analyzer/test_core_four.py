@@ -7,7 +7,6 @@ one sample, neither the views nor any SQL.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -24,20 +23,24 @@ CONNECTIONS = ("tcp", "mptcp")
 def raw(sample: str, table: str) -> pd.DataFrame:
     """Return a table of a sample; NULL stays NULL."""
     files = sorted((SAMPLES / sample / "recording" / table).glob("*.parquet"))
-    frames = [pq.read_table(file).to_pandas(types_mapper=pd.ArrowDtype) for file in files]
+    frames: list[pd.DataFrame] = [
+        pq.read_table(file).to_pandas(types_mapper=pd.ArrowDtype) for file in files
+    ]
     return pd.concat(frames)
 
 
 @cache
 def report(sample: str, name: str, **parameters: Any) -> pd.DataFrame:
     with analyzer.open(SAMPLES / sample / "recording") as opened:
-        return opened.report(name, **{"top": 0, **parameters}).df()
+        frame: pd.DataFrame = opened.report(name, **{"top": 0, **parameters}).df()
+    return frame
 
 
 def ends(sample: str) -> tuple[set[int], set[int], pd.DataFrame]:
     """Return the cookies that came, those that were announced closed, and all sampled TCP rows."""
     sockets = raw(sample, "sockets")
-    rows = sockets[sockets["netid"].isin(CONNECTIONS) & ~sockets["state"].isin(["LISTEN", "UNCONN"])]
+    others = sockets["state"].isin(["LISTEN", "UNCONN"])
+    rows = sockets[sockets["netid"].isin(CONNECTIONS) & ~others]
     first = sockets["sample"].min()
     closes = raw(sample, "closes")
     closes = closes[closes["connection"].fillna(False)]
@@ -78,13 +81,14 @@ def test_time_wait_counts_the_rows_in_time_wait(sample: str) -> None:
     ]
     whole = report(sample, "time_wait", interval=100_000)
     peak = int(waits.groupby("sample").size().max()) if len(waits) else 0
-    assert whole[whole["who"] == "all"]["sockets"].fillna(0).max() == peak if len(whole) else not peak
+    told = whole[whole["who"] == "all"]["sockets"].fillna(0)
+    assert (told.max() if len(told) else 0) == peak
     services = waits.groupby(["sample", "local_addr", "peer_addr", "peer_port"]).size()
     clients = whole[whole["side"] == "client"]
     for row in clients.to_dict("records"):
         peer, _, port = str(row["peer"]).rpartition(":")
         if "*" not in str(row["peer"]):
-            here = services.xs((row["local"], peer, int(port)), level=[1, 2, 3])
+            here = services.loc[:, row["local"], peer, int(port)]
             assert row["sockets"] <= here.max()
 
 
@@ -108,9 +112,8 @@ def test_process_sockets_counts_the_rows_of_each_process(sample: str) -> None:
     own = frame[frame["owner"] == "process"]
     assert len(own) == counted.groupby(level=[1, 2, 3]).ngroups
     for row in own.to_dict("records"):
-        series = (
-            counted.xs((row["pid"], row["netid"], row["state"]), level=[1, 2, 3])
-            .reindex(sorted(samples), fill_value=0)
+        series = counted.loc[:, row["pid"], row["netid"], row["state"]].reindex(
+            sorted(samples), fill_value=0
         )
         assert row["peak"] == series.max()
         # A recording's first and last sample that saw the table.
@@ -137,7 +140,8 @@ def test_queue_growth_tells_the_peak_of_every_queue(sample: str) -> None:
     for queue, column in (("Recv-Q", "recv_q"), ("Send-Q", "send_q")):
         peaks = sockets.groupby(["netns", "cookie"])[column].max()
         for row in frame[frame["queue"] == queue].to_dict("records"):
-            here = sockets[(sockets["cookie"] == row["cookie"]) & (sockets["netns"] == row["netns"])]
+            own = (sockets["cookie"] == row["cookie"]) & (sockets["netns"] == row["netns"])
+            here = sockets[own]
             times = here["sample_time"]
             spell = here[(times >= row["since"]) & (times <= row["until"])]
             assert row["peak_bytes"] == spell[column].max() <= peaks[row["netns"], row["cookie"]]

@@ -39,9 +39,7 @@ def truth(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("report", read_catalog())
 @pytest.mark.parametrize("sample", NAMES)
-def test_a_report_says_what_it_said(
-    sample: str, report: str, snapshot: SnapshotAssertion
-) -> None:
+def test_a_report_says_what_it_said(sample: str, report: str, snapshot: SnapshotAssertion) -> None:
     out = io.StringIO()
     with analyzer.open(SAMPLES / sample / "recording") as opened:
         answer = opened.report(report, top=TOP)

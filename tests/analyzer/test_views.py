@@ -268,7 +268,7 @@ def test_counter_values_are_those_that_were_read(
             "FROM counter_values"
         )
         first, last = bounds
-        scope = {
+        scope: dict[str, Any] = {
             "start": None if first is None else f"+{first}s",
             "end": None if last is None else f"+{last}s",
         }
