@@ -31,6 +31,9 @@ _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _OPENS = "A directory (live, dead or sealed), a zip of one, a glob, or Parquet files of one table."
 
 
+_ENDINGS = {f".{form}": form for form in Format} | {".jsonl": Format.ndjson, ".md": Format.markdown}
+
+
 class Told(StrEnum):
     """How what is not rows is printed."""
 
@@ -106,7 +109,14 @@ Zone = Annotated[
         help="Time zone of the times shown, and of --from and --to: Europe/Berlin, local or UTC.",
     ),
 ]
-Form = Annotated[Format, typer.Option("--format", help="How rows are printed.")]
+Form = Annotated[
+    Format | None,
+    typer.Option(
+        "--format",
+        help="How rows are printed: by the ending of --output, else as a table.",
+        show_default=False,
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -142,7 +152,7 @@ def _request(
     end: str | None,
     where: str | None,
     zone: str,
-    form: Format,
+    form: Format | None,
     output: Path | None,
     threads: int | None,
     memory: str | None,
@@ -152,6 +162,8 @@ def _request(
     from analyzer.request import Request
     from analyzer.zones import ZoneError, find_zone, with_offset
 
+    if form is None:
+        form = _ENDINGS.get(output.suffix.lower() if output else "", Format.table)
     if form in BINARY and output is None and sys.stdout.isatty():
         typer.echo(f"sockrec: {form} is not for a terminal: redirect it, or say -o FILE", err=True)
         raise typer.Exit(2)
@@ -181,11 +193,11 @@ def info(
     """Tell what a recording is: host, span, samples, rows, and what could not be seen."""
     import json
 
-    import analyzer
     from analyzer.info import describe
+    from analyzer.request import opened
 
-    with analyzer.open(*recording) as opened:
-        told = describe(opened.engine)
+    with opened(recording) as analysis:
+        told = describe(analysis.engine)
     if form is Told.json:
         typer.echo(json.dumps(told.facts, indent=2))
         return
@@ -203,7 +215,7 @@ def summary(
     where: Where = None,
     param: Thresholds = None,
     zone: Zone = "UTC",
-    form: Form = Format.table,
+    form: Form = None,
     output: Output = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -283,7 +295,7 @@ def report(
     top: Top = None,
     param: Parameters = None,
     zone: Zone = "UTC",
-    form: Form = Format.table,
+    form: Form = None,
     output: Output = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -316,7 +328,7 @@ def sql(
     end: To = None,
     where: Where = None,
     zone: Zone = "UTC",
-    form: Form = Format.table,
+    form: Form = None,
     output: Output = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -388,7 +400,7 @@ def _given(report: Query, param: Sequence[str], top: int | None) -> dict[str, st
     if top is None:
         return given
     if not any(p.name == "top" for p in report.params):
-        raise typer.BadParameter(f"{report.name} lists all it has", param_hint="--top")
+        raise typer.BadParameter(f"{report.name} has no parameter top", param_hint="--top")
     if "top" in given:
         raise typer.BadParameter("top is given by --param too", param_hint="--top")
     return given | {"top": str(top)}

@@ -417,11 +417,13 @@ def _connect(threads: int | None, memory_limit: str | None) -> duckdb.DuckDBPyCo
 @cache
 def _refused_functions() -> frozenset[str]:
     """Return the functions that no query may call, of the DuckDB that is installed."""
+    found: list[tuple[str]] = []
+    query = (
+        "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
+        "WHERE function_type IN ('table', 'table_macro', 'pragma')"
+    )
     with duckdb.connect() as connection:
-        found = connection.execute(
-            "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
-            "WHERE function_type IN ('table', 'table_macro', 'pragma')"
-        ).fetchall()
+        _interruptible(connection, lambda: found.extend(connection.execute(query).fetchall()))
     return frozenset(name for (name,) in found) - _TABLE_FUNCTIONS | _REFUSED
 
 

@@ -15,14 +15,16 @@ from types import FrameType
 from typing import TextIO
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import Application
+from prompt_toolkit.application import Application, get_app
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
+from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
+from prompt_toolkit.shortcuts import clear
 
 from analyzer.cells import printable
 from analyzer.header import Query, parse_query, read_folder
@@ -33,10 +35,16 @@ COMMANDS = {
     ".schema": "TABLE: its columns",
     ".reports": "the reports",
     ".report": "NAME [PARAMETER=VALUE …]: run a report",
+    ".clear": "clear the screen, as Ctrl-L does",
     ".help": "this",
     ".quit": "leave, as Ctrl-D does",
 }
-_PLAIN_WORDS = {"exit": ".quit", "quit": ".quit", "help": ".help", "?": ".help"}
+_LEAVING = ("exit", "quit", "\\q")
+_PLAIN_WORDS = dict.fromkeys(_LEAVING, ".quit") | {
+    "clear": ".clear",
+    "help": ".help",
+    "?": ".help",
+}
 
 KEYWORDS = tuple(
     "ALL AND ANTI ANY AS ASC ASOF BETWEEN BY CASE CAST COLUMNS CROSS DESC DESCRIBE DISTINCT ELSE "
@@ -100,6 +108,7 @@ class Prompt:
             key_bindings=_bindings(self._answers.check),
             lexer=PygmentsLexer.from_filename("query.sql"),
             multiline=True,
+            rprompt=_hint,
             prompt_continuation=lambda width, line, wraps: "...".rjust(width - 1) + " ",
         )
         self._out.write("Tables: .tables. Help: .help. Leave: Ctrl-D.\n")
@@ -121,7 +130,7 @@ class Prompt:
         Ctrl-C ends what the line began, an error is told in one line.
         """
         line = text.strip().rstrip(";").strip()
-        line = _PLAIN_WORDS.get(line.lower(), line)
+        line = ".quit" if _leaves(line) else _PLAIN_WORDS.get(line.lower(), line)
         if line in (".quit", ".exit"):
             return False
         try:
@@ -151,6 +160,8 @@ class Prompt:
                 self._pairs({name: report.title for name, report in self._reports.items()})
             case ".report", [report, *parameters]:
                 self._answers.report(report, parameters)
+            case ".clear", []:
+                clear()
             case ".help", []:
                 self._pairs(COMMANDS)
                 self._out.write(_HELP)
@@ -266,14 +277,35 @@ def is_whole(text: str, check: Callable[[str], None]) -> bool:
     line = text.strip()
     if not line or line.startswith(".") or line.lower() in _PLAIN_WORDS:
         return True
-    if line.endswith(";") or text.endswith("\n"):
+    if line.endswith(";") or text.endswith("\n") or _leaves(line):
         return True
     try:
         check(line)
     except SockrecError as error:
         return "Parser Error" not in str(error)  # any other will not go away by more text
-    # Whole as well, but hardly meant, is what names no table yet.
-    return bool(re.search(r"\b(?:from|table|values|describe|summarize)\b", line, re.IGNORECASE))
+    if line.endswith(","):  # which DuckDB allows
+        return False
+    # Whole as well, but hardly meant, is what names columns and no table yet.
+    named = re.search(r"\b(?:from|table|values|describe|summarize)\b", line, re.IGNORECASE)
+    return bool(named) or not _wants_table(line)
+
+
+def _wants_table(line: str) -> bool:
+    """Return whether a SELECT without FROM seems to name columns: `SELECT 7 AS n` does not."""
+    bare = re.sub(r"'(?:[^']|'')*'|--.*", " ", line)
+    if re.search(r"(?:\bselect|\bdistinct|[(,])\s*\*", bare, re.IGNORECASE):
+        return True
+    # Without its aliases, types and functions.
+    name = r'(?:\w+|"[^"]*")'
+    bare = re.sub(rf"\bas\s+{name}|::\s*\w+|\w+\s*(?=\()", " ", bare, flags=re.IGNORECASE)
+    words = re.findall(r'"|(?<![\w.])[^\W\d]\w*', bare)
+    return any(word.upper() not in KEYWORDS for word in words)
+
+
+def _leaves(line: str) -> bool:
+    """Return whether the last line of a query that was begun says to leave."""
+    before, newline, last = line.rpartition("\n")
+    return bool(newline) and last.strip().lower() in _LEAVING and before.count("'") % 2 == 0
 
 
 def described_tables() -> dict[str, Table]:
@@ -302,6 +334,14 @@ def described_tables() -> dict[str, Table]:
         },
     )
     return tables
+
+
+def _hint() -> StyleAndTextTuples:
+    """Say how a query over several lines is run, while it is typed."""
+    app = get_app()
+    if app.is_done or "\n" not in app.current_buffer.text:
+        return []
+    return [("fg:ansibrightblack", "; or an empty line runs it ")]
 
 
 def _bindings(check: Callable[[str], None]) -> KeyBindings:

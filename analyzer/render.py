@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -21,9 +20,24 @@ from recorder.schema import SockrecError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["BINARY", "MAX_TABLE_ROWS", "Format", "Look", "RenderError", "printable", "write"]
+__all__ = [
+    "BINARY",
+    "MAX_SERIES_ROWS",
+    "MAX_TABLE_ROWS",
+    "MAX_TERMINAL_ROWS",
+    "Format",
+    "Look",
+    "RenderError",
+    "printable",
+    "write",
+]
 
 MAX_TABLE_ROWS = 1_000
+MAX_TERMINAL_ROWS = 100
+"""Of a query's rows, on a terminal."""
+
+MAX_SERIES_ROWS = 40
+"""Of the rows that a chart over time has drawn, beneath it."""
 
 
 class RenderError(SockrecError):
@@ -179,23 +193,25 @@ def _write_table(
     on_terminal = out.isatty()
     chart = read_chart(look.chart, schema.names) if on_terminal else None
     passing = rows(batches if chart is None else chart.gather(batches))
-    shown = list(islice(passing, MAX_TABLE_ROWS))
-    more = next(passing, None) is not None
-    if chart is not None:
-        deque(passing, maxlen=0)  # a chart is of all rows
+    most = MAX_TERMINAL_ROWS if on_terminal and not look.title else MAX_TABLE_ROWS
+    shown = list(islice(passing, most))
+    more = sum(1 for _ in (passing if chart is not None else islice(passing, 1)))
     look.begin()
     names = [printable(name) for name in schema.names]
     if on_terminal:
         terminal = Terminal(out)
+        terminal.note(look.title)
+        if chart is not None and terminal.chart(chart, look) and len(shown) > MAX_SERIES_ROWS:
+            more += len(shown) - MAX_SERIES_ROWS
+            terminal.table(names, shown[:MAX_SERIES_ROWS], _flush(schema), look)
+            terminal.note(f"and {more:,} more rows; --format csv gives all")
+            return
         terminal.table(names, shown, _flush(schema), look)
-        if chart is not None:
-            terminal.chart(chart, look)
     else:
         _write_plain(names, shown, _flush(schema), out)
     if more:
         print(
-            f"sockrec: only the first {MAX_TABLE_ROWS:,} rows are shown; "
-            "--format csv or json gives all",
+            f"sockrec: only the first {most:,} rows are shown; --format csv or json gives all",
             file=sys.stderr,
         )
 

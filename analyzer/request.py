@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -40,34 +42,14 @@ class Request:
     memory: str | None
     timeout: float | None
 
-    @contextmanager
-    def opened(self) -> Iterator[Analysis]:
-        """Open the recording, within the limits that are asked for.
-
-        A query that Ctrl-C cannot stop ends with the process, when all else is cleared away. So
-        does a terminal that is closed, or a plain kill, clear away what is in temporary files.
-        """
-        import analyzer
-        from analyzer.engine import leave
-
-        try:
-            with (
-                _signals_end(),
-                analyzer.open(
-                    *self.recordings,
-                    threads=self.threads,
-                    memory_limit=self.memory,
-                    timeout=self.timeout,
-                ) as opened,
-            ):
-                yield opened
-        except KeyboardInterrupt:
-            leave(130)
-            raise
-        except SystemExit as end:
-            leave(end.code if isinstance(end.code, int) else 1)
-            raise
-        leave(0)
+    def opened(self) -> AbstractContextManager[Analysis]:
+        """Open the recording, within the limits that are asked for."""
+        return opened(
+            self.recordings,
+            threads=self.threads,
+            memory_limit=self.memory,
+            timeout=self.timeout,
+        )
 
     def sql(self, opened: Analysis, query: str) -> None:
         """Print what a query gives."""
@@ -83,9 +65,13 @@ class Request:
         scope = opened.scope(self.start, self.end, self.where)
         answer = Answer(opened.engine, report.sql, scope, values)
         _, top = values.get("top", ("BIGINT", 0))
-        if not self.show(opened, answer, Look(self.zone, report.title, report.chart, int(top))):
-            why = "; ".join(_lacks(opened, scope, report))
+        shown = self.show(opened, answer, Look(self.zone, report.title, report.chart, int(top)))
+        why = "; ".join(_lacks(opened, scope, report))
+        if not shown:
             _note(f"no rows: {why}" if why else "no rows")
+        elif why:
+            _note(f"what rests on it is missing or too low: {why}")
+        self._note_unknown(opened)
 
     def summary(self, opened: Analysis, given: Mapping[str, str]) -> None:
         """Print what is wrong, in words or as rows."""
@@ -95,20 +81,24 @@ class Request:
         from analyzer.summary import lines, summarize
 
         done: list[float] = []
-        with (
-            Bar(lambda: done[-1] if done else None, sys.stderr),
-            destination(self.output, self._own(opened)) as out,
-        ):
-            scope = opened.scope(self.start, self.end, self.where)
+        scope = opened.scope(self.start, self.end, self.where)
+        with Bar(lambda: done[-1] if done else None, sys.stderr):
             found = summarize(opened.engine, scope, given, lambda n, of: done.append(n / of))
+        with destination(self.output, self._own(opened)) as out:
             if self.form is Format.table:
                 width = get_terminal_size().columns if out.isatty() else None
-                name = str(self.recordings[0])
-                for line in lines(found, name, zone=ZoneInfo(self.zone), width=width):
-                    out.write(line + "\n")
+                told = lines(
+                    found,
+                    self._again(),
+                    zone=ZoneInfo(self.zone),
+                    width=width,
+                    narrowed=bool(self.start or self.end or self.where),
+                )
+                out.writelines(line + "\n" for line in told)
             else:
                 table = found.table()
                 write(table.schema, table.to_batches(), self.form, out, Look(self.zone))
+        self._note_unknown(opened)
 
     def show(self, opened: Analysis, answer: Answer, look: Look) -> int:
         """Print an answer and return how many rows it has."""
@@ -122,9 +112,61 @@ class Request:
                 look = replace(look, begin=bar.stop)
             return write(schema, batches, self.form, out, look)
 
+    def _again(self) -> str:
+        """Return the recording and the scope as a command has them."""
+        scope = [("--from", self.start), ("--to", self.end), ("--where", self.where)]
+        options = [part for name, value in scope if value for part in (name, value)]
+        return shlex.join([*map(str, self.recordings), *options])
+
+    def _note_unknown(self, opened: Analysis) -> None:
+        """Tell what a condition on processes cannot find."""
+        if self.where is None or not re.search(r"\b(pid|comm|start_us|owner_by)\b", self.where):
+            return
+        scope = opened.scope(self.start, self.end)
+        query = "SELECT count(*) AS n FROM closes WHERE connection AND pid IS NULL"
+        count = opened.engine.table(query, scope)["n"][0].as_py()
+        if count:
+            _note(
+                f"of {count:,} closed connections no process is known: a condition on processes "
+                "leaves them out, one on addresses and ports does not"
+            )
+
     def _own(self, opened: Analysis) -> list[Path]:
         """Return what is never written."""
         return [*self.recordings, *opened.engine.recording.paths]
+
+
+@contextmanager
+def opened(
+    recordings: Sequence[Path],
+    *,
+    threads: int | None = None,
+    memory_limit: str | None = None,
+    timeout: float | None = None,
+) -> Iterator[Analysis]:
+    """Open a recording for a command, which ends with the block.
+
+    A query that Ctrl-C cannot stop ends with the process, when all else is cleared away. So
+    does a terminal that is closed, or a plain kill, clear away what is in temporary files.
+    """
+    import analyzer
+    from analyzer.engine import leave
+
+    try:
+        with (
+            _signals_end(),
+            analyzer.open(
+                *recordings, threads=threads, memory_limit=memory_limit, timeout=timeout
+            ) as analysis,
+        ):
+            yield analysis
+    except KeyboardInterrupt:
+        leave(130)
+        raise
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else 1)
+        raise
+    leave(0)
 
 
 @contextmanager
@@ -134,7 +176,8 @@ def _signals_end() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
     finally:

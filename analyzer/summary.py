@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from analyzer.catalog import FINDING_COLUMNS, CatalogError, ParameterError, Query, read_findings
 from analyzer.cells import printable, rows
-from analyzer.engine import Engine
+from analyzer.engine import Engine, QueryError
 from analyzer.views import WHOLE, Scope
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ _STEPS = """
 SELECT
   step,
   count(CASE WHEN outcome IN ('ok', 'partial', 'truncated', 'skipped_empty') THEN 1 END) AS seen,
+  CAST(sum(rows) AS BIGINT) AS rows,
   max_by(outcome, sample) AS outcome,
   max_by(detail, sample) AS detail
 FROM samples
@@ -141,7 +141,12 @@ def summarize(
         if why := [lacks[need] for need in finding.needs if need in lacks]:
             unchecked.append(Unchecked(finding.name, finding.title, why[0]))
             continue
-        table = engine.table(finding.sql, scope, finding.values(given.get(finding.name, {})))
+        values = finding.values(given.get(finding.name, {}))
+        try:
+            table = engine.table(finding.sql, scope, values)
+        except QueryError as error:  # the others may have more to say
+            unchecked.append(Unchecked(finding.name, finding.title, str(error)))
+            continue
         if table.schema.names != list(FINDING_COLUMNS):
             raise CatalogError(f"findings/{finding.name}.sql: its columns are not a finding's")
         found += (
@@ -165,6 +170,9 @@ def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:
         tried = [steps[step] for step in _STEPS_OF.get(need, ()) if step in steps]
         idle = need in _KINDS and not looked and _EMPTY in steps
         alone = need in _KINDS and not steps
+        if need in ("closes", "counters") and not has[need] and any(s["rows"] for s in tried):
+            lacks[need] = f"the files of {need} are not there"
+            continue
         if has.get(need) or idle or alone or any(step["seen"] for step in tried):
             continue
         told = [f"{step['outcome']}, {step['detail'] or 'no reason given'}" for step in tried]
@@ -186,22 +194,28 @@ def _filled(engine: Engine, scope: Scope | None = None) -> Mapping[str, int]:
 
 
 def lines(
-    summary: Summary, recording: str, *, zone: tzinfo = UTC, width: int | None = None
+    summary: Summary,
+    recording: str,
+    *,
+    zone: tzinfo = UTC,
+    width: int | None = None,
+    narrowed: bool = False,
 ) -> Iterator[str]:
     """Yield the summary in words: each finding with what to read next, then what was checked.
 
-    ``recording`` is how the user named it; a ``width`` wraps what is longer. No line can harm a
-    terminal.
+    ``recording`` is how a command names it, and the scope; a ``width`` wraps what is longer;
+    ``narrowed`` says that not all of it was looked at. No line can harm a terminal.
     """
     if not summary.found:
-        yield "nothing found" if summary.checked else "nothing could be checked"
+        part = " in the part that was asked for" if narrowed else ""
+        yield f"nothing found{part}" if summary.checked else "nothing could be checked"
     told: Counter[object] = Counter()
     for row in summary.found:
         told[row["finding"]] += 1
         if told[row["finding"]] > _ALIKE:
             continue
         yield from _wrapped(f"{row['severity']!s:<{len(_MARGIN)}}{row['sentence']}", width)
-        command = f"sockrec report {row['report']} {shlex.quote(recording)}"
+        command = f"sockrec report {row['report']} {recording}"
         yield printable(f"{_MARGIN}{_when(row, zone)} → {command}")
     for finding, count in told.items():
         if count > _ALIKE:
@@ -278,4 +292,6 @@ def _order(row: Mapping[str, object]) -> tuple[object, ...]:
         str(row["finding"]),
         str(row["subject"]),
         str(row["pid"]),
+        str(row["netns"]),
+        str(row["sentence"]),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -12,8 +13,15 @@ Number = int | float | Decimal
 
 # Our own, and small: libraries for sizes and durations write "512 Bytes" and "60 s", spell long
 # durations out in words and know no rates.
-_SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_SIZES = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+"""Decimal, as networks count and the sentences of findings do."""
+
 _SECONDS = {"_us": 1e-6, "_ms": 1e-3, "_s": 1.0}
+_UNITS = {"_bytes_per_s": "/s", "_per_s": "/s", "_bytes": "", "_percent": ""} | dict.fromkeys(
+    _SECONDS, ""
+)
+"""What a name ends in that the values tell as well, and what stands instead."""
+
 _MOMENT = 10 * 365 * 86400
 """A duration longer than ten years, in seconds, is a moment counted from 1970."""
 
@@ -21,6 +29,15 @@ _IDENTITY = re.compile(
     r"(?:.+_)?(?:port|id|pid|uid|fd|cookie|inode|netns|sample|start_us|mark|interface)"
 )
 """Numbers that tell things apart and that people copy: digits only."""
+
+
+def short_names(names: Sequence[str], columns: Sequence[Sequence[object]]) -> list[str]:
+    """Return the names without the units that the values bear, unless two would be one."""
+    short = [_short(name, column) for name, column in zip(names, columns, strict=True)]
+    told = Counter([*short, *names])  # a name that stays is counted twice
+    return [
+        new if new == old or told[new] == 1 else old for new, old in zip(short, names, strict=True)
+    ]
 
 
 def number_text(name: str, column: Sequence[object] = ()) -> Callable[[Number], str]:
@@ -37,7 +54,7 @@ def number_text(name: str, column: Sequence[object] = ()) -> Callable[[Number], 
         return _percent
     for suffix, seconds in _SECONDS.items():
         if name.endswith(suffix):
-            if any(_seconds(value) * seconds > _MOMENT for value in column):
+            if _moments(column, seconds):
                 return str
             return lambda value: duration(float(value) * seconds)
     return grouped
@@ -51,12 +68,12 @@ def grouped(value: Number) -> str:
 
 
 def size(value: Number) -> str:
-    """Write bytes: 512 B, 1.2 MiB."""
+    """Write bytes: 512 B, 1.2 MB."""
     number = float(value)
     for unit in _SIZES:
-        if abs(number) < 1023.95 or unit == _SIZES[-1] or not math.isfinite(number):
+        if abs(number) < 999.95 or unit == _SIZES[-1] or not math.isfinite(number):
             return f"{number:.4g} B" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
+        number /= 1000
     raise AssertionError("the last unit takes all")
 
 
@@ -95,6 +112,21 @@ def time_text(column: Sequence[object], day: date | None) -> Callable[[datetime]
     spec = "seconds" if apart else "milliseconds"
     start = 0 if day is None else len("2026-11-22 ")
     return lambda value: value.isoformat(sep=" ", timespec=spec)[start:]
+
+
+def _short(name: str, column: Sequence[object]) -> str:
+    """Return a name without the unit that the numbers of its column bear."""
+    if _IDENTITY.fullmatch(name) or not any(isinstance(value, Number) for value in column):
+        return name
+    for suffix, instead in _UNITS.items():
+        if name.endswith(suffix) and name != suffix:
+            moments = suffix in _SECONDS and _moments(column, _SECONDS[suffix])
+            return name if moments else name.removesuffix(suffix) + instead
+    return name
+
+
+def _moments(column: Sequence[object], seconds: float) -> bool:
+    return any(_seconds(value) * seconds > _MOMENT for value in column)
 
 
 def _percent(value: Number) -> str:

@@ -30,6 +30,9 @@ _TIME_COLUMN = {"closes": "time", "owners": "valid_from", "namespaces": "valid_f
 _LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
 
+_FURTHEST_US = 1e17
+"""Some three thousand years."""
+
 _RELATIVE = re.compile(r"([+-])(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -45,7 +48,8 @@ class Scope:
     """What a query is about: a half-open span of time, and which sockets.
 
     ``start`` and ``end`` are in microseconds UTC, None is unbounded; ``where`` is one SQL
-    expression over the columns of sockets.
+    expression over the columns of sockets: a socket with a row in the time for which it is true is
+    chosen whole.
     """
 
     start: int | None = None
@@ -67,7 +71,10 @@ def parse_time(text: str, first: int | None, last: int | None, zone: tzinfo = UT
         origin = first if sign == "+" else last
         if origin is None:
             raise ScopeError(f"{text}: the recording has no sample to count from")
-        return origin + round(float(sign + number) * _SECONDS[unit] * 1_000_000)
+        micros = float(sign + number) * _SECONDS[unit] * 1_000_000
+        if abs(micros) > _FURTHEST_US:
+            raise ScopeError(f"{text}: is too far away")
+        return origin + round(micros)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -173,27 +180,16 @@ def lay_scope(
 
     Of the derived views only those that ``query`` names, if one is given. Raises ScopeError.
     """
-    where = None if scope.where is None else _condition(scope.where)
+    if scope.where is not None:
+        _lay_chosen(connection, scope, scope.where)
     for table in TABLES.values():
-        time = _TIME_COLUMN.get(table.name, "sample_time")
-        bounds = []
-        if scope.start is not None and table.name not in _LASTING:
-            bounds.append(f"{time} >= make_timestamp({scope.start})")
-        if scope.end is not None:
-            bounds.append(f"{time} < make_timestamp({scope.end})")
-        if where is not None and table.name == SOCKETS.name:
-            bounds.append(where)
-        if where is not None and table.name == CLOSES.name:
-            bounds.append(_closes_condition(connection, where))
-        try:
-            connection.execute(
-                f"CREATE TEMP VIEW {table.name} AS SELECT *, epoch_us({time}) AS t_us "
-                f"FROM raw.{table.name} WHERE {' AND '.join(bounds) or 'true'}"
-            )
-        except Exception as error:
-            if where is None or table.name != SOCKETS.name:
-                raise
-            raise _no_condition(scope.where, error) from error
+        conditions = [_bounds(table, scope)]
+        if scope.where is not None and table in (SOCKETS, CLOSES):
+            conditions.append(_CHOSEN if table == SOCKETS else _closes_condition(connection, scope))
+        connection.execute(
+            f"CREATE TEMP VIEW {table.name} AS SELECT * FROM {_timed(table)} "
+            f"WHERE {' AND '.join(conditions)}"
+        )
     connection.execute(f"CREATE TEMP VIEW baseline AS {_baseline(scope)}")
     given = {"from_us": ("BIGINT", scope.start), "to_us": ("BIGINT", scope.end)}
     columns = (
@@ -212,31 +208,59 @@ def derived_views() -> Mapping[str, str]:
     return {name: parse_query(name, text).sql for name, text in read_folder("views").items()}
 
 
-def _condition(text: str) -> str:
-    """Return the condition fit to stand among others. Raises ScopeError unless it is only one."""
+def _timed(table: Table) -> str:
+    """Return the whole table with its t_us, under a name that a condition may use."""
+    time = _TIME_COLUMN.get(table.name, "sample_time")
+    return (
+        f"(SELECT *, epoch_us({time}) AS t_us FROM raw.{table.name}) AS "
+        f"{SOCKETS.name if table == CLOSES else table.name}"
+    )
+
+
+def _bounds(table: Table, scope: Scope) -> str:
+    time = _TIME_COLUMN.get(table.name, "sample_time")
+    bounds = ["true"]
+    if scope.start is not None and table.name not in _LASTING:
+        bounds.append(f"{time} >= make_timestamp({scope.start})")
+    if scope.end is not None:
+        bounds.append(f"{time} < make_timestamp({scope.end})")
+    return " AND ".join(bounds)
+
+
+_CHOSEN = "(netns, cookie) IN (SELECT netns, cookie FROM chosen)"
+
+
+def _lay_chosen(connection: DuckDBPyConnection, scope: Scope, where: str) -> None:
+    """Create the view of the sockets that have a row for which the condition is true."""
     import duckdb
 
     try:
-        text.encode()
-        duckdb.SQLExpression(text)
+        where.encode()
+        duckdb.SQLExpression(where)  # refuses what is more than one expression
+        connection.execute(
+            f"CREATE TEMP VIEW chosen AS SELECT DISTINCT netns, cookie FROM {_timed(SOCKETS)} "
+            f"WHERE {_bounds(SOCKETS, scope)} AND (\n{where}\n)"
+        )
     except (duckdb.Error, ValueError) as error:
-        raise _no_condition(text, error) from error
-    return f"(\n{text}\n)"
+        raise _no_condition(where, error) from error
 
 
-def _closes_condition(connection: DuckDBPyConnection, where: str) -> str:
-    """Return what chooses the closes: the condition, or else the sockets that it chose."""
+def _closes_condition(connection: DuckDBPyConnection, scope: Scope) -> str:
+    """Return what chooses the closes: that of the chosen sockets, or the condition itself.
+
+    A reset has cleared the peer in the announcement; and a connection that lived between two
+    samples has nothing but that.
+    """
     import duckdb
 
     try:
-        connection.execute(f"SELECT 1 FROM raw.{CLOSES.name} WHERE {where} LIMIT 0")
+        connection.execute(f"SELECT 1 FROM {_timed(CLOSES)} WHERE (\n{scope.where}\n) LIMIT 0")
     except duckdb.Error:
-        chosen = f"SELECT netns, cookie FROM raw.{SOCKETS.name} WHERE {where}"
-        return f"(netns, cookie) IN ({chosen})"
-    return where
+        return _CHOSEN
+    return f"({_CHOSEN} OR (\n{scope.where}\n))"
 
 
-def _no_condition(text: str | None, error: Exception) -> ScopeError:
+def _no_condition(text: str, error: Exception) -> ScopeError:
     said = " ".join(str(error).split("\n\nLINE")[0].split())
     return ScopeError(f"{text!r} is no condition on a row of sockets: {said}")
 

@@ -357,9 +357,10 @@ def main() -> int:
     if why := lacking():
         print(f"servers: {why}", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # A shell's background jobs ignore it, and so would the recorder, which is ended by it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Set, so that the recorder does not inherit from a shell's background job to ignore SIGINT, by
+    # which it is ended; and no KeyboardInterrupt, after which Popen does not wait for it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     failed = 0
     for scene in SCENES:
         if scene.name not in options.scenes:

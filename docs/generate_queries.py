@@ -32,6 +32,37 @@ holds the last row before that time of each socket in `sockets`; `params` is one
 """
 
 
+OWN = """\
+## A report of one's own
+
+A file that begins with a header, TOML in SQL comments, and goes on with one SELECT. `title`,
+`description` and `[columns]` must be there; a parameter is a column of the one-row view `params`.
+A `[chart]` with a time on its x axis is drawn on a terminal.
+
+```sql
+-- title = "Peers by bytes"
+-- description = "Who got most, of connections that are known from first to last."
+-- [columns]
+-- peer_addr = "Peer address."
+-- sent_bytes = "Bytes sent to it."
+-- [params.top]
+-- type = "BIGINT"
+-- default = 10
+-- doc = "How many peers are listed."
+SELECT peer_addr, sent_bytes
+FROM (
+  SELECT peer_addr, CAST(sum(bytes_sent) AS BIGINT) AS sent_bytes,
+    row_number() OVER (ORDER BY sum(bytes_sent) DESC NULLS LAST, peer_addr) AS place
+  FROM connections
+  GROUP BY peer_addr
+) AS peers
+CROSS JOIN params
+WHERE place <= params.top
+ORDER BY place
+```
+"""
+
+
 def cell(text: str) -> str:
     """Return the text as it must stand in a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
@@ -77,6 +108,7 @@ def reports() -> Iterator[str]:
     )
     for query in catalog.values():
         yield from section(query)
+    yield OWN
     yield "# Findings"
     yield ""
     yield "A finding is a file of `queries/findings/` whose SQL gives, one row per thing found:"

@@ -10,8 +10,11 @@
 -- of its ends, as it does in the kernel. One too short for its process to be found counts with the
 -- only process that was seen to use the same service, else as unknown. A lifetime is known within
 -- bounds, as a connection is seen at samples and when it ends: the truth lies between least and
--- most. Connections that were open at the first sample have no lifetime. A slice in which the
--- kernel's table was never read has no numbers.
+-- most. Connections that were open at the first sample have no lifetime, nor those of which TIME-WAIT
+-- is all that is known. Without the kernel's announcements (closes) a connection that lived between
+-- two samples is known only if it left TIME-WAIT: opened and closed are at least so many then, and
+-- lifetimes are those of what samples showed. A slice in which the kernel's table was never read has
+-- no numbers.
 -- """
 -- needs = ["tcp", "closes", "counters"]
 --
@@ -19,18 +22,18 @@
 -- time = "Begin of the slice: its first sample, UTC."
 -- who = "all, or one process, listening address and port (* is several addresses) or peer, as by says."
 -- opened = "Connections opened, failed attempts left out."
--- closed = "Connections closed."
+-- closed = "Connections closed: where nothing announced the end, when a sample showed TIME-WAIT first, or in the slice in which it was last seen."
 -- resets = "Those of closed that this end reset, or whose attempt was refused between two samples."
 -- failed = "Attempts that never got open, as far as samples showed them."
 -- opened_per_s = "opened in a second."
--- short_percent = "Share of closed that lived shorter than the parameter seconds for certain."
+-- short_percent = "Share of those of closed with a known bound that lived shorter than the parameter seconds for certain; nothing if none has one."
 -- p50_least_us = "Median lifetime of closed: at least so long."
 -- p50_most_us = "Median lifetime of closed: at most so long."
 -- p95_least_us = "The lifetime that 95 % of closed did not pass: at least so long."
 -- p95_most_us = "The same: at most so long."
 -- kernel_failed = "Growth of Tcp.AttemptFails; only all has it."
 -- kernel_resets = "Growth of Tcp.EstabResets, both ends and those that the peer reset; only all has it."
--- coverage_percent = "Share of the TCP connections that the kernel counted which this recording saw, whatever --where chose; only all has it."
+-- coverage_percent = "Share of the TCP connections that the kernel counted which this recording saw, whatever --where chose; only all has it, where the kernel counted 20 at least."
 --
 -- [params.by]
 -- type = "VARCHAR"
@@ -347,7 +350,8 @@ SELECT
   CASE WHEN series.place = 0 THEN kernel.failed END AS kernel_failed,
   CASE WHEN series.place = 0 THEN kernel.resets END AS kernel_resets,
   CASE
-    WHEN series.place > 0 OR kernel.opens = 0 THEN NULL
+    -- Each is read at its own moment: one that falls into the next slice is much of a few.
+    WHEN series.place > 0 OR kernel.opens < 20 THEN NULL
     -- Announcements may come a sample late: then a slice sees more than the kernel counted in it.
     WHEN kernel.met >= kernel.opens THEN 100.0
     ELSE floor(1000.0 * kernel.met / kernel.opens) / 10.0

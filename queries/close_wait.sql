@@ -8,7 +8,8 @@
 -- connections too seldom). not read: it has not even read what came; it hangs or forgot the
 -- connection, see stalls. not accepted: its client gave up while the connection lay in the accept
 -- queue, see listen_queues. by = socket lists the connections, the oldest first; by = time shows each
--- process in slices of the time. Moments in CLOSE-WAIT of a second or two are nothing to worry about.
+-- process in slices of the time. Who had such connections in passing only, each in one sample and gone
+-- from the next, is left out; a second or two in CLOSE-WAIT are nothing to worry about.
 -- """
 -- needs = ["tcp"]
 --
@@ -81,6 +82,8 @@ waits AS (
     min(sample_time) AS since,
     min(t_us) AS since_us,
     max(t_us) AS until_us,
+    max(sample) AS last_sample,
+    count(*) AS samples,
     CASE
       -- A connection gets its inode when it is accepted; an unread FIN counts as a byte.
       WHEN max_by(inode, sample) = 0 THEN 'not accepted'
@@ -90,15 +93,23 @@ waits AS (
   FROM waiting
   GROUP BY netns, cookie
 ),
+finals AS (
+  SELECT netns, max(sample) AS sample
+  FROM moments
+  GROUP BY netns
+),
 held AS (
   SELECT
     waits.*,
+    CASE WHEN waits.samples = 1 AND waits.last_sample < finals.sample THEN 1 ELSE 0 END AS passing,
     CASE WHEN params.by = 'socket' THEN waits.cookie END AS row_cookie,
     dense_rank() OVER (
       ORDER BY waits.netns, waits.pid NULLS LAST, waits.start_us NULLS LAST,
         CASE WHEN params.by = 'socket' THEN waits.cookie END NULLS LAST
     ) AS holder
   FROM waits
+  LEFT JOIN finals
+    ON finals.netns = waits.netns
   CROSS JOIN params
 ),
 holders AS (
@@ -123,6 +134,7 @@ holders AS (
     row_number() OVER (ORDER BY sum(until_us - since_us) DESC, count(*) DESC, holder) AS place
   FROM held
   GROUP BY holder
+  HAVING min(passing) = 0
 ),
 counted AS (
   SELECT

@@ -57,6 +57,27 @@ WITH looks AS (
   ) AS listening
   WINDOW listener_life AS (PARTITION BY netns, cookie ORDER BY sample)
 ),
+begun AS (
+  SELECT netns, min(sample) AS first_sample
+  FROM (
+    SELECT netns, sample
+    FROM raw.samples
+    WHERE step IN ('tcp', 'tcp6', 'all')
+    GROUP BY netns, sample
+    HAVING min(CASE WHEN outcome IN ('ok', 'skipped_empty') THEN 1 ELSE 0 END) = 1
+  ) AS whole
+  GROUP BY netns
+),
+newborn AS (
+  -- A socket that the first sample did not show has dropped nothing before it.
+  SELECT r.netns, r.cookie
+  FROM raw.sockets AS r
+  JOIN begun AS b
+    ON b.netns = r.netns
+  WHERE r.state = 'LISTEN' AND r.netid = 'tcp'
+  GROUP BY r.netns, r.cookie, b.first_sample
+  HAVING min(r.sample) > b.first_sample
+),
 listening AS (
   SELECT
     netns,
@@ -75,7 +96,8 @@ listening AS (
     sum(CASE WHEN recv_q > send_q AND former_queue > former_backlog THEN t_us - former_us ELSE 0 END) AS full_us,
     min(CASE WHEN recv_q > send_q THEN sample_time END) AS since,
     max(CASE WHEN recv_q > send_q THEN sample_time END) AS until,
-    max(drops) - min(drops) AS drops
+    max(drops) - min(drops) AS growth,
+    max(drops) AS last_drops
   FROM looks
   GROUP BY netns, cookie
 ),
@@ -132,6 +154,17 @@ counted AS (
   FROM grown
   GROUP BY netns
 ),
+dropping AS (
+  SELECT
+    l.*,
+    CASE WHEN n.cookie IS NOT NULL THEN l.last_drops ELSE l.growth END AS drops
+  FROM listening AS l
+  LEFT JOIN newborn AS n
+    ON n.netns = l.netns
+    AND n.cookie = l.cookie
+    -- Of one that --from cuts, what it dropped in the scope only.
+    AND NOT EXISTS (SELECT 1 FROM baseline AS f WHERE f.netns = n.netns AND f.cookie = n.cookie)
+),
 ranked AS (
   SELECT
     l.*,
@@ -142,7 +175,7 @@ ranked AS (
       ORDER BY coalesce(l.drops, 0) DESC, l.full_samples DESC, l.fill DESC NULLS LAST, l.queue_peak DESC,
         l.netns, l.cookie
     ) AS place
-  FROM listening AS l
+  FROM dropping AS l
   LEFT JOIN unfinished AS u
     ON u.netns = l.netns
     AND u.cookie = l.cookie

@@ -87,6 +87,8 @@ orphaned AS (
   CROSS JOIN asked AS a
   WHERE s.netid = 'tcp'
     AND s.inode = 0
+    -- The socket of an MPTCP connection holds its subflows.
+    AND (s.subflow IS NULL OR NOT s.subflow)
     AND s.state IN ('FIN-WAIT-1', 'FIN-WAIT-2', 'LAST-ACK', 'CLOSING')
     -- What is left of FIN-WAIT-2 then counts as TIME-WAIT.
     AND coalesce(s.timer, '') <> 'timewait'

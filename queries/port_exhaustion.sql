@@ -1,17 +1,17 @@
 -- title = "Local ports left, per source address and service"
 -- description = """
 -- How near each source address is to the end of its local ports towards one service: the fullest
--- first. A connection needs a local port that its address does not use towards the same service;
--- when the range is used up, connect fails with EADDRNOTAVAIL. peak_percent of 80 or more is urgent,
--- 100 means that connects failed. If most of the ports in use are in TIME-WAIT, connections are
--- closed too soon: pool them or use keep-alive (short_lived, time_wait). If not, they are open at
--- once: look for a leak in that process (process_sockets, connections), or spread over more
--- addresses. The forecast takes the growth of the last third of the samples to go on; it is nothing
--- where the number did not grow, or grew by TIME-WAIT and would take more than the minute after
--- which as many leave it as come; 0 where no port was left. What TIME-WAIT holds counts as in use
--- unless the kernel gives it to a new connection (reusable): then the room is larger by that.
--- Without the settings of the namespace the range, and so the room, is unknown. Sockets of listening
--- ports, and those bound outside the range, use none of it.
+-- first. A connection needs a local port that its address does not use towards the same service; when
+-- the range is used up, connect fails with EADDRNOTAVAIL. peak_percent of 80 or more is urgent, 100
+-- means that connects failed. If most of the ports in use are in TIME-WAIT, connections are closed
+-- too soon: pool them or use keep-alive (short_lived, time_wait). If not, they are open at once: look
+-- for a leak in that process (process_sockets, connections), or spread over more addresses. The
+-- forecast takes the growth at the end to go on; it is nothing where that has stopped or fallen below
+-- half the pace of the last third of the samples, or is by TIME-WAIT and would take more than the
+-- minute after which as many leave it as come; 0 where no port was left. What TIME-WAIT holds counts
+-- as in use unless the kernel gives it to a new connection (reusable): then the room is larger by
+-- that. Without the settings of the namespace the range, and so the room, is unknown. Sockets of
+-- listening ports, and those bound outside the range, use none of it.
 -- """
 -- needs = ["tcp", "settings"]
 --
@@ -28,8 +28,8 @@
 -- last = "In use in the last sample."
 -- reusable = "Those of last in TIME-WAIT that the kernel lets a new connection take (tcp_tw_reuse: 1, or 2 on loopback)."
 -- room = "Ports left at the last sample: ports less last, and reusable."
--- growth_per_s = "Growth of those in use and not reusable, in the last third of the samples."
--- exhausted_in_s = "Seconds from the last sample to none left, if that goes on."
+-- growth_per_s = "Growth of those in use and not reusable, in the last tenth of the time, three samples at least."
+-- exhausted_in_s = "Seconds from the last sample to none left, if that goes on; nothing if it has stopped or fallen below half the pace of the last third of the time."
 -- netns = "Inode number of the network namespace."
 --
 -- [params.top]
@@ -229,8 +229,16 @@ moments AS (
   GROUP BY netns, sample
 ),
 ends AS (
-  SELECT netns, min(t_us) AS start_us, max(t_us) AS end_us, max(sample) AS last_sample
-  FROM moments
+  SELECT
+    netns,
+    min(t_us) AS start_us,
+    max(t_us) AS end_us,
+    max(sample) AS last_sample,
+    min(CASE WHEN place <= 3 THEN t_us END) AS third_last_us
+  FROM (
+    SELECT moments.*, row_number() OVER (PARTITION BY netns ORDER BY sample DESC) AS place
+    FROM moments
+  ) AS placed
   GROUP BY netns
 ),
 trends AS (
@@ -246,11 +254,18 @@ trends AS (
     ) AS kept,
     regr_slope(
       CASE
-        WHEN m.t_us >= e.end_us - (e.end_us - e.start_us) / 3.0
+        WHEN m.t_us >= e.third_last_us OR m.t_us >= e.end_us - (e.end_us - e.start_us) / 10.0
           THEN coalesce(l.ports - coalesce(f.reuse, 0) * l.waiting, 0)
       END,
       (m.t_us - e.start_us) / 1000000.0
-    ) AS slope
+    ) AS slope,
+    regr_slope(
+      CASE
+        WHEN m.t_us >= e.third_last_us OR m.t_us >= e.end_us - (e.end_us - e.start_us) / 3.0
+          THEN coalesce(l.ports - coalesce(f.reuse, 0) * l.waiting, 0)
+      END,
+      (m.t_us - e.start_us) / 1000000.0
+    ) AS former_slope
   FROM fullest AS f
   JOIN ends AS e
     ON e.netns = f.netns
@@ -269,6 +284,7 @@ told AS (
     f.*,
     t.last,
     t.slope,
+    t.former_slope,
     t.waiting AS last_waiting,
     t.kept AS kept,
     CASE WHEN f.ports < t.kept THEN 0 ELSE f.ports - t.kept END AS room
@@ -298,7 +314,7 @@ SELECT
     -- After a minute as many leave TIME-WAIT as come.
     WHEN told.room > 60 * told.slope AND 2 * (told.kept - told.last + told.last_waiting) > told.kept
       THEN NULL
-    WHEN told.slope > 0 THEN round(told.room / told.slope, 0)
+    WHEN told.slope > 0 AND 2 * told.slope >= told.former_slope THEN round(told.room / told.slope, 0)
   END AS exhausted_in_s,
   told.netns AS netns
 FROM told

@@ -30,7 +30,7 @@
 -- share_percent = "Share of last in all sockets of this host."
 -- fd_limit = "Descriptors the process may have open; nothing if the recording does not say."
 -- limit_percent = "Most of that limit that sockets of the process took in one sample, of all kinds."
--- limit_in_s = "Time until its sockets take all of the limit if they grow on as they did; nothing if they do not grow."
+-- limit_in_s = "Time until its sockets take all of the limit if they grow on as in the last tenth of the time, three samples at least; nothing if they grow no more, or at less than half the pace of the last third."
 -- memory_peak_bytes = "Most buffer memory in one sample (skmem: r + the larger of t and w + f + o + bl)."
 -- memory_last_bytes = "The same in the last sample."
 --
@@ -251,6 +251,37 @@ tables AS (
   WHERE holder >= 0
   GROUP BY holder, start_us, slice, sample
 ),
+windows AS (
+  -- The last tenth and the last third of the samples that saw every kind, three at least.
+  SELECT
+    slice,
+    CASE
+      WHEN third_last_us < end_us - (end_us - start_us) / 10.0 THEN third_last_us
+      ELSE end_us - (end_us - start_us) / 10.0
+    END AS recent_us,
+    CASE
+      WHEN third_last_us < end_us - (end_us - start_us) / 3.0 THEN third_last_us
+      ELSE end_us - (end_us - start_us) / 3.0
+    END AS former_us
+  FROM (
+    SELECT
+      slice,
+      min(t_us) AS start_us,
+      max(t_us) AS end_us,
+      min(CASE WHEN place <= 3 THEN t_us END) AS third_last_us
+    FROM (
+      SELECT
+        moments.slice,
+        whole.t_us,
+        row_number() OVER (PARTITION BY moments.slice ORDER BY whole.sample DESC) AS place
+      FROM whole
+      JOIN moments
+        ON moments.sample = whole.sample
+        AND moments.kind = 'every'
+    ) AS placed
+    GROUP BY slice
+  ) AS ends_of_slices
+),
 uses AS (
   -- Growth is told of samples that saw every kind; a process that has ended needs no forecast.
   SELECT
@@ -258,13 +289,17 @@ uses AS (
     t.start_us,
     t.slice,
     max(t.descriptors) AS peak,
-    min_by(t.descriptors, w.sample) AS first,
     max_by(t.descriptors, w.sample) AS last,
-    max(w.t_us) - min(w.t_us) AS wide_us,
+    regr_slope(CASE WHEN w.t_us >= v.recent_us THEN t.descriptors END, (w.t_us - s.start_us) / 1000000.0) AS slope,
+    regr_slope(CASE WHEN w.t_us >= v.former_us THEN t.descriptors END, (w.t_us - s.start_us) / 1000000.0)
+      AS former_slope,
     max(w.sample) AS last_sample
   FROM tables AS t
   LEFT JOIN whole AS w
     ON w.sample = t.sample
+  LEFT JOIN windows AS v
+    ON v.slice = t.slice
+  CROSS JOIN slicing AS s
   GROUP BY t.holder, t.start_us, t.slice
 ),
 limited AS (
@@ -275,8 +310,8 @@ limited AS (
     l.fd_limit,
     100.0 * u.peak / l.fd_limit AS limit_percent,
     CASE
-      WHEN u.last > u.first AND u.last_sample = e.last_sample
-        THEN (l.fd_limit - u.last) * (u.wide_us / 1000000.0) / (u.last - u.first)
+      WHEN u.slope > 0 AND 2 * u.slope >= u.former_slope AND u.last_sample = e.last_sample
+        THEN (l.fd_limit - u.last) / u.slope
     END AS limit_in_s
   FROM uses AS u
   JOIN limits AS l

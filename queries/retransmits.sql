@@ -13,7 +13,7 @@
 -- No row: nothing was sent again, as far as known. The kernel does not tell what a connection had
 -- repeated that reset itself between two samples.
 -- """
--- needs = ["tcp"]
+-- needs = ["sockets", "tcp"]
 --
 -- [columns]
 -- comm = "Name of the process; nothing by peer."

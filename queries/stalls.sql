@@ -61,7 +61,8 @@ waiting AS (
     bytes_received - recv_q AS moved,
     rcv_wnd AS window_bytes, unacked, retransmits, backoff, probes, timer, snd_mss, rwnd_limited_us
   FROM connected
-  WHERE recv_q > 0
+  -- What a subflow received waits in its MPTCP connection, and it is never accepted itself.
+  WHERE recv_q > 0 AND (subflow IS NULL OR NOT subflow)
   UNION ALL
   SELECT
     netns, cookie, 'Send-Q' AS queue, sample, sample_time, t_us, state,

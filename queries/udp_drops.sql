@@ -4,9 +4,10 @@
 -- process reads too slowly or not at all, or datagrams come in bursts that the buffer is too small
 -- for. If samples saw the buffer full, look at what the process did since then; a larger buffer only
 -- helps against bursts (SO_RCVBUF, net.core.rmem_max). Beside each socket stand the kernel's own
--- counters of its namespace, IPv4 and IPv6 together: more rcvbuf_errors than the sockets account for
--- are drops of sockets that were closed before a sample could show them, in a line without an
--- address; mem_errors are a host out of UDP memory (read memory); sndbuf_errors are lost when sent.
+-- counters of its whole namespace (namespace_...), IPv4 and IPv6 together, the same in each of its
+-- lines: more rcvbuf_errors than the sockets account for are drops of sockets that were closed before
+-- a sample could show them, in a line without an address; mem_errors are a host out of UDP memory
+-- (read memory); sndbuf_errors are lost when sent.
 -- What the kernel did not tell is nothing, never 0: it counts drops per socket in sock_diag since
 -- Linux 4.7.
 -- """
@@ -29,11 +30,11 @@
 -- full_samples = "Samples that saw at least nine tenths of the buffer in use."
 -- samples = "Samples that saw the socket."
 -- drops_before = "Datagrams the socket had dropped before."
--- rcvbuf_errors = "Datagrams dropped in the namespace for a full receive buffer (RcvbufErrors)."
--- in_errors = "Datagrams not delivered in the namespace, for any reason (InErrors)."
--- mem_errors = "Of these for lack of UDP memory on the host (MemErrors)."
--- sndbuf_errors = "Datagrams not sent in the namespace, as the send buffer was full (SndbufErrors)."
--- loss_percent = "Share of in_errors in all datagrams that arrived in the namespace."
+-- namespace_rcvbuf_errors = "Datagrams dropped in the namespace for a full receive buffer (RcvbufErrors)."
+-- namespace_in_errors = "Datagrams not delivered in the namespace, for any reason (InErrors)."
+-- namespace_mem_errors = "Of namespace_in_errors those for lack of UDP memory on the host (MemErrors)."
+-- namespace_sndbuf_errors = "Datagrams not sent in the namespace, as the send buffer was full (SndbufErrors)."
+-- namespace_loss_percent = "Share of namespace_in_errors in all datagrams that arrived in the namespace."
 --
 -- [params.top]
 -- type = "BIGINT"
@@ -293,11 +294,11 @@ SELECT
   CAST(l.full_samples AS BIGINT) AS full_samples,
   l.samples AS samples,
   l.drops_before AS drops_before,
-  n.rcvbuf_errors AS rcvbuf_errors,
-  n.in_errors AS in_errors,
-  n.mem_errors AS mem_errors,
-  n.sndbuf_errors AS sndbuf_errors,
-  round(100.0 * n.in_errors / nullif(n.in_errors + n.datagrams, 0), 1) AS loss_percent
+  n.rcvbuf_errors AS namespace_rcvbuf_errors,
+  n.in_errors AS namespace_in_errors,
+  n.mem_errors AS namespace_mem_errors,
+  n.sndbuf_errors AS namespace_sndbuf_errors,
+  round(100.0 * n.in_errors / nullif(n.in_errors + n.datagrams, 0), 1) AS namespace_loss_percent
 FROM lines AS l
 LEFT JOIN counted AS n
   ON n.netns = l.netns

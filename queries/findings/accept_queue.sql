@@ -54,23 +54,50 @@ WITH looks AS (
   FROM baseline
   WHERE state = 'LISTEN' AND netid IN ('tcp', 'sctp', 'dccp')
 ),
+begun AS (
+  SELECT netns, min(sample) AS first_sample
+  FROM (
+    SELECT netns, sample
+    FROM raw.samples
+    WHERE step IN ('tcp', 'tcp6', 'all')
+    GROUP BY netns, sample
+    HAVING min(CASE WHEN outcome IN ('ok', 'skipped_empty') THEN 1 ELSE 0 END) = 1
+  ) AS whole
+  GROUP BY netns
+),
+newborn AS (
+  -- A socket that the first sample did not show has dropped nothing before it.
+  SELECT r.netns, r.cookie
+  FROM raw.sockets AS r
+  JOIN begun AS b
+    ON b.netns = r.netns
+  WHERE r.state = 'LISTEN' AND r.netid = 'tcp'
+  GROUP BY r.netns, r.cookie, b.first_sample
+  HAVING min(r.sample) > b.first_sample
+),
 changes AS (
   SELECT
-    wanted,
-    netns,
-    cookie,
-    sample,
-    sample_time,
-    local_addr,
-    local_port,
-    pid,
-    comm,
-    recv_q,
-    send_q,
-    CASE WHEN recv_q > send_q THEN 1 ELSE 0 END AS is_full,
+    l.wanted,
+    l.netns,
+    l.cookie,
+    l.sample,
+    l.sample_time,
+    l.local_addr,
+    l.local_port,
+    l.pid,
+    l.comm,
+    l.recv_q,
+    l.send_q,
+    CASE WHEN l.recv_q > l.send_q THEN 1 ELSE 0 END AS is_full,
     -- A queue that is full and an earlier look at it tell of the drops in between.
-    drops - lag(drops) OVER (PARTITION BY netns, cookie ORDER BY sample) AS dropped
-  FROM looks
+    l.drops - coalesce(
+      lag(l.drops) OVER (PARTITION BY l.netns, l.cookie ORDER BY l.sample),
+      CASE WHEN n.cookie IS NOT NULL THEN 0 END
+    ) AS dropped
+  FROM looks AS l
+  LEFT JOIN newborn AS n
+    ON n.netns = l.netns
+    AND n.cookie = l.cookie
 ),
 queues AS (
   SELECT
@@ -91,20 +118,56 @@ queues AS (
   WHERE wanted = 1
   GROUP BY netns, cookie
 ),
+span AS (
+  SELECT max(sample) AS last_sample
+  FROM samples
+),
+changes_of_counters AS (
+  -- Counters before the scope too: a value holds until the next.
+  SELECT
+    c.netns,
+    c.name,
+    c.sample,
+    c.sample_time,
+    c.value - lag(c.value) OVER (
+      PARTITION BY c.netns, c.source, c.name
+      ORDER BY c.sample, CASE WHEN c.phase = 'after' THEN 1 ELSE 0 END, c.value NULLS FIRST
+    ) AS growth
+  FROM raw.counters AS c
+  CROSS JOIN span
+  WHERE c.sample <= span.last_sample
+    AND c.name IN (
+      'TcpExt.ListenOverflows', 'TcpExt.ListenDrops', 'Tcp.PassiveOpens'
+    )
+),
+readings AS (
+  -- 0 says that the counter is known and did not move.
+  SELECT
+    c.netns,
+    c.name,
+    c.sample_time,
+    CASE WHEN i.sample IS NOT NULL AND c.growth > 0 THEN c.growth ELSE 0 END AS growth
+  FROM changes_of_counters AS c
+  LEFT JOIN (SELECT DISTINCT sample FROM counters) AS i
+    ON i.sample = c.sample
+),
+seen AS (
+  SELECT netns, min(sample_time) AS since, max(sample_time) AS until
+  FROM samples
+  GROUP BY netns
+),
 kernel AS (
   SELECT
-    netns,
-    max(CASE WHEN name = 'TcpExt.ListenOverflows' THEN value END)
-      - min(CASE WHEN name = 'TcpExt.ListenOverflows' THEN value END) AS overflows,
-    max(CASE WHEN name = 'TcpExt.ListenDrops' THEN value END)
-      - min(CASE WHEN name = 'TcpExt.ListenDrops' THEN value END) AS drops,
-    max(CASE WHEN name = 'Tcp.PassiveOpens' THEN value END)
-      - min(CASE WHEN name = 'Tcp.PassiveOpens' THEN value END) AS accepted,
-    min(sample_time) AS since,
-    max(sample_time) AS until
-  FROM counter_values
-  WHERE name IN ('TcpExt.ListenOverflows', 'TcpExt.ListenDrops', 'Tcp.PassiveOpens')
-  GROUP BY netns
+    r.netns,
+    CAST(sum(CASE WHEN r.name = 'TcpExt.ListenOverflows' THEN r.growth END) AS BIGINT) AS overflows,
+    CAST(sum(CASE WHEN r.name = 'TcpExt.ListenDrops' THEN r.growth END) AS BIGINT) AS drops,
+    CAST(sum(CASE WHEN r.name = 'Tcp.PassiveOpens' THEN r.growth END) AS BIGINT) AS accepted,
+    min(s.since) AS since,
+    max(s.until) AS until
+  FROM readings AS r
+  LEFT JOIN seen AS s
+    ON s.netns = r.netns
+  GROUP BY r.netns
 ),
 counted AS (
   SELECT
@@ -116,6 +179,20 @@ counted AS (
   FROM queues AS q
   LEFT JOIN kernel AS k
     ON k.netns = q.netns
+),
+left_out AS (
+  -- Sockets that --where did not choose: what they dropped is not to be called unseen.
+  SELECT count(*) AS sockets
+  FROM raw.sockets AS r
+  JOIN (SELECT DISTINCT netns, sample FROM samples) AS i
+    ON i.netns = r.netns
+    AND i.sample = r.sample
+  LEFT JOIN sockets AS s
+    ON s.netns = r.netns
+    AND s.cookie = r.cookie
+    AND s.sample = r.sample
+    AND s.state = 'LISTEN'
+  WHERE r.state = 'LISTEN' AND r.netid = 'tcp' AND s.cookie IS NULL
 ),
 troubled AS (
   SELECT
@@ -222,5 +299,7 @@ SELECT
   'listen_queues' AS report
 FROM kernel AS k
 CROSS JOIN params AS p
-WHERE k.overflows >= p.drops
+CROSS JOIN left_out AS o
+WHERE o.sockets = 0
+  AND k.overflows >= p.drops
   AND NOT EXISTS (SELECT 1 FROM troubled AS t WHERE t.netns = k.netns)

@@ -32,7 +32,8 @@ looks AS (
     sample,
     min(sample_time) AS sample_time,
     max(CASE WHEN name = 'count' THEN value END) AS entries,
-    max(CASE WHEN name = 'max' THEN value END) AS allowed,
+    -- 0 is no limit.
+    nullif(max(CASE WHEN name = 'max' THEN value END), 0) AS allowed,
     -- Sums of 32 bits that may begin again at 0.
     sum(CASE WHEN name IN ('drop', 'early_drop') AND growth > 0 THEN growth ELSE 0 END) AS dropped
   FROM readings

@@ -84,9 +84,10 @@ grown AS (
     start_us,
     fd_limit,
     min_by(sockets, sample) AS at_first,
+    min(sample) AS first_sample,
     max_by(sockets, sample) AS at_last,
     max(sockets) AS peak,
-    max_by(sample, sockets) AS peak_sample,
+    max_by(sample, 1000000000 * sockets - sample) AS peak_sample,
     max(CASE WHEN 3 * (t_us - begun_us) <= ended_us - begun_us THEN sockets END) AS most_early,
     min(CASE WHEN 3 * (ended_us - t_us) <= ended_us - begun_us THEN sockets END) AS least_late,
     -- Is it growing still: from the last fifth of the time on?
@@ -124,16 +125,51 @@ chosen AS (
   CROSS JOIN params AS p
   WHERE t.is_near = 1 OR t.left_s <= p.forecast_s
 ),
+starts AS (
+  -- In samples before the first with any there were none.
+  SELECT
+    c.pid,
+    c.start_us,
+    c.peak,
+    c.peak_sample,
+    CASE WHEN c.first_sample > f.sample THEN 0 ELSE c.at_first END AS at_first
+  FROM chosen AS c
+  CROSS JOIN (SELECT min(sample) AS sample FROM sockets) AS f
+),
+levels AS (
+  -- The rise begins after the last sample at the level of the beginning, or within 2 % of the rise.
+  SELECT
+    m.pid,
+    m.start_us,
+    max(CASE WHEN 50 * (m.sockets - c.at_first) <= c.peak - c.at_first THEN m.sample END) AS low_sample
+  FROM moments AS m
+  JOIN starts AS c
+    ON c.pid = m.pid
+    AND c.start_us = m.start_us
+  WHERE m.sample < c.peak_sample
+  GROUP BY m.pid, m.start_us
+),
 begun_by AS (
   SELECT
     m.pid,
     m.start_us,
-    min(CASE WHEN c.is_near = 0 OR 100.0 * m.sockets >= p.percent * c.fd_limit THEN m.sample_time END) AS since,
+    -- One that began with so many did so before it rose.
+    min(
+      CASE
+        WHEN l.low_sample IS NULL
+          OR m.sample > l.low_sample
+          OR 100.0 * m.sockets >= p.percent * c.fd_limit
+          THEN m.sample_time
+      END
+    ) AS since,
     max(m.sample_time) AS until
   FROM moments AS m
   JOIN chosen AS c
     ON c.pid = m.pid
     AND c.start_us = m.start_us
+  LEFT JOIN levels AS l
+    ON l.pid = m.pid
+    AND l.start_us = m.start_us
   CROSS JOIN params AS p
   GROUP BY m.pid, m.start_us
 ),

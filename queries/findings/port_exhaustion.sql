@@ -171,6 +171,44 @@ moments AS (
   FROM used
   GROUP BY netns, local_addr, peer_addr, peer_port, sample
 ),
+first_sample AS (
+  SELECT min(sample) AS sample
+  FROM sockets
+),
+peaks AS (
+  -- In samples before the first with any there were none.
+  SELECT
+    m.netns,
+    m.local_addr,
+    m.peer_addr,
+    m.peer_port,
+    max(m.held) AS peak,
+    max_by(m.sample, 1000000000 * m.held - m.sample) AS peak_sample,
+    CASE WHEN min(m.sample) > min(f.sample) THEN 0 ELSE min_by(m.held, m.sample) END AS at_first
+  FROM moments AS m
+  CROSS JOIN first_sample AS f
+  GROUP BY m.netns, m.local_addr, m.peer_addr, m.peer_port
+),
+rises AS (
+  -- The rise begins after the last sample at the level of the beginning, or within 2 % of the rise.
+  SELECT
+    m.netns,
+    m.local_addr,
+    m.peer_addr,
+    m.peer_port,
+    max(
+      CASE
+        WHEN m.sample < k.peak_sample AND 50 * (m.held - k.at_first) <= k.peak - k.at_first THEN m.sample
+      END
+    ) AS low_sample
+  FROM moments AS m
+  JOIN peaks AS k
+    ON k.netns = m.netns
+    AND k.local_addr = m.local_addr
+    AND k.peer_addr = m.peer_addr
+    AND k.peer_port = m.peer_port
+  GROUP BY m.netns, m.local_addr, m.peer_addr, m.peer_port
+),
 crowded AS (
   SELECT
     m.netns,
@@ -180,15 +218,27 @@ crowded AS (
     r.ports,
     max(m.held) AS held,
     max_by(m.waiting, m.held) AS waiting,
-    min(m.sample_time) AS since,
-    max(m.sample_time) AS until,
-    count(*) AS samples
+    -- One that began with so many did so before it rose.
+    min(
+      CASE
+        WHEN i.low_sample IS NULL
+          OR m.sample > i.low_sample
+          OR 100.0 * m.held >= p.percent * r.ports
+          THEN m.sample_time
+      END
+    ) AS since,
+    max(CASE WHEN 100.0 * m.held >= p.percent * r.ports THEN m.sample_time END) AS until
   FROM moments AS m
   JOIN ranges AS r
     ON r.netns = m.netns
+  JOIN rises AS i
+    ON i.netns = m.netns
+    AND i.local_addr = m.local_addr
+    AND i.peer_addr = m.peer_addr
+    AND i.peer_port = m.peer_port
   CROSS JOIN params AS p
-  WHERE 100.0 * m.held >= p.percent * r.ports
   GROUP BY m.netns, m.local_addr, m.peer_addr, m.peer_port, r.ports
+  HAVING 100.0 * max(m.held) >= max(p.percent) * r.ports
 ),
 holders AS (
   SELECT

@@ -143,8 +143,13 @@ peers AS (
   JOIN sockets AS s
     ON s.local_port = t.peer_port
     AND s.peer_port = t.local_port
-    AND s.local_addr = t.peer_addr
-    AND s.peer_addr = t.local_addr
+    AND replace(s.local_addr, '::ffff:', '') = replace(t.peer_addr, '::ffff:', '')
+    AND replace(s.peer_addr, '::ffff:', '') = replace(t.local_addr, '::ffff:', '')
+    -- Every network namespace has a loopback of its own.
+    AND (
+      s.netns = t.netns
+      OR (s.local_addr NOT LIKE '127.%' AND s.local_addr NOT LIKE '::ffff:127.%' AND s.local_addr <> '::1')
+    )
   WHERE s.netid = 'tcp' AND s.comm IS NOT NULL
   GROUP BY t.netns, t.cookie
 ),

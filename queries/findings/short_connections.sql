@@ -77,7 +77,8 @@ doors AS (
     local_port,
     max_by(pid, sample) AS pid,
     max_by(comm, sample) AS comm
-  FROM sockets
+  -- Also those that --where did not choose.
+  FROM raw.sockets
   WHERE state = 'LISTEN' AND netid = 'tcp'
   GROUP BY netns, local_port
 ),
@@ -156,6 +157,8 @@ limits AS (
     ON g.netns = r.netns
   LEFT JOIN buckets AS b
     ON b.netns = r.netns
+  -- Where none may be in TIME-WAIT none keeps its port; and a range may be reserved wholly.
+  WHERE g.ports > 0 AND coalesce(b.most, 1) > 0
 ),
 churning AS (
   SELECT

@@ -176,6 +176,48 @@ waits AS (
   WHERE s.state = 'TIME-WAIT' AND l.role = 'client' AND 100.0 * l.blocking >= p.percent * l.ports
   GROUP BY k.netns, k.local_addr, k.addr, k.port, k.role, k.ports, s.sample
 ),
+first_sample AS (
+  SELECT min(sample) AS sample
+  FROM sockets
+),
+peaks AS (
+  -- In samples before the first with any there were none.
+  SELECT
+    w.netns,
+    w.local_addr,
+    w.addr,
+    w.port,
+    w.role,
+    max(w.waiting) AS peak,
+    max_by(w.sample, 1000000000 * w.waiting - w.sample) AS peak_sample,
+    CASE WHEN min(w.sample) > min(f.sample) THEN 0 ELSE min_by(w.waiting, w.sample) END AS at_first
+  FROM waits AS w
+  CROSS JOIN first_sample AS f
+  GROUP BY w.netns, w.local_addr, w.addr, w.port, w.role
+),
+rises AS (
+  -- The rise begins after the last sample at the level of the beginning, or within 2 % of the rise.
+  SELECT
+    w.netns,
+    w.local_addr,
+    w.addr,
+    w.port,
+    w.role,
+    max(
+      CASE
+        WHEN w.sample < k.peak_sample AND 50 * (w.waiting - k.at_first) <= k.peak - k.at_first
+          THEN w.sample
+      END
+    ) AS low_sample
+  FROM waits AS w
+  JOIN peaks AS k
+    ON k.netns = w.netns
+    AND k.local_addr = w.local_addr
+    AND k.addr = w.addr
+    AND k.port = w.port
+    AND k.role = w.role
+  GROUP BY w.netns, w.local_addr, w.addr, w.port, w.role
+),
 crowded AS (
   SELECT
     w.netns,
@@ -185,12 +227,26 @@ crowded AS (
     w.role,
     max(w.waiting) AS waiting,
     max(w.ports) AS most,
-    min(w.sample_time) AS since,
-    max(w.sample_time) AS until
+    -- One that began with so many did so before it rose.
+    min(
+      CASE
+        WHEN i.low_sample IS NULL
+          OR w.sample > i.low_sample
+          OR 100.0 * w.waiting >= p.percent * w.ports
+          THEN w.sample_time
+      END
+    ) AS since,
+    max(CASE WHEN 100.0 * w.waiting >= p.percent * w.ports THEN w.sample_time END) AS until
   FROM waits AS w
+  JOIN rises AS i
+    ON i.netns = w.netns
+    AND i.local_addr = w.local_addr
+    AND i.addr = w.addr
+    AND i.port = w.port
+    AND i.role = w.role
   CROSS JOIN params AS p
-  WHERE 100.0 * w.waiting >= p.percent * w.ports
   GROUP BY w.netns, w.local_addr, w.addr, w.port, w.role
+  HAVING 100.0 * max(w.waiting) >= max(p.percent) * max(w.ports)
 ),
 buckets AS (
   SELECT netns, TRY_CAST(max_by(value, sample) AS BIGINT) AS most
@@ -224,21 +280,57 @@ totals AS (
   WHERE state = 'TIME-WAIT'
   GROUP BY netns, sample
 ),
+heaps AS (
+  SELECT
+    t.netns,
+    max(t.waiting) AS peak,
+    max_by(t.sample, 1000000000 * t.waiting - t.sample) AS peak_sample,
+    CASE WHEN min(t.sample) > min(f.sample) THEN 0 ELSE min_by(t.waiting, t.sample) END AS at_first
+  FROM totals AS t
+  CROSS JOIN first_sample AS f
+  GROUP BY t.netns
+),
+heaping AS (
+  SELECT
+    t.netns,
+    max(
+      CASE
+        WHEN t.sample < h.peak_sample AND 50 * (t.waiting - h.at_first) <= h.peak - h.at_first
+          THEN t.sample
+      END
+    ) AS low_sample,
+    max(h.peak) AS peak
+  FROM totals AS t
+  JOIN heaps AS h
+    ON h.netns = t.netns
+  GROUP BY t.netns
+),
 heaped AS (
   SELECT
     t.netns,
     max(b.most) AS most,
     max(t.waiting) AS waiting,
     max(coalesce(o.dropped, 0)) AS dropped,
-    min(CASE WHEN 100.0 * t.waiting >= p.buckets_percent * b.most THEN t.sample_time ELSE o.since END) AS since,
+    min(
+      CASE
+        -- Dropped, but not seen near the limit: when that began is not known.
+        WHEN b.most IS NULL OR 100.0 * h.peak < p.buckets_percent * b.most THEN o.since
+        WHEN h.low_sample IS NULL
+          OR t.sample > h.low_sample
+          OR 100.0 * t.waiting >= p.buckets_percent * b.most
+          THEN t.sample_time
+      END
+    ) AS since,
     max(CASE WHEN 100.0 * t.waiting >= p.buckets_percent * b.most THEN t.sample_time ELSE o.until END) AS until
   FROM totals AS t
+  JOIN heaping AS h
+    ON h.netns = t.netns
   LEFT JOIN buckets AS b
     ON b.netns = t.netns
   LEFT JOIN overflows AS o
     ON o.netns = t.netns
   CROSS JOIN params AS p
-  WHERE 100.0 * t.waiting >= p.buckets_percent * b.most OR o.dropped > 0
+  WHERE 100.0 * h.peak >= p.buckets_percent * b.most OR o.dropped > 0
   GROUP BY t.netns
 ),
 largest AS (

@@ -49,11 +49,38 @@ WITH looks AS (
   FROM baseline
   WHERE netid IN ('udp', 'udplite')
 ),
+begun AS (
+  SELECT netns, min(sample) AS first_sample
+  FROM (
+    SELECT netns, sample
+    FROM raw.samples
+    WHERE step IN ('udp', 'udp6', 'udplite', 'udplite6', 'all')
+    GROUP BY netns, sample
+    HAVING min(CASE WHEN outcome IN ('ok', 'skipped_empty') THEN 1 ELSE 0 END) = 1
+  ) AS whole
+  GROUP BY netns
+),
+newborn AS (
+  -- A socket that the first sample did not show has dropped nothing before it.
+  SELECT r.netns, r.cookie
+  FROM raw.sockets AS r
+  JOIN begun AS b
+    ON b.netns = r.netns
+  WHERE r.netid IN ('udp', 'udplite')
+  GROUP BY r.netns, r.cookie, b.first_sample
+  HAVING min(r.sample) > b.first_sample
+),
 changes AS (
   SELECT
-    looks.*,
-    drops - lag(drops) OVER (PARTITION BY netns, cookie ORDER BY sample) AS growth
-  FROM looks
+    l.*,
+    l.drops - coalesce(
+      lag(l.drops) OVER (PARTITION BY l.netns, l.cookie ORDER BY l.sample),
+      CASE WHEN n.cookie IS NOT NULL THEN 0 END
+    ) AS growth
+  FROM looks AS l
+  LEFT JOIN newborn AS n
+    ON n.netns = l.netns
+    AND n.cookie = l.cookie
 ),
 dropping AS (
   SELECT
@@ -74,17 +101,39 @@ dropping AS (
   WHERE wanted = 1
   GROUP BY netns, cookie
 ),
-readings AS (
+span AS (
+  SELECT max(sample) AS last_sample
+  FROM samples
+),
+changes_of_counters AS (
+  -- Counters before the scope too: a value holds until the next.
   SELECT
-    netns,
-    name,
-    sample_time,
-    value - lag(value) OVER (PARTITION BY netns, source, name ORDER BY sample, phase DESC) AS growth
-  FROM counter_values
-  WHERE name IN (
-    'Udp.InDatagrams', 'Udp.RcvbufErrors', 'Udp.MemErrors',
-    'Udp6InDatagrams', 'Udp6RcvbufErrors', 'Udp6MemErrors'
-  )
+    c.netns,
+    c.name,
+    c.sample,
+    c.sample_time,
+    c.value - lag(c.value) OVER (
+      PARTITION BY c.netns, c.source, c.name
+      ORDER BY c.sample, CASE WHEN c.phase = 'after' THEN 1 ELSE 0 END, c.value NULLS FIRST
+    ) AS growth
+  FROM raw.counters AS c
+  CROSS JOIN span
+  WHERE c.sample <= span.last_sample
+    AND c.name IN (
+      'Udp.InDatagrams', 'Udp.RcvbufErrors', 'Udp.MemErrors',
+      'Udp6InDatagrams', 'Udp6RcvbufErrors', 'Udp6MemErrors'
+    )
+),
+readings AS (
+  -- 0 says that the counter is known and did not move.
+  SELECT
+    c.netns,
+    c.name,
+    c.sample_time,
+    CASE WHEN i.sample IS NOT NULL AND c.growth > 0 THEN c.growth ELSE 0 END AS growth
+  FROM changes_of_counters AS c
+  LEFT JOIN (SELECT DISTINCT sample FROM counters) AS i
+    ON i.sample = c.sample
 ),
 kernel AS (
   SELECT
@@ -95,6 +144,20 @@ kernel AS (
     max(CASE WHEN name NOT LIKE '%InDatagrams' AND growth > 0 THEN sample_time END) AS until
   FROM readings
   GROUP BY netns
+),
+left_out AS (
+  -- Sockets that --where did not choose: what they dropped is not to be called unseen.
+  SELECT count(*) AS sockets
+  FROM raw.sockets AS r
+  JOIN (SELECT DISTINCT netns, sample FROM samples) AS i
+    ON i.netns = r.netns
+    AND i.sample = r.sample
+  LEFT JOIN sockets AS s
+    ON s.netns = r.netns
+    AND s.cookie = r.cookie
+    AND s.sample = r.sample
+    AND s.netid IN ('udp', 'udplite')
+  WHERE r.netid IN ('udp', 'udplite') AND s.cookie IS NULL
 ),
 troubled AS (
   SELECT
@@ -174,5 +237,7 @@ SELECT
   'udp_drops' AS report
 FROM kernel AS k
 CROSS JOIN params AS p
-WHERE k.errors >= p.datagrams
+CROSS JOIN left_out AS o
+WHERE o.sockets = 0
+  AND k.errors >= p.datagrams
   AND NOT EXISTS (SELECT 1 FROM dropping AS d WHERE d.netns = k.netns AND d.dropped > 0)

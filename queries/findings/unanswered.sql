@@ -17,19 +17,24 @@
 -- default = 50.0
 -- doc = "Share of the process's connections to that place which get no answer from which it is critical: it works no more."
 WITH overflowing AS (
-  SELECT netns, any_value(local_port) AS local_port
-  FROM sockets
-  WHERE state = 'LISTEN' AND netid = 'tcp'
-  GROUP BY netns, cookie
-  HAVING max(CASE WHEN recv_q > send_q THEN 1 ELSE 0 END) = 1 OR max(drops) > min(drops)
+  -- Also those that --where did not choose.
+  SELECT r.netns, any_value(r.local_port) AS local_port
+  FROM raw.sockets AS r
+  CROSS JOIN params AS p
+  WHERE r.state = 'LISTEN'
+    AND r.netid = 'tcp'
+    AND (p.from_us IS NULL OR r.sample_time >= make_timestamp(p.from_us))
+    AND (p.to_us IS NULL OR r.sample_time < make_timestamp(p.to_us))
+  GROUP BY r.netns, r.cookie
+  HAVING max(CASE WHEN r.recv_q > r.send_q THEN 1 ELSE 0 END) = 1 OR max(r.drops) > min(r.drops)
   -- Never so many; but the planner may know that they are few.
-  ORDER BY netns, cookie
+  ORDER BY r.netns, r.cookie
   LIMIT 1000
 ),
 own_doors AS (
   -- What goes to a full accept queue of this host is dropped there: accept_queue tells.
-  SELECT DISTINCT replace(s.local_addr, '::ffff:', '') AS addr, s.local_port AS port
-  FROM sockets AS s
+  SELECT DISTINCT s.netns, replace(s.local_addr, '::ffff:', '') AS addr, s.local_port AS port
+  FROM raw.sockets AS s
   JOIN overflowing AS o
     ON o.netns = s.netns
     AND o.local_port = s.local_port
@@ -72,7 +77,10 @@ stuck AS (
     AND NOT EXISTS (
       SELECT 1
       FROM own_doors AS d
-      WHERE d.addr = replace(a.peer_addr, '::ffff:', '') AND d.port = a.peer_port
+      WHERE d.addr = replace(a.peer_addr, '::ffff:', '')
+        AND d.port = a.peer_port
+        -- Every network namespace has a loopback of its own.
+        AND (d.netns = a.netns OR (d.addr NOT LIKE '127.%' AND d.addr <> '::1'))
     )
   GROUP BY a.netns, a.peer_addr, a.peer_port, coalesce(a.pid, -1)
   -- Never so many that matter; but the planner may know that they are few.

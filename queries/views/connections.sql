@@ -30,7 +30,7 @@
 -- samples = "Samples that show it; 0 if it lived between two."
 -- opened = "before: it was there when its namespace was first sampled; during: it came later."
 -- closed = "seen: announced by the kernel or seen in TIME-WAIT; inferred: gone from a later sample; before: in TIME-WAIT when its namespace was first sampled; nothing: open at the end."
--- closed_us = "When: of the announcement, else of the last sample that showed it; nothing if before."
+-- closed_us = "When: of the announcement, else of the last sample that showed it, or of the first that showed its TIME-WAIT if that is all that is known; nothing if before."
 -- closed_first = "Which end closed first: local, peer, both, or reset if this end reset it or never got it open."
 -- attempt = "failed if it never got open."
 -- last_state = "Last state that a sample showed."
@@ -97,7 +97,6 @@ sampled AS (
     max(CASE WHEN remains = 0 THEN sample END) AS last_sample,
     max(CASE WHEN remains = 0 THEN t_us END) AS last_us,
     max(sample) AS last_row,
-    max(t_us) AS last_row_us,
     max_by(state, sample) AS last_state,
     min(CASE WHEN state = 'SYN-SENT' THEN t_us END) AS syn_sent_us,
     min(CASE WHEN state = 'SYN-RECV' THEN t_us END) AS syn_recv_us,
@@ -228,7 +227,8 @@ known AS (
     s.last_row,
     CASE WHEN s.cookie IS NULL AND e.sampled THEN 1 ELSE 0 END AS shown_before,
     coalesce(s.first_us, e.t_us) AS first_us,
-    coalesce(s.last_us, s.last_row_us) AS last_us,
+    -- Of what is known by its remains alone the end is when they were first seen.
+    coalesce(s.last_us, s.remains_us) AS last_us,
     e.t_us AS end_us,
     e.sample AS end_sample,
     e.recv_q AS end_recv_q,
@@ -270,7 +270,8 @@ known AS (
     AND m.cookie = e.cookie
   WHERE NOT EXISTS (
     SELECT 1
-    FROM matched AS taken
+    -- Where ports are taken again at once it is one of several, whichever: none is counted twice.
+    FROM matches AS taken
     WHERE taken.netns = s.netns
       AND taken.time_wait_cookie = s.cookie
   )
@@ -323,8 +324,9 @@ neighbours AS (
   FROM looks
 ),
 doors AS (
+  -- Of the whole recording: --where may choose no listener.
   SELECT DISTINCT netns, local_port
-  FROM sockets
+  FROM raw.sockets
   WHERE state = 'LISTEN' AND netid IN ('tcp', 'mptcp', 'sctp', 'dccp')
 ),
 readable AS (

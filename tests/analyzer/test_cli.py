@@ -427,7 +427,53 @@ def test_a_report_without_rows_says_so_and_why_beside_the_output(
     assert (done.exit_code, done.stdout) == (0, "state  n\n")
     assert re.fullmatch(r"sockrec: no rows: [^\n]+\n", done.stderr)
     assert run(*words, "--format", "json").stdout == "[]\n"
-    assert run("report", mine, recording).stderr == ""
+    told = (
+        "sockrec: what rests on it is missing or too low: the ends of connections were not recorded"
+    )
+    assert run("report", mine, recording).stderr == told + "\n"
+
+
+def test_the_ending_of_a_file_says_its_format(recording: Path, tmp_path: Path) -> None:
+    query = "SELECT count(*) AS n FROM owners"
+    for name, text in [("a.csv", "n\n1\n"), ("a.jsonl", '{"n": 1}\n'), ("a.txt", "n\n1\n")]:
+        assert run("sql", recording, query, "-o", tmp_path / name).exit_code == 0
+        assert (tmp_path / name).read_text() == text
+    assert run("sql", recording, query, "-o", tmp_path / "b.parquet").exit_code == 0
+    assert pq.read_table(tmp_path / "b.parquet").to_pylist() == [{"n": 1}]
+    assert run("sql", recording, query, "-o", tmp_path / "c.csv", "--format", "json").exit_code == 0
+    assert json.loads((tmp_path / "c.csv").read_text()) == [{"n": 1}]
+
+
+def test_summary_tells_what_is_wrong_and_what_to_read_next() -> None:
+    sample = Path(__file__).parents[2] / "samples/accept_overflow/recording"
+    done = run("summary", sample, "--from", "+1s", "--where", "local_port = 8081")
+    assert (done.exit_code, done.stderr) == (0, "")
+    first, second, *_ = done.stdout.splitlines()
+    assert first.startswith(
+        "critical  checkout-api (pid 19) lets its accept queue on 10.0.0.11:8081"
+    )
+    assert second.endswith(
+        f"→ sockrec report listen_queues {sample} --from +1s --where 'local_port = 8081'"
+    )
+    done = run("summary", sample, "--format", "json")
+    assert json.loads(done.stdout)[0]["finding"] == "accept_queue"
+    done = run("summary", sample, "--to", "+3s")
+    assert done.stdout.startswith("nothing found in the part that was asked for\n")
+    done = run("summary", sample, "-p", "accept_queue.nosuch=1")
+    assert done.exit_code == 2
+    assert "accept_queue has no parameter 'nosuch'" in done.output
+
+
+def test_a_condition_on_processes_says_what_it_cannot_find() -> None:
+    sample = Path(__file__).parents[2] / "samples/time_wait_storm/recording"
+    query = "SELECT count(*) AS n FROM connections"
+    done = run("summary", sample, "--where", "comm = 'checkout-api'")
+    assert "closed connections no process is known" in done.stderr
+    done = run("summary", sample, "--where", "peer_port = 8443")
+    assert done.stderr == ""
+    assert done.stdout.startswith("warning   checkout-api (pid 21)")
+    done = run("sql", sample, query, "--where", "peer_port = 8443", "--format", "csv")
+    assert done.stdout == "n\n2160\n"
 
 
 def test_a_time_zone_is_of_what_is_shown_and_of_what_is_given(recording: Path) -> None:

@@ -1,5 +1,6 @@
 """The derived views: lifetimes, listeners and changes of recordings of known rows."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,18 @@ def test_what_lived_between_two_samples_is_known_by_its_announcement(tmp_path: P
     assert [row["cookie"] for row in cookies] == [1, 2, 3, 4]
 
 
+def test_what_is_known_by_time_wait_alone_closed_when_that_was_first_shown(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    waiting = unowned(1001, "TIME-WAIT") | {"peer_port": 50001}
+    orphan = unowned(1002, "FIN-WAIT-2") | {"timer": "timewait", "peer_port": 50002}
+    for rows_here in ([], [waiting, orphan], [waiting, orphan], [waiting], []):
+        writer.sample(rows_here, steps=OK)
+    told = ("opened", "closed", "closed_us", "last_us", "duration_us")
+    at = micros(time_of(1))
+    assert life(tmp_path / "r", 1001, *told) == ("during", "seen", at, at, None)
+    assert life(tmp_path / "r", 1002, *told) == ("during", "inferred", at, at, None)
+
+
 def test_a_time_wait_of_long_ago_is_not_that_of_a_later_connection(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "r")
     waiting = unowned(1001, "TIME-WAIT") | {"peer_port": 50001}
@@ -266,6 +279,19 @@ def test_where_chooses_sockets_and_their_closes(tmp_path: Path) -> None:
     assert where(path, "recv_q > 5", "SELECT count(*) FROM samples") == [(2,)]
 
 
+def test_where_chooses_a_socket_with_its_whole_life(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    for queue, ends in [(0, []), (7, []), (0, [close(1, sampled=True, peer_port=0)])]:
+        sockets = [tcp(9, "LISTEN"), tcp(1, recv_q=queue), tcp(2)][: 3 if not ends else 1]
+        writer.sample(sockets, steps=OK, closes=ends)
+    for text in ("recv_q > 0", "sockets.recv_q > 0", f"recv_q > 0 AND t_us = {micros(time_of(1))}"):
+        query = "SELECT samples, role, closed, closed_first, recv_q_peak FROM connections"
+        # What reset itself has lost its peer, and the listener was not chosen.
+        assert where(tmp_path / "r", text, query) == [(2, "server", "seen", "reset", 7)]
+    query = "SELECT closed FROM connections"
+    assert where(tmp_path / "r", "peer_port = 40001", query) == [("seen",)]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -289,3 +315,16 @@ def test_what_is_no_condition_is_refused_in_one_line(text: str, tmp_path: Path) 
     ):
         opened.sql("SELECT * FROM sockets", where=text).table()
     assert "\n" not in str(caught.value)
+
+
+def test_a_port_taken_again_within_a_second_makes_no_connection_more(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    listener = tcp(9, "LISTEN")
+    writer.sample([listener], steps=OK)
+    for cookie, milliseconds in ((1, 900), (2, 1500)):
+        waiting = unowned(1000 + cookie, "TIME-WAIT") | {"peer_port": 40000}
+        time = time_of(0) + timedelta(milliseconds=milliseconds)
+        end = close(cookie, recv_q=1, peer_port=40000, time=time)
+        writer.sample([listener, waiting], steps=OK, closes=[end])
+    found = rows(tmp_path / "r", "SELECT cookie FROM connections ORDER BY cookie")
+    assert [row["cookie"] for row in found] == [1, 2]

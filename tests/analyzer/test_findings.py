@@ -769,6 +769,42 @@ def test_what_a_full_accept_queue_here_swallows_is_told_once(
     )
 
 
+LEVELS = [
+    # A rise from the beginning's level, from none, with a false start, and none at all.
+    ((2, 2, 2, 4, 6, 8, 8), 3),
+    ((0, 0, 3, 6, 8, 8, 8), 2),
+    ((2, 5, 2, 2, 6, 8, 8), 4),
+    ((2, 3, 5, 8, 2, 2, 2), 1),
+    ((8, 8, 8, 8, 8, 8, 8), 0),
+    # It was near its limit before it rose on.
+    ((8, 8, 8, 9, 9, 9, 9), 0),
+]
+
+
+@pytest.mark.parametrize(("levels", "since"), LEVELS)
+@pytest.mark.parametrize("limit", ["ports", "waiting", "buckets", "descriptors"])
+def test_a_finding_begins_with_the_rise_to_the_limit(
+    limit: str, levels: tuple[int, ...], since: int, tmp_path: Path
+) -> None:
+    """Not when the threshold was passed."""
+    settings = [sysctl("ip_local_port_range", "40000 40009")]
+    if limit == "buckets":
+        settings = [sysctl("tcp_max_tw_buckets", "10")]
+    state = "ESTAB" if limit in ("ports", "descriptors") else "TIME-WAIT"
+    samples: Samples = [
+        {
+            "sockets": [listener(owner_by=None, pid=1), *(client(n, state) for n in range(level))],
+            "settings": settings,
+            "owners": [owner(10)],
+        }
+        for level in levels
+    ]
+    name = {"ports": "port_exhaustion", "descriptors": "descriptor_leak"}.get(limit, "time_wait")
+    (row,) = ask(play(tmp_path / "r", samples), name)
+    assert row["since"] == time_of(since)
+    assert row["until"] >= row["since"]
+
+
 def test_drops_before_the_scope_do_not_count(tmp_path: Path) -> None:
     """The sample before --from is the baseline, and only that."""
     samples = [{"sockets": [datagrams(drops)]} for drops in (0, 500, 530)]

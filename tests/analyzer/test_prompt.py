@@ -109,10 +109,37 @@ def test_a_statement_that_is_no_select_is_told_at_once(check: Callable[[str], No
     assert is_whole("DROP VIEW sockets", check)
     assert is_whole("COPY (SELECT 1) TO 'x'", check)
     assert not is_whole("SELECT 1 FROM", check)
-    assert not is_whole("SELECT 1", check)
+    assert not is_whole("SELECT state", check)
     assert is_whole("", check)
     assert is_whole(".help", check)
     assert is_whole("quit", check)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "select 7 as seven",
+        "SELECT 1",
+        "SELECT 'a state', 1.5e3 + 2 * 3",
+        "SELECT now()::date AS day, upper('x') AS \"The Name\"",
+        "SELECT CASE WHEN true THEN 1 ELSE NULL END",
+    ],
+)
+def test_a_query_that_needs_no_table_runs_on_enter(text: str, check: Callable[[str], None]) -> None:
+    assert is_whole(text, check)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("SELECT state", "SELECT *", "SELECT count(*)", "SELECT 1,", "SELECT 1 +"),
+        *("SELECT max(rtt_us) AS most", "SELECT 's', s.state", 'SELECT "state"', "SELECT 7 seven"),
+    ],
+)
+def test_a_query_that_still_wants_its_table_goes_on(
+    text: str, check: Callable[[str], None]
+) -> None:
+    assert not is_whole(text, check)
 
 
 def test_an_error_or_ctrl_c_ends_the_query_and_not_the_conversation(
@@ -123,10 +150,26 @@ def test_an_error_or_ctrl_c_ends_the_query_and_not_the_conversation(
     assert capsys.readouterr().err == "error: no table \\x1b[2Jnosuch\\nhere\nstopped\n"
 
 
-@pytest.mark.parametrize("word", [".quit", "quit", "exit;", "QUIT"])
+@pytest.mark.parametrize(
+    "word", [".quit", "quit", "exit;", "QUIT", "\\q", "SELECT state\rexit", "SELECT state\r\\q"]
+)
 def test_the_words_for_leaving_leave(keys: PipeInput, asked: Asked, word: str) -> None:
     typed(keys, asked, f"{word}\rFROM sockets\r")
     assert asked.queries == []
+
+
+def test_a_word_for_leaving_within_a_text_is_no_command(keys: PipeInput, asked: Asked) -> None:
+    typed(keys, asked, "SELECT 'a\rquit\rb' FROM sockets\r")
+    assert asked.queries == ["SELECT 'a\nquit\nb' FROM sockets"]
+
+
+def test_clear_clears_and_asks_nothing(keys: PipeInput, asked: Asked) -> None:
+    cleared: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analyzer.prompt.clear", lambda: cleared.append(True))
+        typed(keys, asked, "clear\rFROM sockets\r.clear\r")
+    assert asked.queries == ["FROM sockets"]
+    assert len(cleared) == 2
 
 
 def test_the_commands_tell_tables_columns_and_reports(keys: PipeInput, asked: Asked) -> None:
@@ -215,11 +258,11 @@ def test_tab_completes_and_runs_nothing(keys: PipeInput, asked: Asked) -> None:
 
 def test_history_is_kept_for_its_owner_only(keys: PipeInput, asked: Asked, tmp_path: Path) -> None:
     path = tmp_path / "state" / "sockrec" / "history"
-    typed(keys, asked, "FROM sockets\rSELECT 1\r FROM closes\r", path)
+    typed(keys, asked, "FROM sockets\rSELECT pid\r FROM closes\r", path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     lines = list(FileHistory(path).load_history_strings())
-    assert lines == ["SELECT 1\n FROM closes", "FROM sockets"]
+    assert lines == ["SELECT pid\n FROM closes", "FROM sockets"]
 
 
 def test_a_history_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
@@ -273,6 +316,11 @@ def test_a_conversation_on_a_terminal(terminal: Terminal, tmp_path: Path) -> Non
     terminal.wait_for("sockrec>")
     terminal.type("SELECT count(*) * 1000 AS n FROM sockets\r")
     terminal.wait_for("15,000")
+    terminal.wait_for("sockrec>")
+    terminal.type("SELECT pid\r")
+    terminal.wait_for("; or an empty line runs it")
+    terminal.type("FROM sockets LIMIT 0\r")
+    terminal.wait_for("no rows")
     terminal.wait_for("sockrec>")
     terminal.type("FROM nosuch\r")
     terminal.wait_for("error: ")

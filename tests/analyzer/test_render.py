@@ -19,7 +19,9 @@ from markdown_it import MarkdownIt
 
 from analyzer.render import (
     BINARY,
+    MAX_SERIES_ROWS,
     MAX_TABLE_ROWS,
+    MAX_TERMINAL_ROWS,
     Format,
     Look,
     RenderError,
@@ -446,8 +448,8 @@ def test_a_pipe_gets_exact_numbers_and_a_terminal_units_that_people_read() -> No
     )
     shown = on_terminal(rows)
     for text in (
-        *("nginx", "123456", "54321", "1,234,567", "1.2 MiB", "1.23 ms", "3 min 05 s", "12.3 %"),
-        *("1,234/s", "1.5 KiB/s", "950 µs", "500 ms", "0.0 %", "0.25/s", "12 B/s", "0 B"),
+        *("nginx", "123456", "54321", "1,234,567", "1.3 MB", "1.23 ms", "3 min 05 s", "12.3 %"),
+        *("1,234/s", "1.5 kB/s", "950 µs", "500 ms", "0.0 %", "0.25/s", "12 B/s", "0 B"),
     ):
         assert f" {text} " in f" {shown} ".replace("\n", " "), text
 
@@ -474,40 +476,47 @@ CHART = {
 }
 
 
-def test_a_terminal_draws_the_chart_below_the_table() -> None:
+def test_a_terminal_draws_the_chart_above_the_table() -> None:
     times = [datetime(2026, 11, 22, 15, 4, second) for second in range(4)]
     rows = table(
         time=times * 2,
         comm=["nginx"] * 4 + ["\x1b[2J[bold]"] * 4,
-        sent_bytes=[0, 1024, 2048, 3072, 512, None, 512, 512],
+        sent_bytes=[0, 1000, 2000, 3000, 500, None, 500, 500],
     )
     look = Look(title="Sent", chart=CHART)
     shown = on_terminal(rows, look).splitlines()
     assert shown[0] == "Sent"
-    assert shown[-3:] == [
+    assert shown[1:7] == [
         "sent_bytes over time, 2026-11-22 15:04:00 … 15:04:03",
-        "nginx          ▁▃▅▇  0 B…3.0 KiB",
-        "\\x1b[2J[bold]  ▇ ▇▇  512 B",
+        "nginx          ▁▃▅▇  0 B…3.0 kB",
+        "\\x1b[2J[bold]  ▇ ▇▇  500 B",
+        "",
+        "times of 2026-11-22 UTC",
+        "time      comm             sent",
     ]
+    assert len(shown) == 7 + rows.num_rows
     berlin = on_terminal(rows, Look(chart=CHART, zone="Europe/Berlin")).splitlines()
-    assert berlin[-3].endswith("2026-11-22 16:04:00+01:00 … 16:04:03+01:00")
+    assert berlin[0].endswith("2026-11-22 16:04:00+01:00 … 16:04:03+01:00")
     assert text_of(rows, Format.table, look) == text_of(rows, Format.table)
     few = on_terminal(rows, Look(chart=CHART, series=1)).splitlines()
-    assert few[-2].startswith("nginx")
-    assert few[-1] == "and 1 more"
+    assert few[1].startswith("nginx")
+    assert few[2] == "and 1 more"
 
 
-def test_a_chart_is_of_all_rows_and_fits_the_terminal() -> None:
+def test_a_chart_is_of_all_rows_and_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     count = 5 * MAX_TABLE_ROWS
     times = [
         datetime.fromtimestamp(1_800_000_000 + i, UTC).replace(tzinfo=None) for i in range(count)
     ]
     rows = table(time=times, comm=["x" * 200] * count, sent_bytes=list(range(count)))
-    shown = on_terminal(rows, Look(chart=CHART)).splitlines()
-    assert shown[-1].startswith("x" * 20)
-    assert shown[-1].endswith("0 B…4.9 KiB")
-    assert len(shown[-1]) <= 100
-    assert "▂▃" in shown[-1]
+    shown = on_terminal(rows, Look(title="Sent", chart=CHART)).splitlines()
+    assert shown[2].startswith("x" * 20)
+    assert shown[2].endswith("0 B…5.0 kB")
+    assert len(shown[2]) <= 100
+    assert "▂▃" in shown[2]
+    assert shown[-1] == f"and {count - MAX_SERIES_ROWS:,} more rows; --format csv gives all"
+    assert sum(bool(re.match(r"\d\d:\d\d:\d\d ", line)) for line in shown) == MAX_SERIES_ROWS
+    assert capsys.readouterr().err == ""
 
 
 def test_a_row_that_does_not_fit_the_terminal_is_printed_over_lines() -> None:
@@ -517,6 +526,60 @@ def test_a_row_that_does_not_fit_the_terminal_is_printed_over_lines() -> None:
     assert "  column_1   1" in shown
     assert "column_0 " not in shown
     assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_a_report_leaves_out_what_does_not_fit() -> None:
+    columns = {f"column_number_{i}": [1, 2, 3] for i in range(20)}
+    rows = table(comm=["a"] * 3, netns=[1] * 3, cookie=[2] * 3, rtt_us=[1000] * 3, **columns)
+    *shown, note = on_terminal(rows, Look(title="Wide")).split("not shown: ")
+    lines = shown[0].splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[-1].split()[:3] == ["a", "1", "ms"]
+    assert "rtt" in shown[0]
+    note = " ".join(note.split())
+    left_out = note.partition(";")[0].split(", ")
+    assert left_out[:2] == ["netns", "cookie"]
+    assert left_out[2:] == list(columns)[-len(left_out) + 2 :]
+    assert "a wider terminal or --format csv shows all" in note
+    assert "row 1" not in shown[0]
+    two = on_terminal(rows.slice(0, 2), Look(title="Wide"))
+    assert two.splitlines()[1] == "row 1"
+    assert "not shown" not in two
+    assert text_of(rows, Format.table, Look(title="Wide")) == text_of(rows, Format.table)
+
+
+def test_a_report_keeps_three_columns_whatever_their_width() -> None:
+    rows = table(a=["x" * 39] * 3, b=["y" * 39] * 3, c=["z" * 39] * 3, d=[1] * 3)
+    shown = on_terminal(rows, Look(title="Wide"))
+    assert "not shown: d;" in shown
+    assert all(letter in shown for letter in "xyz")
+
+
+def test_a_text_is_folded_at_its_blanks_only() -> None:
+    peer = "[2001:db8:1234:5678::1]:8443"
+    rows = table(peer=[peer] * 3, words=["one and two " * 8] * 3, path=["/" + "d" * 90] * 3)
+    for look in (Look(), Look(title="Peers")):
+        shown = on_terminal(rows, look)
+        assert shown.count(peer) == 3
+        assert "d" * 90 not in shown
+        assert "row 1" not in shown
+        words = " ".join(shown.replace("/", " ").split())
+        assert all(word in ("one", "and", "two") for word in re.findall(r"\b[aeontw]+\b", words))
+        assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_a_query_on_a_terminal_shows_a_screenful_or_two(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = table(n_us=list(range(2 * MAX_TERMINAL_ROWS)))
+    shown = on_terminal(rows).splitlines()
+    assert len(shown) == 1 + MAX_TERMINAL_ROWS
+    assert shown[0].split() == ["n_us"]  # which the next query may name
+    assert "only the first 100 rows are shown" in capsys.readouterr().err
+    report = on_terminal(rows, Look(title="All")).splitlines()
+    assert len(report) == 2 + 2 * MAX_TERMINAL_ROWS
+    assert report[1].split() == ["n"]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_terminal_shows_no_column_of_a_report_in_which_nothing_stands() -> None:

@@ -131,9 +131,41 @@ def test_churn_counts_what_was_opened_closed_reset_and_failed(churned: Path) -> 
 def test_churn_stands_beside_the_kernels_counters(churned: Path) -> None:
     columns = ("kernel_failed", "kernel_resets", "coverage_percent")
     found = report(churned, "churn", "who", *columns, interval=2)
-    # Active opens 5, 8, 9, 9: of the fourth, the attempt, nothing was seen.
-    assert found[:2] == [("all", 0, 1, 100.0), ("all", 1, 0, 0.0)]
+    # Active opens 5, 8, 9, 9: too few to say a share.
+    assert found[:2] == [("all", 0, 1, None), ("all", 1, 0, None)]
     assert {row[1:] for row in found[2:]} == {(None, None, None)}
+
+
+def test_churn_says_what_share_of_enough_opens_was_seen(tmp_path: Path) -> None:
+    """Of ten or nineteen one that fell into the next slice is too much to call it missed."""
+    writer = Writer(tmp_path / "r")
+    for opens, seen in [(0, 0), (20, 15), (39, 0), (59, 0), (80, 21)]:
+        writer.sample([door()], steps=steps(seen), counters=counts(opens, 0, 0, 0))
+    found = report(tmp_path / "r", "churn", "coverage_percent", interval=1)
+    assert found == [(None,), (75.0,), (None,), (0.0,), (100.0,)]
+
+
+def test_churn_without_announcements_counts_a_close_when_it_was_seen(tmp_path: Path) -> None:
+    """TIME-WAIT stays for a minute: the close is where it was shown first."""
+    writer = Writer(tmp_path / "r")
+    looks = [row for row in steps() if row["step"] != "closes"]
+    here = [
+        [client(10), client(12)],
+        [client(10), left(20), client(12)],
+        [left(20), client(12)],
+        [left(20), client(12)],
+    ]
+    for sockets in here:
+        writer.sample([door(), *sockets], steps=looks)
+    columns = ("opened", "closed", "short_percent", "p50_least_us", "p50_most_us")
+    found = report(tmp_path / "r", "churn", *columns, interval=1, top=1)
+    # 10, open at first, was last seen in the second sample, as TIME-WAIT was first.
+    assert found[:4] == [
+        (0, 0, None, None, None),
+        (1, 2, None, None, None),
+        (0, 0, None, None, None),
+        (0, 0, None, None, None),
+    ]
 
 
 def test_churn_bounds_lifetimes(churned: Path) -> None:
@@ -562,6 +594,40 @@ def test_port_exhaustion_of_a_number_that_does_not_grow_has_no_forecast(tmp_path
         writer.sample([client(10)], settings=[setting("ip_local_port_range", "40000 40011")])
     columns = ("ports", "last", "growth_per_s", "exhausted_in_s")
     assert report(tmp_path / "r", "port_exhaustion", *columns) == [(12, 1, 0.0, None)]
+
+
+@pytest.mark.parametrize(
+    ("levels", "growth", "forecast"),
+    [
+        ((0, 2, 4, 6, 8), 2.0, 2.0),
+        ((0, 3, 5, 6, 6, 6), 0.0, None),
+        ((0, 2, 4, 6, 7, 7, 7), 0.0, None),
+        ((6, 4, 4, 4, 5, 6), 1.0, 6.0),
+    ],
+)
+def test_port_exhaustion_forecasts_only_growth_that_goes_on(
+    levels: tuple[int, ...], growth: float, forecast: float | None, tmp_path: Path
+) -> None:
+    writer = Writer(tmp_path / "r")
+    for level in levels:
+        sockets = [client(10 + n, local_port=40000 + n) for n in range(level)]
+        writer.sample(sockets, settings=[setting("ip_local_port_range", "40000 40011")])
+    columns = ("growth_per_s", "exhausted_in_s")
+    assert report(tmp_path / "r", "port_exhaustion", *columns) == [(growth, forecast)]
+
+
+def test_port_exhaustion_forecasts_nothing_from_the_end_of_a_rise(tmp_path: Path) -> None:
+    """A tenth of forty samples: one more port in it is not the pace of the ten before."""
+    writer = Writer(tmp_path / "r")
+    for sample in range(41):
+        level = 10 * min(sample, 36) + (sample > 38)
+        sockets = [client(10 + n, local_port=40000 + n) for n in range(level)]
+        writer.sample(sockets, settings=[setting("ip_local_port_range", "40000 40999")])
+    ((growth, forecast),) = report(
+        tmp_path / "r", "port_exhaustion", "growth_per_s", "exhausted_in_s"
+    )
+    assert 0 < growth < 1
+    assert forecast is None
 
 
 def test_port_exhaustion_by_time_wait_alone_levels_off_after_a_minute(tmp_path: Path) -> None:

@@ -299,6 +299,26 @@ def test_process_sockets_forecasts_nothing_for_who_has_ended_or_has_no_limit(
     ]
 
 
+@pytest.mark.parametrize(
+    ("levels", "forecast"),
+    [
+        ((10, 20, 30, 40, 50), 5.0),
+        ((10, 30, 50, 50, 50), None),
+        ((50, 40, 30, 30, 40, 50), 5.0),
+        # Two more at the end are not the rise of before.
+        ((*range(10, 70, 5), 68, 69, 69, 70), None),
+    ],
+)
+@pytest.mark.parametrize("by", ["kind", "process"])
+def test_process_sockets_forecasts_only_growth_that_goes_on(
+    levels: tuple[int, ...], forecast: float | None, by: str, tmp_path: Path
+) -> None:
+    writer = Writer(tmp_path / "r")
+    for level in levels:
+        writer.sample([tcp(n, **LEAK) for n in range(level)], owners=[owner(100, **LEAK)])
+    assert report(tmp_path / "r", "process_sockets", "limit_in_s", by=by) == [(forecast,)]
+
+
 def test_process_sockets_takes_an_unknown_word_for_kind(leak: Path) -> None:
     assert report(leak, "process_sockets", "netid", "last", by="x' OR 1") == report(
         leak, "process_sockets", "netid", "last"
@@ -481,13 +501,14 @@ def test_udp_drops_names_who_lost_how_much_and_why(dropping: Path) -> None:
 
 
 def test_udp_drops_stand_beside_the_counters_of_both_protocols(dropping: Path) -> None:
-    columns = ("rcvbuf_errors", "in_errors", "mem_errors", "sndbuf_errors", "loss_percent")
+    counted = ("rcvbuf_errors", "in_errors", "mem_errors", "sndbuf_errors", "loss_percent")
+    columns = tuple(f"namespace_{name}" for name in counted)
     # 112 over IPv4 and 1 over IPv6; 112 of 3112 datagrams.
     assert report(dropping, "udp_drops", *columns, top=1) == [(113, 112, 0, 0, 3.6)]
 
 
 def test_udp_drops_count_from_the_sample_before_the_scope(dropping: Path) -> None:
-    columns = ("comm", "drops", "drops_before", "rcvbuf_errors")
+    columns = ("comm", "drops", "drops_before", "namespace_rcvbuf_errors")
     assert report(dropping, "udp_drops", *columns, start="+3s", top=2) == [
         ("slow", 20, 90, 25),
         ("bursty", 5, 0, 25),
@@ -517,7 +538,7 @@ def test_udp_drops_without_counters_are_those_of_the_sockets(tmp_path: Path) -> 
     writer = Writer(tmp_path / "r")
     for drops in (1, 3):
         writer.sample([udp(1, drops=drops)])
-    columns = ("drops", "rcvbuf_errors", "in_errors", "loss_percent")
+    columns = ("drops", "namespace_rcvbuf_errors", "namespace_in_errors", "namespace_loss_percent")
     assert report(tmp_path / "r", "udp_drops", *columns) == [(2, None, None, None)]
 
 
@@ -826,7 +847,15 @@ def test_the_leak_of_descriptors_is_the_first_line() -> None:
 
 def test_the_drops_are_those_that_the_sender_and_the_reader_count() -> None:
     true = truth("udp_drops")
-    columns = ("comm", "pid", "local_addr", "local_port", "drops", "rcvbuf_errors", "verdict")
+    columns = (
+        "comm",
+        "pid",
+        "local_addr",
+        "local_port",
+        "drops",
+        "namespace_rcvbuf_errors",
+        "verdict",
+    )
     name, pid, addr, port, *drops, verdict = report(
         SAMPLES / "udp_drops/recording", "udp_drops", *columns
     )[0]

@@ -877,6 +877,22 @@ def test_bytes_that_nobody_read_are_those_before_the_fin(tmp_path: Path) -> None
     assert report(record(tmp_path / "r", rows), "close_wait", "unread_bytes") == [(100,)]
 
 
+def test_who_only_passes_through_is_left_out(tmp_path: Path) -> None:
+    """Each in one sample and gone from the next; who has one that stays keeps them all."""
+    reader = [left(50, **READER)]
+    path = record(
+        tmp_path / "r", [left(1)], [left(2), *reader], [left(3), *reader, left(51, **READER)], []
+    )
+    columns = ("comm", "peak")
+    assert report(path, "close_wait", *columns) == [("reader", 2)]
+    assert report(path, "close_wait", "cookie", by="socket") == [(50,)]
+    assert {row[0] for row in report(path, "close_wait", "comm", by="time")} == {"reader"}
+    # One that the last sample shows may stay.
+    path = record(tmp_path / "last", [left(1)], [left(2)])
+    assert report(path, "close_wait", *columns) == [("nginx", 1)]
+    assert report(path, "close_wait", "cookie", by="socket") == [(2,)]
+
+
 def test_connections_of_unknown_processes_stand_together(tmp_path: Path) -> None:
     nobody = dict.fromkeys(("pid", "start_us", "comm"))
     rows = [left(1) | nobody, left(2) | nobody, left(3)]

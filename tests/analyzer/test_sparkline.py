@@ -114,8 +114,8 @@ def test_several_values_at_one_time_are_joined_as_the_chart_says(
 
 def test_values_bear_the_unit_of_their_column() -> None:
     chart = CHART | {"y": {"field": "sent_bytes"}}
-    points = gathered(chart, time=at(0, 1), sent_bytes=[512, 2048], comm=["a"] * 2)
-    assert (points.lines(10)[0][0].least, points.lines(10)[0][0].most) == ("512 B", "2.0 KiB")
+    points = gathered(chart, time=at(0, 1), sent_bytes=[512, 2000], comm=["a"] * 2)
+    assert (points.lines(10)[0][0].least, points.lines(10)[0][0].most) == ("512 B", "2.0 kB")
 
 
 def test_times_may_be_microseconds() -> None:

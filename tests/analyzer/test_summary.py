@@ -356,7 +356,7 @@ def test_text(snapshot: SnapshotAssertion) -> None:
             Unchecked("unix_backlog", "Unix …", "unix sockets were not recorded"),
         ),
     )
-    assert "\n".join(lines(told, "my incident")) == snapshot(name="unbounded, UTC")
+    assert "\n".join(lines(told, "'my incident'")) == snapshot(name="unbounded, UTC")
     zone = ZoneInfo("Europe/Berlin")
     assert "\n".join(lines(told, "incident", zone=zone, width=80)) == snapshot(name="80 wide")
 

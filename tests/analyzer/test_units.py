@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyzer.units import common_day, duration, grouped, number_text, size, time_text
+from analyzer.units import (
+    common_day,
+    duration,
+    grouped,
+    number_text,
+    short_names,
+    size,
+    time_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -15,14 +23,14 @@ from analyzer.units import common_day, duration, grouped, number_text, size, tim
     [
         (0, "0 B"),
         (1, "1 B"),
-        (1023, "1023 B"),
+        (999, "999 B"),
         (0.5, "0.5 B"),
-        (1024, "1.0 KiB"),
-        (1258291, "1.2 MiB"),
-        (1024**2 - 1, "1.0 MiB"),
-        (-5000, "-4.9 KiB"),
-        (2**63 - 1, "8.0 EiB"),
-        (Decimal(2**90), "1073741824.0 EiB"),
+        (1000, "1.0 kB"),
+        (1258291, "1.3 MB"),
+        (1000**2 - 1, "1.0 MB"),
+        (-5000, "-5.0 kB"),
+        (2**63 - 1, "9.2 EB"),
+        (Decimal(10**27), "1000000000.0 EB"),
         (float("inf"), "inf B"),
         (float("nan"), "nan B"),
     ],
@@ -67,10 +75,10 @@ def test_durations(seconds: float, text: str) -> None:
         ("start_us", 5_000_000, "5000000"),
         ("cgroup_id", 12345, "12345"),
         ("class_id", 65536, "65536"),
-        ("d_bytes_sent", 2048, "2.0 KiB"),
-        ("bytes", 2048, "2.0 KiB"),
-        ("peak_bytes", Decimal(2048), "2.0 KiB"),
-        ("acked_bytes_per_s", 2048.0, "2.0 KiB/s"),
+        ("d_bytes_sent", 2000, "2.0 kB"),
+        ("bytes", 2000, "2.0 kB"),
+        ("peak_bytes", Decimal(2000), "2.0 kB"),
+        ("acked_bytes_per_s", 2000.0, "2.0 kB/s"),
         ("opens_per_s", 0.123456, "0.123/s"),
         ("opens_per_s", 99.6, "100/s"),
         ("opens_per_s", 12345.6, "12,346/s"),
@@ -91,6 +99,45 @@ def test_moments_are_no_durations() -> None:
     moment = 1_795_384_102_790_820
     assert number_text("first_us", [None, moment])(moment) == str(moment)
     assert number_text("first_us", [None, 2_500_000])(2_500_000) == "2.5 s"
+
+
+def test_a_name_loses_the_unit_that_its_values_bear() -> None:
+    names = {
+        "duration_us": "duration",
+        "oldest_s": "oldest",
+        "rto_ms": "rto",
+        "sent_bytes": "sent",
+        "acked_bytes_per_s": "acked/s",
+        "opens_per_s": "opens/s",
+        "short_percent": "short",
+        "sockets": "sockets",
+        "start_us": "start_us",
+        "bytes": "bytes",
+        "_s": "_s",
+    }
+    assert short_names(list(names), [[None, 1]] * len(names)) == list(names.values())
+
+
+def test_a_name_keeps_its_unit_if_nothing_else_tells_it() -> None:
+    moment = 1_795_384_102_790_820
+    assert short_names(["first_us", "class_s", "none_us"], [[moment], ["a"], [None]]) == [
+        *("first_us", "class_s", "none_us")
+    ]
+    both = ["peak", "peak_percent", "rtt_us", "rtt_ms", "x_us_s", "x_us"]
+    assert short_names(both, [[1]] * 6) == [
+        "peak",
+        "peak_percent",
+        "rtt_us",
+        "rtt_ms",
+        "x_us_s",
+        "x",
+    ]
+
+
+@given(st.lists(st.from_regex(r"[ab](_us|_s|_bytes|_per_s|_percent){0,2}", fullmatch=True)))
+def test_names_that_differ_still_do(names: list[str]) -> None:
+    short = short_names(names, [[1]] * len(names))
+    assert len(set(short)) == len(set(names))
 
 
 @given(st.integers(-(2**64), 2**64) | st.floats() | st.decimals())

@@ -59,6 +59,12 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         parse_time(text, FIRST, LAST)
 
 
+@pytest.mark.parametrize("text", [f"+{'9' * 400}s", "+99999999999999d", f"-{'9' * 20}h"])
+def test_a_time_beyond_all_calendars_is_refused(text: str) -> None:
+    with pytest.raises(ScopeError, match="too far away"):
+        parse_time(text, FIRST, LAST)
+
+
 def test_an_empty_recording_has_nothing_to_count_from() -> None:
     with pytest.raises(ScopeError, match="no sample"):
         parse_time("+5s", None, None)

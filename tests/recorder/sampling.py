@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,10 +30,14 @@ answer = os.stat("/proc/self/ns/net").st_ino
 
 @contextmanager
 def sampler_of(
-    *netns: str | int, tables: str = "all", proc: Path | None = None, interval_s: float = 10.0
+    *netns: str | int,
+    tables: str = "all",
+    proc: Path | None = None,
+    interval_s: float = 10.0,
+    closes: Closes | None = None,
 ) -> Iterator[Sampler]:
     """Make a sampler of namespaces, as ``--netns`` names them; owners are sought below ``proc``."""
-    closes = Closes(release())
+    closes = closes or Closes(release())
     sampler = Sampler(
         parse_query(tables),
         release=release(),
@@ -45,6 +50,14 @@ def sampler_of(
         yield sampler
     finally:
         sampler.close()
+
+
+def await_closes(closes: Closes, events: int) -> None:
+    """Wait for announcements: the kernel makes them in a worker of its own, when it has time."""
+    deadline = time.monotonic() + 30
+    while closes.waiting < events and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert closes.waiting >= events
 
 
 def rows_of(sample: Sample, table: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from recorder import places, sampler
+from recorder.closes import Closes
 from recorder.inet_diag import InetDiag
 from recorder.namespaces import Namespace, Namespaces
 from recorder.places import WHOLE_EVERY, Place, Places
@@ -23,7 +24,7 @@ from recorder.transport import DiagSocket, connect_diag
 from tests.recorder.fake_kernel import FakeKernel, done, message, row
 from tests.recorder.owners_child import Child, ProcTree
 from tests.recorder.rows import release
-from tests.recorder.sampling import ALONE, rows_of, sampler_of
+from tests.recorder.sampling import ALONE, await_closes, rows_of, sampler_of
 from tests.workloads.netns import MOUNTS, inode_of, lacking, namespace
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
@@ -53,9 +54,11 @@ def test_the_last_closes_of_a_namespace_that_vanished_have_the_names_of_their_in
 ) -> None:
     netns = child.run(ALONE)
     child.run(f"{UDP}\nudp.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'lo')")
-    with sampler_of(child.pid, tables="udp") as live:
+    events = Closes(release())
+    with sampler_of(child.pid, tables="udp", closes=events) as live:
         (before,) = rows_of(live.take(0), "sockets")
         child.kill()
+        await_closes(events, 1)
         # the kernel announces it in the sample after the end at the latest
         closes = rows_of(live.take(1), "closes")
         assert len(live.places) == 0
@@ -70,10 +73,12 @@ def test_the_last_closes_of_a_namespace_that_vanished_have_the_names_of_their_in
 @needs_root
 def test_a_namespace_that_vanished_unseen_costs_its_closes_their_names_only(child: Child) -> None:
     netns = child.run(ALONE)
-    with sampler_of(child.pid, tables="udp") as live:
+    events = Closes(release())
+    with sampler_of(child.pid, tables="udp", closes=events) as live:
         live.take(0)
         child.run(f"{UDP}\nudp.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'lo')")
         child.kill()
+        await_closes(events, 1)
         closes = [row for number in (1, 2) for row in rows_of(live.take(number), "closes")]
     (close,) = closes
     assert (close["netns"], close["interface"], close["dev"]) == (netns, 1, None)
@@ -96,9 +101,11 @@ bound[1].bind(("127.0.0.1", 0))
 answer = os.stat("/proc/self/ns/net").st_ino
 """
     )
-    with sampler_of(child.pid) as live:
+    events = Closes(release())
+    with sampler_of(child.pid, closes=events) as live:
         sample = live.take(0)
         child.run("for one in bound: one.close()")
+        await_closes(events, 2)
         closes = rows_of(live.take(1), "closes")
     found = [one for one in rows_of(sample, "sockets") if one["netid"] in ("tcp", "udp")]
     assert {one["netns"] for one in [*found, *closes]} == {netns}
