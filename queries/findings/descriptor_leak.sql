@@ -44,20 +44,6 @@ shown AS (
   WHERE pid IS NOT NULL AND (owner_by = 'fd' OR (owner_by IS NULL AND coalesce(inode, 1) <> 0))
   GROUP BY pid, start_us, sample
 ),
-hidden AS (
-  -- What was never bound nor connected is in no table of the kernel.
-  SELECT
-    s.pid,
-    s.start_us,
-    s.sample,
-    count(*) AS sockets
-  FROM shown AS s
-  JOIN unexplained AS u
-    ON u.pid = s.pid
-    AND u.start_us = s.start_us
-    AND u.sample <= s.sample
-  GROUP BY s.pid, s.start_us, s.sample
-),
 moments AS (
   SELECT
     s.pid,
@@ -65,7 +51,7 @@ moments AS (
     s.sample,
     s.sample_time,
     s.t_us,
-    s.sockets + coalesce(h.sockets, 0) AS sockets,
+    s.sockets,
     a.fd_limit,
     min(s.t_us) OVER (PARTITION BY s.pid, s.start_us) AS begun_us,
     max(s.t_us) OVER (PARTITION BY s.pid, s.start_us) AS ended_us
@@ -73,10 +59,6 @@ moments AS (
   JOIN allowed AS a
     ON a.pid = s.pid
     AND a.start_us = s.start_us
-  LEFT JOIN hidden AS h
-    ON h.pid = s.pid
-    AND h.start_us = s.start_us
-    AND h.sample = s.sample
 ),
 grown AS (
   SELECT

@@ -473,19 +473,6 @@ def descriptor_leak__that_goes_on(above: bool) -> Samples:
     ]
 
 
-@case
-def descriptor_leak__of_sockets_that_no_table_shows(above: bool) -> Samples:
-    hidden = [
-        {"inode": 9000 + n, "protocol": "UDP", "pid": 7, "start_us": 1, "comm": "app", "fd": n}
-        for n in range(79 if above else 78)
-    ]
-    held = [client(1, owner_by="fd")]
-    return [
-        {"sockets": held, "owners": [owner(100)], "unexplained": hidden},
-        {"sockets": held},
-    ]
-
-
 def datagrams(drops: int, **columns: Any) -> Row:
     own = {"netid": "udp", "local_port": 53, "recv_q": 900, "rcvbuf": 1000, "comm": "named"}
     return tcp(5, "UNCONN", **own | {"drops": drops} | columns)

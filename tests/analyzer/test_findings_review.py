@@ -309,3 +309,20 @@ def test_a_server_is_one_whichever_sockets_are_chosen(tmp_path: Path) -> None:
     (found,) = ask(path, "short_connections", Scope(where="local_port > 0 AND peer_port > 0"))
     assert found["subject"] == "10.0.0.1:80"
     assert " of web (pid 9)" in found["sentence"]
+
+
+def test_sockets_that_come_and_go_unbound_are_no_leak(tmp_path: Path) -> None:
+    """unexplained tells when one was found first, and not when it went."""
+    owner = {"pid": 100, "start_us": 5_000_000, "comm": "nginx", "fd_limit": 64}
+    path = play(
+        tmp_path / "r",
+        [
+            {
+                "sockets": [tcp(1, owner_by="fd")],
+                "owners": [owner | {"valid_from": time_of(0)}] if sample == 0 else [],
+                "unexplained": [{"inode": 5000 + sample, "pid": 100, "start_us": 5_000_000}],
+            }
+            for sample in range(90)
+        ],
+    )
+    assert ask(path, "descriptor_leak") == []
