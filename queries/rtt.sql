@@ -26,7 +26,7 @@
 -- max_us = "Longest."
 -- rise_us = "p95_us less min_rtt_us."
 -- jitter_p50_us = "Median of the mean deviation (rttvar)."
--- peak_time = "First sample that showed the longest, UTC; nothing if no sample did."
+-- peak_time = "First sample with max_us; of a connection that no sample showed, when it was closed."
 -- netns = "Inode number of the network namespace."
 -- cookie = "Identity of the socket on this boot; by socket only."
 --
@@ -50,44 +50,60 @@
 -- x = { field = "p95_us", type = "quantitative" }
 -- y = { field = "peer", sort = "-x" }
 -- color = { field = "verdict" }
-WITH shown AS (
-  -- A value stands until the next one is measured.
+WITH holders AS (
   SELECT
     netns,
     cookie,
-    rtt_us,
     any_value(peer_addr) AS peer_addr,
     any_value(peer_port) AS peer_port,
     max(pid) AS pid,
     max(start_us) AS start_us,
     max(comm) AS comm,
-    min(min_rtt_us) AS min_rtt_us,
-    max(rttvar_us) AS rttvar_us,
-    min(sample_time) AS first_time,
-    min(sample) AS first_sample
+    min(CASE WHEN min_rtt_us < rtt_us THEN min_rtt_us ELSE rtt_us END) AS min_rtt_us,
+    max(rtt_us) AS max_us,
+    -- The first of equals.
+    max_by(t_us, rtt_us * 1000000000 - sample) AS peak_us
   FROM sockets
   WHERE netid = 'tcp' AND state <> 'LISTEN' AND rtt_us > 0
-  GROUP BY netns, cookie, rtt_us
+  GROUP BY netns, cookie
   UNION ALL
   SELECT
-    netns, cookie, rtt_us, peer_addr, peer_port, pid, start_us, comm,
-    min_rtt_us, rttvar_us, NULL AS first_time, NULL AS first_sample
+    netns, cookie, peer_addr, peer_port, pid, start_us, comm,
+    CASE WHEN min_rtt_us < rtt_us THEN min_rtt_us ELSE rtt_us END AS min_rtt_us,
+    rtt_us AS max_us,
+    t_us AS peak_us
   FROM closes
   WHERE netid = 'tcp' AND connection AND peer_port <> 0 AND rtt_us > 0 AND NOT coalesce(sampled, false)
 ),
 keyed AS (
   SELECT
-    shown.*,
+    h.netns,
+    h.cookie,
+    h.pid,
+    h.start_us,
+    h.comm,
+    h.min_rtt_us,
+    h.max_us,
+    h.peak_us,
     params.top,
     1000 * params.floor_ms AS floor_us,
-    CASE WHEN params.by = 'socket' THEN shown.cookie END AS row_cookie,
-    CASE WHEN params.by = 'process' THEN NULL ELSE shown.peer_addr END AS row_peer_addr,
-    CASE WHEN params.by = 'socket' THEN shown.peer_port END AS row_peer_port
-  FROM shown
+    CASE WHEN params.by = 'socket' THEN h.cookie END AS row_cookie,
+    CASE WHEN params.by = 'process' THEN NULL ELSE h.peer_addr END AS row_peer_addr,
+    CASE WHEN params.by = 'socket' THEN h.peer_port END AS row_peer_port
+  FROM holders AS h
   CROSS JOIN params
 ),
-summed AS (
+numbered AS (
   SELECT
+    keyed.*,
+    dense_rank() OVER (
+      ORDER BY netns, pid, start_us, comm, row_cookie, row_peer_addr, row_peer_port
+    ) AS line
+  FROM keyed
+),
+lines AS (
+  SELECT
+    line,
     netns,
     pid,
     start_us,
@@ -97,17 +113,88 @@ summed AS (
     row_peer_port,
     top,
     floor_us,
-    count(*) AS measured,
-    count(DISTINCT cookie) AS connections,
-    min(CASE WHEN min_rtt_us < rtt_us THEN min_rtt_us ELSE rtt_us END) AS min_rtt_us,
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY rtt_us) AS p50_us,
-    percentile_cont(0.95) WITHIN GROUP (ORDER BY rtt_us) AS p95_us,
-    max(rtt_us) AS max_us,
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY rttvar_us) AS jitter_p50_us,
-    -- The first of equals.
-    max_by(first_time, rtt_us * 1000000000 - first_sample) AS peak_time
-  FROM keyed
-  GROUP BY netns, pid, start_us, comm, row_cookie, row_peer_addr, row_peer_port, top, floor_us
+    count(*) AS connections,
+    min(min_rtt_us) AS min_rtt_us,
+    max(max_us) AS max_us
+  FROM numbered
+  GROUP BY line, netns, pid, start_us, comm, row_cookie, row_peer_addr, row_peer_port, top, floor_us
+),
+peaks AS (
+  SELECT n.line, min(n.peak_us) AS peak_us
+  FROM numbered AS n
+  JOIN lines
+    ON lines.line = n.line
+    AND lines.max_us = n.max_us
+  GROUP BY n.line
+),
+shown AS (
+  -- A value stands until the next one is measured. Narrow: there may be as many as rows.
+  SELECT netns, cookie, rtt_us, max(rttvar_us) AS rttvar_us
+  FROM sockets
+  WHERE netid = 'tcp' AND state <> 'LISTEN' AND rtt_us > 0
+  GROUP BY netns, cookie, rtt_us
+  UNION ALL
+  SELECT netns, cookie, rtt_us, rttvar_us
+  FROM closes
+  WHERE netid = 'tcp' AND connection AND peer_port <> 0 AND rtt_us > 0 AND NOT coalesce(sampled, false)
+),
+measures AS (
+  SELECT n.line, 'rtt' AS kind, shown.rtt_us AS value, count(*) AS often
+  FROM shown
+  JOIN numbered AS n
+    ON n.netns = shown.netns
+    AND n.cookie = shown.cookie
+  GROUP BY n.line, shown.rtt_us
+  UNION ALL
+  SELECT n.line, 'jitter' AS kind, shown.rttvar_us AS value, count(*) AS often
+  FROM shown
+  JOIN numbered AS n
+    ON n.netns = shown.netns
+    AND n.cookie = shown.cookie
+  WHERE shown.rttvar_us IS NOT NULL
+  GROUP BY n.line, shown.rttvar_us
+),
+counted AS (
+  -- Percentiles by counting up: percentile_cont would hold every value in memory.
+  SELECT
+    line,
+    kind,
+    value,
+    sum(often) OVER (PARTITION BY line, kind ORDER BY value) AS so_far,
+    sum(often) OVER (PARTITION BY line, kind) AS measured
+  FROM measures
+),
+percentiles AS (
+  SELECT
+    line,
+    kind,
+    max(measured) AS measured,
+    0.5 * (max(measured) - 1) - floor(0.5 * (max(measured) - 1)) AS p50_part,
+    min(CASE WHEN so_far > floor(0.5 * (measured - 1)) THEN value END) AS p50_below,
+    min(CASE WHEN so_far > ceil(0.5 * (measured - 1)) THEN value END) AS p50_above,
+    0.95 * (max(measured) - 1) - floor(0.95 * (max(measured) - 1)) AS p95_part,
+    min(CASE WHEN so_far > floor(0.95 * (measured - 1)) THEN value END) AS p95_below,
+    min(CASE WHEN so_far > ceil(0.95 * (measured - 1)) THEN value END) AS p95_above
+  FROM counted
+  GROUP BY line, kind
+),
+summed AS (
+  SELECT
+    lines.*,
+    make_timestamp(peaks.peak_us) AS peak_time,
+    CAST(r.measured AS BIGINT) AS measured,
+    r.p50_below + r.p50_part * (r.p50_above - r.p50_below) AS p50_us,
+    r.p95_below + r.p95_part * (r.p95_above - r.p95_below) AS p95_us,
+    j.p50_below + j.p50_part * (j.p50_above - j.p50_below) AS jitter_p50_us
+  FROM lines
+  JOIN peaks
+    ON peaks.line = lines.line
+  JOIN percentiles AS r
+    ON r.line = lines.line
+    AND r.kind = 'rtt'
+  LEFT JOIN percentiles AS j
+    ON j.line = lines.line
+    AND j.kind = 'jitter'
 ),
 ranked AS (
   SELECT
