@@ -39,7 +39,7 @@ def check_contents(built: Path, reports: set[str]) -> Path:
         packed = set(archive.namelist())
     tops = {name.split("/")[0] for name in packed if ".dist-info/" not in name}
     expect(tops == {"sockrec.py", "recorder", "analyzer"}, f"the wheel installs {sorted(tops)}")
-    missing = {f"analyzer/queries/{name}" for name in reports} - packed
+    missing = {"analyzer/py.typed", *(f"analyzer/queries/{name}" for name in reports)} - packed
     expect(not missing, f"the wheel lacks {sorted(missing)}")
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
@@ -73,6 +73,7 @@ def main() -> None:
             expect(name in catalogue, f"no report {name}")
         run(sockrec, "record", "-d", "2s", "-o", "smoke", cwd=work)
         run(sockrec, "info", "smoke", cwd=work)
+        run(sockrec, "summary", "smoke", cwd=work)
         shown = run(sockrec, "report", "states", "smoke", cwd=work)
         expect(shown.strip() != "", "the report is empty")
 
