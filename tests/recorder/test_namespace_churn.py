@@ -144,7 +144,10 @@ def test_sockets_inside_are_recorded_with_their_process(watched: Watched) -> Non
             continue
         compared += 1
         ports = {row["local_port"] for row in rows if row["netid"] == "tcp"}
-        assert ports == {PORT + number for number in range(truth.sockets)}
+        opened = {PORT + number for number in range(truth.sockets)}
+        assert ports <= opened
+        # The only sample of a short life may have come while they were being opened.
+        assert ports == opened or len({row["sample"] for row in rows}) == 1
         assert {row["comm"] for row in rows} == {COMM}
     assert compared > COUNT // 6
 
