@@ -42,65 +42,11 @@
 -- x = { field = "peak_percent", type = "quantitative" }
 -- y = { field = "service", sort = "-x" }
 -- color = { field = "comm" }
-WITH newest AS (
-  SELECT netns, name, max_by(value, sample) AS value
+WITH reuses AS (
+  SELECT netns, max_by(value, sample) AS value
   FROM settings
-  WHERE name IN (
-    'net.ipv4.ip_local_port_range',
-    'net.ipv4.ip_local_reserved_ports',
-    'net.ipv4.tcp_tw_reuse'
-  )
-  GROUP BY netns, name
-),
-ranges AS (
-  SELECT netns, first_port, last_port
-  FROM (
-    SELECT
-      netns,
-      TRY_CAST(split_part(value, ' ', 1) AS BIGINT) AS first_port,
-      TRY_CAST(split_part(value, ' ', 2) AS BIGINT) AS last_port
-    FROM newest
-    WHERE name = 'net.ipv4.ip_local_port_range'
-  ) AS told
-  WHERE first_port <= last_port AND last_port < 65536
-),
-numbers AS (
-  SELECT 1 + a.digit + 10 * b.digit + 100 * c.digit AS number
-  FROM (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS a(digit)
-  CROSS JOIN (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS b(digit)
-  CROSS JOIN (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS c(digit)
-),
-reserved AS (
-  -- "8080,9000-9009": of each part the ports that lie in the range.
-  SELECT
-    parts.netns,
-    sum(
-      CASE
-        WHEN parts.last_port < r.first_port OR parts.first_port > r.last_port THEN 0
-        ELSE
-          CASE WHEN parts.last_port < r.last_port THEN parts.last_port ELSE r.last_port END
-          - CASE WHEN parts.first_port > r.first_port THEN parts.first_port ELSE r.first_port END
-          + 1
-      END
-    ) AS ports
-  FROM (
-    SELECT
-      newest.netns,
-      TRY_CAST(split_part(split_part(newest.value, ',', numbers.number), '-', 1) AS BIGINT)
-        AS first_port,
-      CASE
-        WHEN split_part(newest.value, ',', numbers.number) LIKE '%-%'
-          THEN TRY_CAST(split_part(split_part(newest.value, ',', numbers.number), '-', 2) AS BIGINT)
-        ELSE TRY_CAST(split_part(newest.value, ',', numbers.number) AS BIGINT)
-      END AS last_port
-    FROM newest
-    CROSS JOIN numbers
-    WHERE newest.name = 'net.ipv4.ip_local_reserved_ports'
-      AND split_part(newest.value, ',', numbers.number) <> ''
-  ) AS parts
-  JOIN ranges AS r
-    ON r.netns = parts.netns
-  GROUP BY parts.netns
+  WHERE name = 'net.ipv4.tcp_tw_reuse'
+  GROUP BY netns
 ),
 doors AS (
   SELECT netns, local_port, count(*) AS listening
@@ -132,13 +78,13 @@ counts AS (
   LEFT JOIN doors AS d
     ON d.netns = s.netns
     AND d.local_port = s.local_port
-  LEFT JOIN ranges AS r
+  LEFT JOIN port_ranges AS r
     ON r.netns = s.netns
   WHERE s.netid = 'tcp'
     AND s.state NOT IN ('LISTEN', 'UNCONN')
     AND s.peer_port > 0
     AND d.listening IS NULL
-    AND (r.first_port IS NULL OR s.local_port BETWEEN r.first_port AND r.last_port)
+    AND (r.low IS NULL OR s.local_port BETWEEN r.low AND r.high)
   GROUP BY s.netns, s.local_addr, s.peer_addr, s.peer_port, s.sample
 ),
 levels AS (
@@ -170,7 +116,7 @@ peaks AS (
     l.local_addr,
     l.peer_addr,
     l.peer_port,
-    min(r.last_port - r.first_port + 1 - coalesce(v.ports, 0)) AS ports,
+    min(r.ports) AS ports,
     CASE WHEN min(l.least_pid) = max(l.most_pid) THEN min(l.least_pid) END AS pid,
     CASE WHEN min(l.least_comm) < max(l.most_comm) THEN '*' ELSE min(l.least_comm) END AS comm,
     max(l.ports) AS peak,
@@ -187,13 +133,10 @@ peaks AS (
       END
     ) AS reuse
   FROM levels AS l
-  LEFT JOIN ranges AS r
+  LEFT JOIN port_ranges AS r
     ON r.netns = l.netns
-  LEFT JOIN reserved AS v
-    ON v.netns = l.netns
-  LEFT JOIN newest AS n
+  LEFT JOIN reuses AS n
     ON n.netns = l.netns
-    AND n.name = 'net.ipv4.tcp_tw_reuse'
   GROUP BY l.netns, l.local_addr, l.peer_addr, l.peer_port
 ),
 fullest AS (

@@ -249,75 +249,19 @@ counted AS (
 newest AS (
   SELECT netns, name, max_by(value, sample) AS value
   FROM settings
-  WHERE name IN (
-    'net.ipv4.ip_local_port_range',
-    'net.ipv4.ip_local_reserved_ports',
-    'net.ipv4.tcp_max_tw_buckets'
-  )
+  WHERE name IN ('net.ipv4.ip_local_port_range', 'net.ipv4.tcp_max_tw_buckets')
   GROUP BY netns, name
-),
-ranges AS (
-  SELECT netns, first_port, last_port
-  FROM (
-    SELECT
-      netns,
-      TRY_CAST(split_part(value, ' ', 1) AS BIGINT) AS first_port,
-      TRY_CAST(split_part(value, ' ', 2) AS BIGINT) AS last_port
-    FROM newest
-    WHERE name = 'net.ipv4.ip_local_port_range'
-  ) AS told
-  WHERE first_port <= last_port AND last_port < 65536
-),
-numbers AS (
-  SELECT 1 + a.digit + 10 * b.digit + 100 * c.digit AS number
-  FROM (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS a(digit)
-  CROSS JOIN (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS b(digit)
-  CROSS JOIN (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS c(digit)
-),
-reserved AS (
-  -- "8080,9000-9009": of each part the ports that lie in the range.
-  SELECT
-    parts.netns,
-    sum(
-      CASE
-        WHEN parts.last_port < r.first_port OR parts.first_port > r.last_port THEN 0
-        ELSE
-          CASE WHEN parts.last_port < r.last_port THEN parts.last_port ELSE r.last_port END
-          - CASE WHEN parts.first_port > r.first_port THEN parts.first_port ELSE r.first_port END
-          + 1
-      END
-    ) AS ports
-  FROM (
-    SELECT
-      newest.netns,
-      TRY_CAST(split_part(split_part(newest.value, ',', numbers.number), '-', 1) AS BIGINT)
-        AS first_port,
-      CASE
-        WHEN split_part(newest.value, ',', numbers.number) LIKE '%-%'
-          THEN TRY_CAST(split_part(split_part(newest.value, ',', numbers.number), '-', 2) AS BIGINT)
-        ELSE TRY_CAST(split_part(newest.value, ',', numbers.number) AS BIGINT)
-      END AS last_port
-    FROM newest
-    CROSS JOIN numbers
-    WHERE newest.name = 'net.ipv4.ip_local_reserved_ports'
-      AND split_part(newest.value, ',', numbers.number) <> ''
-  ) AS parts
-  JOIN ranges AS r
-    ON r.netns = parts.netns
-  GROUP BY parts.netns
 ),
 limits AS (
   SELECT
     n.netns,
-    min(r.last_port - r.first_port + 1 - coalesce(v.ports, 0)) AS ports,
+    min(r.ports) AS ports,
     min(
       CASE WHEN n.name = 'net.ipv4.tcp_max_tw_buckets' THEN TRY_CAST(n.value AS BIGINT) END
     ) AS buckets
   FROM newest AS n
-  LEFT JOIN ranges AS r
+  LEFT JOIN port_ranges AS r
     ON r.netns = n.netns
-  LEFT JOIN reserved AS v
-    ON v.netns = n.netns
   GROUP BY n.netns
 ),
 readings AS (

@@ -17,62 +17,7 @@
 -- type = "DOUBLE"
 -- default = 95.0
 -- doc = "Share from which it is critical: connect() fails, or will at the next burst."
-WITH digits AS (
-  SELECT digit
-  FROM (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS given (digit)
-),
-bounds AS (
-  SELECT
-    netns,
-    TRY_CAST(split_part(max_by(value, sample), ' ', 1) AS BIGINT) AS low,
-    TRY_CAST(split_part(max_by(value, sample), ' ', 2) AS BIGINT) AS high
-  FROM settings
-  WHERE name = 'net.ipv4.ip_local_port_range'
-  GROUP BY netns
-),
-reserved AS (
-  -- 8080,9000-9100 is two pieces.
-  SELECT
-    netns,
-    piece,
-    TRY_CAST(split_part(piece, '-', 1) AS BIGINT) AS low,
-    TRY_CAST(split_part(piece, '-', CASE WHEN piece LIKE '%-%' THEN 2 ELSE 1 END) AS BIGINT) AS high
-  FROM (
-    SELECT
-      s.netns,
-      split_part(s.value, ',', 1 + a.digit + 10 * b.digit + 100 * c.digit) AS piece
-    FROM (
-      SELECT netns, max_by(value, sample) AS value
-      FROM settings
-      WHERE name = 'net.ipv4.ip_local_reserved_ports'
-      GROUP BY netns
-    ) AS s
-    CROSS JOIN digits AS a
-    CROSS JOIN digits AS b
-    CROSS JOIN digits AS c
-  ) AS pieces
-  WHERE piece <> ''
-),
-ranges AS (
-  SELECT
-    b.netns,
-    b.low,
-    b.high,
-    b.high - b.low + 1 - coalesce(
-      sum(
-        CASE
-          WHEN r.low > b.high OR r.high < b.low THEN 0
-          ELSE CASE WHEN r.high > b.high THEN b.high ELSE r.high END
-            - CASE WHEN r.low < b.low THEN b.low ELSE r.low END + 1
-        END
-      ), 0
-    ) AS ports
-  FROM bounds AS b
-  LEFT JOIN reserved AS r
-    ON r.netns = b.netns
-  GROUP BY b.netns, b.low, b.high
-),
-reuse AS (
+WITH reuse AS (
   -- A port in TIME-WAIT can be taken again after a second: 1 always, 2 over loopback.
   SELECT
     netns,
@@ -109,7 +54,7 @@ busy AS (
       WHERE netid = 'tcp'
       GROUP BY netns, cookie
     ) AS s
-    JOIN ranges AS r
+    JOIN port_ranges AS r
       ON r.netns = s.netns
       AND s.local_port BETWEEN r.low AND r.high
     GROUP BY s.netns, s.peer_port, r.ports
@@ -135,7 +80,7 @@ used AS (
   JOIN busy AS b
     ON b.netns = s.netns
     AND b.peer_port = s.peer_port
-  JOIN ranges AS r
+  JOIN port_ranges AS r
     ON r.netns = s.netns
   LEFT JOIN reuse AS u
     ON u.netns = s.netns
@@ -229,7 +174,7 @@ crowded AS (
     ) AS since,
     max(CASE WHEN 100.0 * m.held >= p.percent * r.ports THEN m.sample_time END) AS until
   FROM moments AS m
-  JOIN ranges AS r
+  JOIN port_ranges AS r
     ON r.netns = m.netns
   JOIN rises AS i
     ON i.netns = m.netns

@@ -16,62 +16,7 @@
 -- type = "DOUBLE"
 -- default = 80.0
 -- doc = "Share of the connections to that place that live between two samples. Below it most are kept long enough for a pool."
-WITH digits AS (
-  SELECT digit
-  FROM (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS given (digit)
-),
-bounds AS (
-  SELECT
-    netns,
-    TRY_CAST(split_part(max_by(value, sample), ' ', 1) AS BIGINT) AS low,
-    TRY_CAST(split_part(max_by(value, sample), ' ', 2) AS BIGINT) AS high
-  FROM settings
-  WHERE name = 'net.ipv4.ip_local_port_range'
-  GROUP BY netns
-),
-reserved AS (
-  -- 8080,9000-9100 is two pieces.
-  SELECT
-    netns,
-    piece,
-    TRY_CAST(split_part(piece, '-', 1) AS BIGINT) AS low,
-    TRY_CAST(split_part(piece, '-', CASE WHEN piece LIKE '%-%' THEN 2 ELSE 1 END) AS BIGINT) AS high
-  FROM (
-    SELECT
-      s.netns,
-      split_part(s.value, ',', 1 + a.digit + 10 * b.digit + 100 * c.digit) AS piece
-    FROM (
-      SELECT netns, max_by(value, sample) AS value
-      FROM settings
-      WHERE name = 'net.ipv4.ip_local_reserved_ports'
-      GROUP BY netns
-    ) AS s
-    CROSS JOIN digits AS a
-    CROSS JOIN digits AS b
-    CROSS JOIN digits AS c
-  ) AS pieces
-  WHERE piece <> ''
-),
-ranges AS (
-  SELECT
-    b.netns,
-    b.low,
-    b.high,
-    b.high - b.low + 1 - coalesce(
-      sum(
-        CASE
-          WHEN r.low > b.high OR r.high < b.low THEN 0
-          ELSE CASE WHEN r.high > b.high THEN b.high ELSE r.high END
-            - CASE WHEN r.low < b.low THEN b.low ELSE r.low END + 1
-        END
-      ), 0
-    ) AS ports
-  FROM bounds AS b
-  LEFT JOIN reserved AS r
-    ON r.netns = b.netns
-  GROUP BY b.netns, b.low, b.high
-),
-doors AS (
+WITH doors AS (
   SELECT
     netns,
     local_port,
@@ -153,7 +98,7 @@ limits AS (
     CASE WHEN b.most < g.ports THEN 'TIME-WAIT sockets allowed' ELSE 'local ports' END AS of_what,
     row_number() OVER (PARTITION BY r.netns, r.addr, r.port ORDER BY r.rate DESC, r.role) AS place
   FROM rates AS r
-  JOIN ranges AS g
+  JOIN port_ranges AS g
     ON g.netns = r.netns
   LEFT JOIN buckets AS b
     ON b.netns = r.netns
