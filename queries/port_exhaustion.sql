@@ -50,7 +50,7 @@ WITH reuses AS (
 ),
 doors AS (
   SELECT netns, local_port, count(*) AS listening
-  FROM sockets
+  FROM raw.sockets
   WHERE state = 'LISTEN' AND netid = 'tcp'
   GROUP BY netns, local_port
   -- More than any host has: it tells DuckDB that this is the small side of the join below.

@@ -49,7 +49,7 @@ WITH doors AS (
     local_port,
     CASE WHEN min(pid) = max(pid) THEN min(pid) END AS pid,
     CASE WHEN min(comm) = max(comm) THEN min(comm) END AS comm
-  FROM sockets
+  FROM raw.sockets
   WHERE state = 'LISTEN' AND netid = 'tcp'
   GROUP BY netns, local_port
 ),

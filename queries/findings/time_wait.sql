@@ -37,7 +37,7 @@ WITH reuse AS (
 ),
 doors AS (
   SELECT DISTINCT netns, local_port
-  FROM sockets
+  FROM raw.sockets
   WHERE state = 'LISTEN' AND netid = 'tcp'
 ),
 parked AS (

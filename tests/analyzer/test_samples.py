@@ -49,3 +49,10 @@ def test_a_report_says_what_it_said(sample: str, report: str, snapshot: Snapshot
             write(schema, rows, Format.csv, out)
     if any(batch.num_rows for batch in rows):
         assert out.getvalue() == snapshot
+
+
+@pytest.mark.parametrize("report", ["time_wait", "port_exhaustion"])
+def test_a_condition_that_leaves_out_listeners_makes_no_server_a_client(report: str) -> None:
+    with analyzer.open(SAMPLES / "short_connections" / "recording") as opened:
+        whole = opened.report(report, top=0).table()
+        assert opened.report(report, top=0, where="peer_port > 0").table() == whole
