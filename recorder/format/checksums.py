@@ -28,7 +28,7 @@ MAX_FOOTER = 16 << 20
 _MAX_ITEMS = 1_000_000
 _FORM = "crc32:"
 _DIGITS = 8
-_VALUE = re.compile(rb"crc32:[0-9a-f]{16}")
+_VALUE = re.compile(rb"crc32:(?:[0-9a-f]{8})+")
 _TAIL = struct.Struct("<I4s")
 _PIECE = 1 << 22
 
@@ -70,11 +70,11 @@ def fill_in(path: Path, file: int) -> None:
     ``file`` is a descriptor to read and write. Raises ChecksumError or OSError.
     """
     footer, start = _footer(path, file)
-    metadata = read_footer(path, file)
-    crcs = [_crc(path, file, chunk) for chunk in chunks(metadata)]
+    crcs = [_crc(path, file, chunk) for chunk in chunks(_parsed(path, file))]
     empty = blank(1, len(crcs)).encode()
-    place = footer.find(empty)
-    if place < 0 or footer.find(empty, place + 1) >= 0:
+    # The last: whoever is recorded may have chosen words that look like it.
+    place = footer.rfind(empty)
+    if place < 0:
         raise ChecksumError(f"{path}: has no place for its checksums")
     value = _FORM.encode() + b"".join(b"%08x" % crc for crc in (zlib.crc32(footer), *crcs))
     if os.pwrite(file, value, start + place) != len(value):
@@ -83,7 +83,7 @@ def fill_in(path: Path, file: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Checksums:
-    """The checksums that a segment carries."""
+    """The checksums that a segment carries, whose footer is as it was written."""
 
     path: Path
     footer: int
@@ -101,33 +101,42 @@ class Checksums:
         ]
 
 
-def read_checksums(path: Path, file: int, metadata: pq.FileMetaData) -> Checksums | None:
-    """Return the checksums of a segment whose footer is whole, None if it was made without.
+def read_footer(path: Path, file: int) -> tuple[pq.FileMetaData, Checksums | None]:
+    """Return the footer of a segment, and its checksums, None if it was made without.
 
-    ``metadata`` is the footer as pyarrow read it. Raises ChecksumError if the footer is damaged.
+    The footer's own checksum is compared before pyarrow sees it: of some damage it would abort.
+    Raises ChecksumError or OSError.
     """
-    value = (metadata.metadata or {}).get(KEY.encode())
     footer, _ = _footer(path, file)
+    values = [match[0] for match in _VALUE.finditer(footer)]
+    value = next((value for value in values if _vouches(value, footer)), None)
+    if values and value is None:
+        raise ChecksumError(f"{path}: its footer is damaged")
+    metadata = _parsed(path, file)
     if value is None:
-        if _VALUE.search(footer):  # under a key that is damaged
-            raise ChecksumError(f"{path}: its footer is damaged")
-        return None
+        return metadata, None
     places = list(chunks(metadata))
+    crcs = _numbers(value)
+    if len(crcs) != 1 + len(places):
+        raise ChecksumError(f"{path}: has checksums of another file")
+    return metadata, Checksums(path, crcs[0], tuple(zip(places, crcs[1:], strict=True)))
+
+
+def _vouches(value: bytes, footer: bytes) -> bool:
+    """Tell whether a value is the checksums of this footer."""
+    empty = _FORM.encode() + b"0" * (len(value) - len(_FORM))
+    place = footer.rfind(value)
+    blanked = footer[:place] + empty + footer[place + len(value) :]
+    return zlib.crc32(blanked) == _numbers(value)[0]
+
+
+def _numbers(value: bytes) -> list[int]:
     digits = value.removeprefix(_FORM.encode())
-    try:
-        crcs = [int(digits[i : i + _DIGITS], 16) for i in range(0, len(digits), _DIGITS)]
-    except ValueError:
-        crcs = []
-    empty = blank(1, len(places)).encode()
-    if len(crcs) != 1 + len(places) or len(value) != len(empty) or footer.count(value) != 1:
-        raise ChecksumError(f"{path}: its footer is damaged")
-    if zlib.crc32(footer.replace(value, empty)) != crcs[0]:
-        raise ChecksumError(f"{path}: its footer is damaged")
-    return Checksums(path, crcs[0], tuple(zip(places, crcs[1:], strict=True)))
+    return [int(digits[i : i + _DIGITS], 16) for i in range(0, len(digits), _DIGITS)]
 
 
-def read_footer(path: Path, file: int) -> pq.FileMetaData:
-    """Return the footer of a Parquet file, within the limits of what a segment may claim."""
+def _parsed(path: Path, file: int) -> pq.FileMetaData:
+    """Return the footer as pyarrow reads it, within the limits of what a segment may claim."""
     try:
         with os.fdopen(os.dup(file), "rb") as opened:
             return pq.ParquetFile(
@@ -146,7 +155,7 @@ def _footer(path: Path, file: int) -> tuple[bytes, int]:
     tail = read_range(file, max(0, size - _TAIL.size), _TAIL.size, path)
     length, magic = _TAIL.unpack(tail) if len(tail) == _TAIL.size else (0, b"")
     start = size - _TAIL.size - length
-    if magic != b"PAR1" or start < 4:
+    if magic != b"PAR1" or start < 4 or length > MAX_FOOTER:
         raise ChecksumError(f"{path}: is cut short, or no Parquet file")
     return read_range(file, start, length, path), start
 
