@@ -1,0 +1,182 @@
+"""Rounds in which something happens to a recorder at work; what it said was committed is there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.torture.recordings import DEADLINE, TortureError, check_end, command, read
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from recorder.signals import Signals
+with Signals() as signals:
+    from recorder.imports import leave_out_pandas
+    leave_out_pandas()
+    from recorder.recording import Options, Recording
+    from recorder.schema import SockrecError
+    options = Options(Path(sys.argv[1]), interval=0.02, seal_rows=400, netns=("current",))
+    try:
+        result = Recording(options, signals, lambda p: print(p.samples, flush=True)).run()
+    except (SockrecError, OSError) as error:
+        sys.exit(f"{error}")
+    for number, why in result.unsealed.items():
+        sys.exit(f"{number} is not sealed: {why}")
+"""
+CALLS = "openat read pread write pwrite fsync renameat mmap fallocate".split()
+PATHS = ["00000", ".arrows", ".parquet", "samples/", "sockets/", "segments.jsonl", "recording.json"]
+ERRORS = [4, 5, 12, 24, 28]
+"""EINTR, EIO, ENOMEM, EMFILE, ENOSPC."""
+
+KINDS = ["kill", "kill the sealing child", "stop the sealing child", "full disk", "faults", "limit"]
+
+
+def compiled(folder: Path) -> Path | None:
+    """Return faults.c as a library to be loaded first, None where there is no compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return None
+    library = folder / "faults.so"
+    source = Path(__file__).with_name("faults.c")
+    words = [compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(words, check=True, timeout=DEADLINE)
+    return library
+
+
+def play(folder: Path, kind: str, chance: random.Random, faults: Path | None) -> tuple[int, int]:
+    """Play a round; return how many samples were committed, and how many of them are lost."""
+    environment = dict(os.environ)
+    if kind == "faults" and faults is not None:
+        environment |= {
+            "LD_PRELOAD": str(faults),
+            "FAULT_CALL": chance.choice(CALLS),
+            "FAULT_PATH": chance.choice(PATHS),
+            "FAULT_AFTER": str(int(chance.expovariate(1 / 30))),
+            "FAULT_COUNT": chance.choice(["1", "1", "5", "1000000"]),
+            "FAULT_ERRNO": str(chance.choice(ERRORS)),
+        }
+    how = " ".join(f"{k}={v}" for k, v in environment.items() if k.startswith("FAULT_"))
+    with _disk(folder, chance if kind == "full disk" else None) as place:
+        target = place / "r"
+        # what it says goes to files: nobody reads while it runs
+        with (folder / "log").open("w+") as log, (folder / "said").open("w+") as said:
+            recorder = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(target)],
+                stdout=log,
+                stderr=said,
+                env=environment,
+                preexec_fn=_limited(chance) if kind == "limit" else None,
+            )
+            time.sleep(chance.uniform(0.8, 3.0))
+            killed = _befall(kind, recorder, target, chance)
+            if not killed:
+                recorder.send_signal(signal.SIGTERM)
+            try:
+                status = recorder.wait(DEADLINE)
+            except subprocess.TimeoutExpired as error:
+                recorder.kill()
+                raise TortureError(f"the recorder hangs ({kind} {how})") from error
+            log.seek(0)
+            said.seek(0)
+            lines, told = log.read().split(), said.read()
+        _wait_for_sealer(target)
+        if not killed:
+            check_end(f"recorder ({kind} {how})", status, told)
+            if status and not told:
+                raise TortureError(f"the recorder fails without a word ({kind} {how})")
+        truth = {number - 1 for number in map(int, lines)}
+        truth = set(range(max(truth) + 1)) if truth else set()
+        if not (target / "recording.json").exists():
+            if truth:
+                raise TortureError(f"recording.json is gone ({kind} {how})")
+            return 0, 0
+        before = _samples(target)
+        lost = len(truth - before)
+        command("recover", target, may_fail=True)
+        after = _samples(target)
+        if before - after:
+            raise TortureError(f"recover loses {sorted(before - after)} ({kind} {how})")
+        if lost:
+            raise TortureError(f"lost {sorted(truth - before)} of {len(truth)} ({kind} {how})")
+        return len(truth), lost
+
+
+def _samples(target: Path) -> frozenset[int]:
+    found = read(target)
+    return frozenset() if found is None else found.samples
+
+
+def _befall(
+    kind: str, recorder: subprocess.Popen[bytes], target: Path, chance: random.Random
+) -> bool:
+    """Let happen what the round is about; tell whether the recorder was killed by it."""
+    if kind == "kill":
+        recorder.kill()
+        return True
+    if kind in ("kill the sealing child", "stop the sealing child"):
+        for _ in range(chance.randint(1, 3)):
+            number = signal.SIGKILL if kind.startswith("kill") else signal.SIGSTOP
+            for pid in _sealers(target):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            time.sleep(chance.uniform(0, 0.8))
+        if kind.startswith("stop"):
+            recorder.kill()
+            for pid in _sealers(target):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+            return True
+    return False
+
+
+def _sealers(target: Path) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command_line = path.read_bytes()
+            if b"recorder.sealer" in command_line and os.fsencode(target) in command_line:
+                found.append(int(path.parent.name))
+    return found
+
+
+def _wait_for_sealer(target: Path) -> None:
+    end = time.monotonic() + DEADLINE
+    while _sealers(target):
+        if time.monotonic() > end:
+            raise TortureError("the sealing child does not end")
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _disk(folder: Path, chance: random.Random | None) -> Iterator[Path]:
+    """Give the folder itself, or a small file system in it."""
+    if chance is None:
+        yield folder
+        return
+    mount = folder / "small"
+    mount.mkdir()
+    size = f"size={chance.randint(300, 1500)}k"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", str(mount)], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def _limited(chance: random.Random):  # type: ignore[no-untyped-def] # what preexec_fn takes
+    descriptors = chance.randint(24, 80)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+    return limit
