@@ -42,10 +42,10 @@ def reset() -> None:
 
     A shell that is not interactive lets what it puts into the background ignore SIGINT and SIGQUIT.
     """
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if number not in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these itself
-            if signal.getsignal(number) == signal.SIG_IGN:
-                signal.signal(number, signal.SIG_DFL)
+    pythons = {signal.SIGPIPE, signal.SIGXFSZ}  # it ignores these itself
+    for number in signal.valid_signals() - pythons:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.umask(0o022)

@@ -1,4 +1,4 @@
-"""How every run of pytest begins and ends: alone, with a limit for each test, and with a summary."""
+"""How every run of tests begins and ends: alone, no test without an end, and with a summary."""
 
 from __future__ import annotations
 
