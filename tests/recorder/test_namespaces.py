@@ -24,6 +24,7 @@ from recorder.namespaces import (
     interface_names,
 )
 from tests.recorder.owners_child import Child
+from tests.workloads.netns import unmount
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
@@ -290,11 +291,6 @@ def test_a_second_mount_is_a_second_name(
     finally:
         unmount(other)
     assert inode in [n.inode for n in namespaces.update().vanished]
-
-
-def unmount(point: Path | str) -> None:
-    """Unmount what nobody holds; a recorder beside may just be looking at what is mounted there."""
-    wait(lambda: subprocess.run(["umount", point], capture_output=True).returncode == 0)
 
 
 def test_others_may_unmount_what_led_to_a_namespace(

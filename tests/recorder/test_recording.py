@@ -26,6 +26,7 @@ from recorder.recording import Schedule
 from recorder.schema import TABLES
 from recorder.sealer import Sealer
 from tests.recorder.journals import write
+from tests.workloads.netns import unmount
 
 
 def sockrec(*args: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -199,11 +200,15 @@ def test_the_command_runs_with_the_signals_it_would_have_without_us(tmp_path: Pa
 
 
 def test_the_sockets_of_the_command_are_seen_with_their_owner(tmp_path: Path) -> None:
-    script = (
-        "import socket, time; s = socket.create_server(('127.0.0.1', 0), backlog=3);"
-        "c = socket.create_connection(s.getsockname()); time.sleep(1.2)"
-    )
     target = tmp_path / "r"
+    script = (
+        "import os, socket, time; s = socket.create_server(('127.0.0.1', 0), backlog=3);"
+        "c = socket.create_connection(s.getsockname())\n"
+        f"committed = {str(target / 'samples' / '000001.arrows')!r}\n"
+        "for _ in range(4):\n"  # a whole sample falls between the changes of its size
+        "    size = os.stat(committed).st_size; end = time.monotonic() + 60\n"
+        "    while os.stat(committed).st_size == size and time.monotonic() < end: time.sleep(.02)\n"
+    )
     sockrec("record", "-q", "-i", "200ms", "-o", target, "--", sys.executable, "-c", script)
     rows = pq.read_table(target / "sockets").to_pylist()
     owners = pq.read_table(target / "owners").to_pylist()
@@ -294,7 +299,7 @@ def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_kept(tmp_path: 
         kept = journal.committed(mount / "r", 1)
         assert kept or segment.is_sealed(mount / "r", 1)
     finally:
-        subprocess.run(["umount", str(mount)], check=True)
+        unmount(mount)
 
 
 @pytest.mark.parametrize("group", range(5))
