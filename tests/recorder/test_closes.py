@@ -32,6 +32,8 @@ from recorder.transport import DiagSocket, connect_destroy
 from tests.recorder.fake_kernel import message, row
 from tests.workloads.netns import MOUNTS, inode_of, inside, lacking, namespace
 
+pytestmark = pytest.mark.live
+
 _LACKING = lacking()
 needs_namespaces = pytest.mark.skipif(_LACKING is not None, reason=_LACKING or "")
 

@@ -24,9 +24,12 @@ from tests.workloads.hosts import Host, two_hosts
 from tests.workloads.keeper import Truth
 from tests.workloads.netns import lacking
 
-pytestmark = pytest.mark.skipif(
-    lacking("nginx", "redis-server") is not None, reason=str(lacking("nginx", "redis-server"))
-)
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(
+        lacking("nginx", "redis-server") is not None, reason=str(lacking("nginx", "redis-server"))
+    ),
+]
 
 Key: TypeAlias = tuple[str, ...]
 

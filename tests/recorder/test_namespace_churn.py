@@ -22,7 +22,7 @@ from tests.recorder.rows import Row
 from tests.workloads.namespaces import COMM, PORT, Truth
 from tests.workloads.netns import lacking
 
-pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
+pytestmark = [pytest.mark.live, pytest.mark.skipif(lacking() is not None, reason=str(lacking()))]
 
 ROOT = Path(__file__).parents[2]
 INTERVAL_S = 0.25

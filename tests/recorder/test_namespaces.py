@@ -27,6 +27,7 @@ from tests.recorder.owners_child import Child
 from tests.workloads.netns import unmount
 
 pytestmark = [
+    pytest.mark.live,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(shutil.which("ip") is None, reason="needs ip (iproute2)"),
 ]

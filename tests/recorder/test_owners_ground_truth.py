@@ -18,6 +18,8 @@ from recorder.owners import Holders, Owners, OwnersStep, Process
 from recorder.procfs import ProcessDirectory
 from tests.recorder.owners_child import Child, ProcTree, inodes
 
+pytestmark = pytest.mark.live
+
 NOW = 1_700_000_000_000_000
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

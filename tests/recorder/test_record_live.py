@@ -25,7 +25,10 @@ from tests.recorder.recorded import read, record
 from tests.recorder.sampling import ALONE
 from tests.workloads.netns import MOUNTS, inode_of, lacking, namespace
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces"),
+]
 
 PATIENCE_S = 30.0
 

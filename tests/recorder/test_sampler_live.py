@@ -27,6 +27,8 @@ from tests.recorder.rows import release
 from tests.recorder.sampling import ALONE, await_closes, rows_of, sampler_of
 from tests.workloads.netns import MOUNTS, inode_of, lacking, namespace
 
+pytestmark = pytest.mark.live
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
 UDP = """
