@@ -416,7 +416,7 @@ def test_none_of_200_that_come_and_go_is_missed(named: Named, namespaces: Namesp
             named.delete(name)
 
     before = held()
-    thread = threading.Thread(target=come_and_go)
+    thread = threading.Thread(target=come_and_go, daemon=True)
     thread.start()
     names: set[str] = set()
     inodes: set[int] = set()
@@ -431,7 +431,7 @@ def test_none_of_200_that_come_and_go_is_missed(named: Named, namespaces: Namesp
         for namespace, outcome in zip(ours, namespaces.each(ours, lambda _: inside()), strict=True):
             assert outcome == namespace.inode
         finished = started
-    thread.join()
+    thread.join(60)
     assert len(due) >= 100
     assert set(due) <= names
     namespaces.update()

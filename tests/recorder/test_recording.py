@@ -390,7 +390,7 @@ def test_recover_seals_what_a_killed_recorder_left(tmp_path: Path) -> None:
     with start("record", "-o", target, "-i", "50ms") as process:
         wait_for_samples(target, 3)
         process.kill()
-        process.wait()
+        process.wait(60)
     wait_for_sealer(target)
     before = {table: read_all(target, table) for table in TABLES}
     assert journal.numbers(target) == [1]

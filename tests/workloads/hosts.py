@@ -97,14 +97,14 @@ class _Resident:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"the resident ended with {self.process.wait()} at {order!r}")
+            raise RuntimeError(f"the resident ended with {self.process.wait(60)} at {order!r}")
         return json.loads(answer)
 
     def end(self) -> None:
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
             stream.close()
-        self.process.wait()
+        self.process.wait(60)
 
 
 def _wire(left: Host, right: Host) -> None:

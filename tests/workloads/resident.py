@@ -385,7 +385,7 @@ def main() -> None:
     resident.close()
     if sharer is not None and sharer.stdin is not None:
         sharer.stdin.close()
-        sharer.wait()
+        sharer.wait(60)
 
 
 if __name__ == "__main__":
