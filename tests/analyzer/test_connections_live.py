@@ -102,4 +102,7 @@ def test_bytes_add_up(connections: tuple[pd.DataFrame, dict[str, int]]) -> None:
     servers = found[(found["role"] == "server") & (found["closed_first"] == "local")]
     assert clients["bytes_sent"].sum() == truth["client_bytes"]
     assert servers["bytes_sent"].sum() == truth["server_bytes"]
-    assert clients[clients["closed_first"] == "reset"]["bytes_sent"].isna().all()
+    reset = clients[clients["closed_first"] == "reset"]
+    shown = reset["samples"] > 0  # a sample that came between knows what it had sent by then
+    assert (reset["bytes_sent"].isna() | shown).all()
+    assert not shown.all()

@@ -395,6 +395,8 @@ def test_a_sample_that_is_stopped_changes_nothing_and_leaves_nothing(
     while not list(SAMPLES.glob(f".healthy-*/{journal}")) and time.monotonic() < deadline:
         time.sleep(0.05)
     (into,) = {path.parents[2] for path in SAMPLES.glob(f".healthy-*/{journal}")}
+    while len(processes_with(str(into))) <= 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
     mine = processes_with(str(into))
     making.send_signal(number)
     printed, _ = making.communicate(timeout=60)
