@@ -77,6 +77,8 @@ def _init(work: Callable[[], object]) -> int:
     _mount(b"tmpfs", b"/run/netns", 0, b"mode=755")
     with socket.socket() as some:
         fcntl.ioctl(some, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
+    with open("/proc/sys/net/ipv4/tcp_rfc1337", "w") as file:
+        file.write("1")  # a FIN repeated by a busy machine would end what is in TIME-WAIT
     worker = _fork(work)
     while True:
         pid, status = os.wait()

@@ -105,17 +105,20 @@ _OF_20 += ["quiet", "signals ignored", "quiet", "busy"]
 def run(condition: str, arguments: list[str]) -> tuple[bool, str]:
     """Run the tests once; return whether they passed, and what is to be told of it."""
     begun = time.monotonic()
-    with CONDITIONS[condition](), subprocess.Popen(
-        [str(Path(sys.executable).with_name("pytest")), *arguments],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        restore_signals=False,
-    ) as tests:
+    with (
+        CONDITIONS[condition](),
+        subprocess.Popen(
+            [str(Path(sys.executable).with_name("pytest")), *arguments],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            restore_signals=False,
+        ) as tests,
+    ):
         try:
             output, _ = tests.communicate(timeout=RUN_S)
         except BaseException as error:
