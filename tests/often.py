@@ -142,6 +142,7 @@ def run(condition: str, arguments: list[str]) -> tuple[bool, str]:
 
 def main(runs: int, arguments: list[str]) -> int:
     """Run the tests that often; return how many runs failed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so end what was started
     failures = 0
     for number, condition in enumerate(conditions(runs), 1):
         passed, told = run(condition, arguments)
