@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BENCH_ARGS ?=
+N ?= 20
+LIVE ?=
 SAMPLES ?=
 
 CHECKED := $(wildcard recorder analyzer queries tests benchmarks samples docs sockrec.py)
@@ -16,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME
 
 .DELETE_ON_ERROR:
-.PHONY: help demo samples test bench lint format docs wheel test-duckdb15 constraints clean
+.PHONY: help demo samples test test-often bench lint format docs wheel test-duckdb15 constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,8 +34,12 @@ samples: $(VENV)/.runtime ## record the incidents of samples/ anew, or SAMPLES="
 	$(BIN)/python -m samples $(SAMPLES)
 
 test: lint ## lint, types, import contracts, tests, and the wheel without dev packages
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(PYTEST_ARGS) --tell $(VENV)/.told
 	$(MAKE) --no-print-directory wheel
+	@echo "make test: all is well. Run: lint, types, import contracts, the wheel, and the tests: $$(cat $(VENV)/.told)"
+
+test-often: $(VENV)/.dev ## run the tests N=20 times, quiet and beside others; LIVE=1: those of live sockets only
+	$(BIN)/python -m tests.often $(N) $(PYTEST_ARGS) $(if $(LIVE),-m live)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check $(CHECKED)

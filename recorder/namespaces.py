@@ -7,6 +7,7 @@ descriptor or a socket keeps is not found.
 Every namespace found is held by a descriptor, and with it all that is in it: until we let go, its
 interfaces do not come back to the host. So it is let go by the first update that finds it neither
 by a process nor by a mount; from then on it lives only as long as sockets do, the caller's too.
+The mount that led to it is not held: others may unmount it at any time.
 """
 
 from __future__ import annotations
@@ -222,7 +223,6 @@ class Namespaces:
 
     def _hold(self, ways: Ways) -> None:
         """Open and enter the namespaces that are new, and those that no descriptor was left for."""
-        opened = []
         for inode, paths in ways.items():
             known = self._known.get(inode)
             if known is None:
@@ -240,14 +240,7 @@ class Namespaces:
                     known.error = error
                 else:
                     known.error = None
-                    opened.append(known)
             self._known[inode] = known
-        outcomes = self._visit([(known, int) for known in opened])
-        for known, outcome in zip(opened, outcomes, strict=True):
-            if isinstance(outcome, OSError):
-                known.error = outcome
-                os.close(known.descriptor)
-                known.descriptor = -1
 
     def _open(self, inode: int, paths: Iterable[str]) -> int:
         """Return a descriptor of a namespace, by whichever way still leads to it."""
@@ -258,20 +251,33 @@ class Namespaces:
         if (held + 1) * EACH > most:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         failure: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        for path in (*paths, *(f"{pid}/ns/net" for pid in pids)):
+        for path in (*(f"{pid}/ns/net" for pid in pids), *paths):
             try:
                 descriptor = os.open(path, OPEN, dir_fd=self._processes.proc)
             except OSError as error:
                 if not isinstance(error, GONE):
                     failure = error
                 continue
-            if descriptor >= most:
+            try:
+                if os.fstat(descriptor).st_ino == inode:
+                    return self._hold_inside(inode, descriptor, most)
+            finally:
                 os.close(descriptor)
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            if os.fstat(descriptor).st_ino == inode:
-                return descriptor
-            os.close(descriptor)
         raise failure
+
+    def _hold_inside(self, inode: int, descriptor: int, most: int) -> int:
+        """Enter a namespace and return a descriptor that is not of the mount that led to it.
+
+        As long as one of a mount is open, umount(8) by anybody says that the target is busy.
+        """
+        visit = (inode, descriptor, partial(os.open, "/proc/thread-self/ns/net", OPEN))
+        (held,) = self._visitor_now().visit([visit])
+        if isinstance(held, OSError):
+            raise held
+        if held >= most:
+            os.close(held)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return held
 
     def _let_go(self, inode: int) -> Namespace:
         known = self._known.pop(inode)
@@ -334,14 +340,22 @@ class Namespaces:
     def _visit(self, visits: Sequence[tuple[_Known, Callable[[], T]]]) -> list[T | OSError]:
         if not visits:
             return []
+        try:
+            visitor = self._visitor_now()
+        except OSError as error:
+            return [error for _ in visits]
+        return visitor.visit(
+            [(known.namespace.inode, known.descriptor, action) for known, action in visits]
+        )
+
+    def _visitor_now(self) -> Visitor:
+        """Return the thread that enters namespaces, started if need be. Raises OSError."""
         if self._visitor is None:
             try:
                 self._visitor = Visitor()
             except RuntimeError as error:
-                return [OSError(errno.EAGAIN, str(error)) for _ in visits]
-        return self._visitor.visit(
-            [(known.namespace.inode, known.descriptor, action) for known, action in visits]
-        )
+                raise OSError(errno.EAGAIN, str(error)) from error
+        return self._visitor
 
     def close(self) -> None:
         """Let go of every namespace."""

@@ -352,7 +352,7 @@ def test_a_real_recording_is_read_while_it_is_made_and_after_it_was_killed(tmp_p
             time.sleep(0.05)
     finally:
         recorder.kill()
-        recorder.wait()
+        recorder.wait(60)
     assert seen >= 5
     with analyzer.open(path) as opened:
         assert opened.sql(query).table().num_rows >= seen

@@ -18,7 +18,7 @@ import analyzer
 from tests.recorder.recorded import record
 from tests.workloads.netns import inode_of, inside, lacking, namespace
 
-pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
+pytestmark = [pytest.mark.live, pytest.mark.skipif(lacking() is not None, reason=str(lacking()))]
 
 ROOT = Path(__file__).parents[2]
 CHURN = str(ROOT / "tests" / "workloads" / "churn.py")
@@ -27,8 +27,10 @@ TINY = "2304"
 """Bytes of a buffer that holds a few of the kernel's announcements."""
 
 
-def passive_opens(pid: int) -> int:
-    """Return how many connections were accepted in the namespace of a process."""
+def passive_opens(pid: int, netns: int) -> int:
+    """Return how many connections were accepted in a namespace, once a process has entered it."""
+    if os.stat(f"/proc/{pid}/ns/net").st_ino != netns:
+        return 0
     lines = Path(f"/proc/{pid}/net/snmp").read_text().splitlines()
     names, values = (line.split() for line in lines if line.startswith("Tcp:"))
     return int(values[names.index("PassiveOpens")])
@@ -38,13 +40,17 @@ def passive_opens(pid: int) -> int:
 def churning(name: str) -> Iterator[subprocess.Popen[bytes]]:
     """Make 2,500 connections a second in a namespace; the first ones are there when this yields."""
     load = subprocess.Popen(
-        inside(name, sys.executable, CHURN, "--rate", "2500", "--seconds", "20"),
+        # longer than any recording beside it
+        inside(name, sys.executable, CHURN, "--rate", "2500", "--seconds", "120"),
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        while load.poll() is None and passive_opens(load.pid) < 1000:
+        limit = time.monotonic() + 60
+        while passive_opens(load.pid, inode_of(name)) < 1000:
+            assert load.poll() is None, f"the load ended with {load.returncode}"
+            assert time.monotonic() < limit, "there were no 1,000 connections within a minute"
             time.sleep(0.02)
         yield load
     finally:
@@ -55,7 +61,7 @@ def end(load: subprocess.Popen[bytes]) -> None:
     """Kill the processes of the load; their connections are closed by the kernel."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(load.pid, signal.SIGKILL)
-    load.wait()
+    load.wait(60)
 
 
 def begin_recording(target: Path, *options: str) -> subprocess.Popen[bytes]:

@@ -163,7 +163,7 @@ def test_what_does_not_fit_in_memory_goes_to_a_private_folder_and_nowhere_else(
             assert engine.table(SORT)["n"].to_pylist() == [590_000]
         finally:
             ended.set()
-            watcher.join()
+            watcher.join(60)
         spilled = {path for path in seen if engine._spill in path.parents}
         assert spilled
         assert seen - spilled == {place, here, engine._spill}
@@ -234,7 +234,7 @@ def test_progress_tells_how_much_is_done_to_other_threads(tmp_path: Path) -> Non
             )
         finally:
             ended.set()
-            watcher.join()
+            watcher.join(60)
         told = [share for share in seen if share is not None]
         assert all(0 <= share <= 1 for share in told)
         assert any(0.2 < share < 0.8 for share in told)
@@ -385,8 +385,8 @@ def test_a_plain_kill_leaves_nothing_either(
 def test_a_query_that_cannot_be_stopped_ends_at_its_time_limit_all_the_same(
     recording: Path, tmp_path: Path
 ) -> None:
-    started = time.monotonic()
     process = begun(tmp_path, "sql", str(recording), UNSTOPPABLE, "--timeout", "0.5")
+    started = time.monotonic()
     out, err = process.communicate(timeout=20)
     assert time.monotonic() - started < 6
     assert (process.returncode, out) == (1, "")

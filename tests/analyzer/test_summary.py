@@ -386,16 +386,21 @@ def test_text_of_a_summer_s_end_and_of_no_time() -> None:
 HOSTILE = "\x1b]0;x\x07\x1b[31m\nfine: \u202eevil\u2028`rm`|[bold]"
 
 
-@pytest.mark.parametrize("width", [None, 1, 40, 200])
-def test_no_line_harms_a_terminal(width: int | None, tmp_path: Path) -> None:
-    writer = Writer(tmp_path / "r")
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    path = tmp_path_factory.mktemp("hostile") / "r"
+    writer = Writer(path)
     for _ in range(3):
         writer.sample(
             [unix(1, state="LISTEN", recv_q=2, send_q=1, comm=HOSTILE, local_addr=HOSTILE)]
         )
-    found = summary(tmp_path / "r")
-    assert found.found[0]["comm"] == HOSTILE
-    told = list(lines(found, HOSTILE, width=width))
+    return summary(path)
+
+
+@pytest.mark.parametrize("width", [None, 1, 40, 200])
+def test_no_line_harms_a_terminal(width: int | None, hostile: Summary) -> None:
+    assert hostile.found[0]["comm"] == HOSTILE
+    told = list(lines(hostile, HOSTILE, width=width))
     assert all(line.isprintable() for line in told)
     assert "\\x1b[31m\\nfine" in "".join(told).replace(" ", "").replace("fine:", "fine")
 

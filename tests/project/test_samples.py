@@ -382,6 +382,7 @@ def test_a_sample_that_is_stopped_changes_nothing_and_leaves_nothing(
     number: signal.Signals, status: int
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in (SAMPLES / "healthy").rglob("*")}
+    others = set(SAMPLES.glob(".healthy-*"))  # of runs that were killed
     making = subprocess.Popen(
         [sys.executable, "samples/healthy.py"],
         cwd=ROOT,
@@ -392,9 +393,15 @@ def test_a_sample_that_is_stopped_changes_nothing_and_leaves_nothing(
     )
     journal = "recording/samples/000001.arrows"
     deadline = time.monotonic() + 60
-    while not list(SAMPLES.glob(f".healthy-*/{journal}")) and time.monotonic() < deadline:
+
+    def begun() -> set[Path]:
+        return {path.parents[2] for path in SAMPLES.glob(f".healthy-*/{journal}")} - others
+
+    while not begun() and time.monotonic() < deadline:
         time.sleep(0.05)
-    (into,) = {path.parents[2] for path in SAMPLES.glob(f".healthy-*/{journal}")}
+    (into,) = begun()
+    while len(processes_with(str(into))) <= 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
     mine = processes_with(str(into))
     making.send_signal(number)
     printed, _ = making.communicate(timeout=60)

@@ -7,6 +7,7 @@ rest of the machine.
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -46,6 +47,9 @@ for line in sys.stdin:
 """
 
 
+PATIENCE_S = 60.0
+
+
 class Child:
     """A process that runs what it is sent; it and all its descendants die with the test."""
 
@@ -76,7 +80,7 @@ class Child:
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
-        self._process.wait()
+        self._process.wait(PATIENCE_S)
 
     def run(self, statements: str) -> Any:
         """Let the child run statements; return what they assigned to `answer`."""
@@ -84,11 +88,11 @@ class Child:
         return self.end()
 
     def wait_until_idle(self) -> None:
-        """Wait until the child has stopped running."""
-        ran, before = Path(f"/proc/{self.pid}/schedstat"), ""
-        while before != (now := ran.read_text()):
-            before = now
-            time.sleep(0.05)
+        """Wait until the child, which has answered, sleeps until it is told more."""
+        limit = time.monotonic() + PATIENCE_S
+        while Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < limit, "the child does not stop running"
+            time.sleep(0.01)
 
     def begin(self, statements: str) -> None:
         """Send statements without waiting for them."""
@@ -99,6 +103,8 @@ class Child:
     def end(self) -> Any:
         """Wait for the statements sent last; return what they assigned to `answer`."""
         assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], 2 * PATIENCE_S)
+        assert ready, "the child has not done what it was told"
         line = self._process.stdout.readline()
         assert line, "the child died; its traceback is above"
         return json.loads(line)

@@ -21,7 +21,7 @@ from tests.recorder.rows import release
 ALONE = """
 import fcntl, struct
 assert not libc.unshare(0x40000000)  # CLONE_NEWNET
-with socket.socket() as some:
+with socket.socket(socket.AF_UNIX) as some:  # the close of another kind is announced, and late
     fcntl.ioctl(some, 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
 answer = os.stat("/proc/self/ns/net").st_ino
 """

@@ -17,7 +17,7 @@ from tests.recorder.recorded import read, record
 from tests.workloads.churn import CLIENT_FIRST, Truth
 from tests.workloads.netns import inode_of, inside, lacking, namespace
 
-pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
+pytestmark = [pytest.mark.live, pytest.mark.skipif(lacking() is not None, reason=str(lacking()))]
 
 ROOT = Path(__file__).parents[2]
 CHURN = str(ROOT / "tests" / "workloads" / "churn.py")

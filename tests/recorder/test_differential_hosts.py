@@ -24,9 +24,12 @@ from tests.workloads.hosts import Host, two_hosts
 from tests.workloads.keeper import Truth
 from tests.workloads.netns import lacking
 
-pytestmark = pytest.mark.skipif(
-    lacking("nginx", "redis-server") is not None, reason=str(lacking("nginx", "redis-server"))
-)
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(
+        lacking("nginx", "redis-server") is not None, reason=str(lacking("nginx", "redis-server"))
+    ),
+]
 
 Key: TypeAlias = tuple[str, ...]
 
@@ -94,7 +97,7 @@ def recorded(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def of_host(recording: Path, host: Host) -> list[Row]:
     """Return the rows of the last whole sample of a host, without those of recorders.
 
-    Where many namespaces are, as other tests make them, each has its turn.
+    Where many namespaces are, or the machine is busy, each has its turn.
     """
     mine = pc.field("netns") == host.netns
     samples = read(recording, "samples").filter(mine)

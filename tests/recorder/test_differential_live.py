@@ -28,7 +28,10 @@ from tests.recorder.ss_words import SsRow, parse
 from tests.workloads.held import MD5_KEY, held_by_child
 from tests.workloads.keeper import Truth
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: marks, keys, all owners")
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: marks, keys, all owners"),
+]
 
 Key: TypeAlias = tuple[str, str]
 

@@ -18,6 +18,8 @@ from recorder.owners import Holders, Owners, OwnersStep, Process
 from recorder.procfs import ProcessDirectory
 from tests.recorder.owners_child import Child, ProcTree, inodes
 
+pytestmark = pytest.mark.live
+
 NOW = 1_700_000_000_000_000
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -111,6 +113,7 @@ def receive():
     spare_here = spare
     s.close()
     os.open("/dev/null", os.O_RDONLY)
+    os.write(ready[1], b"r")
     while True:
         message, fds, _, _ = socket.recv_fds(there, 1, 1)
         os.close(spare_here)
@@ -118,6 +121,7 @@ def receive():
 ready = os.pipe()
 time.sleep(.02)
 answer = [inode(s), fork(receive)]
+os.read(ready[0], 1)
 """
     )
     inode, receiver = passed
@@ -195,7 +199,7 @@ s.close()
     tree.show(pid)
     owners.update(inodes(inode), NOW)  # its leader may still live
     assert held(owners, inode) == (pid, fd, 1)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while os.stat(f"/proc/{pid}/fd").st_size and time.monotonic() < deadline:
         time.sleep(0.01)
     assert os.listdir(f"/proc/{pid}/fd") == []
@@ -218,13 +222,13 @@ def thread():
     own = socket.socket()
     found.extend([inode(own), own.fileno()])
     done.set()
-    turn.wait()
+    turn.wait(60)
     more = socket.socket()
     found.append(inode(more))
     done.set()
     idle()
 threading.Thread(target=thread, daemon=True).start()
-done.wait()
+done.wait(60)
 done.clear()
 answer = [inode(shared), *found]
 """
@@ -234,7 +238,7 @@ answer = [inode(shared), *found]
     assert held(owners, shared)[::2] == (child.pid, 1)
     assert step.tables_read == 2
 
-    more = child.run("turn.set(); done.wait(); answer = found[-1]")
+    more = child.run("turn.set(); done.wait(60); answer = found[-1]")
     assert owners.update(inodes(shared, own, more), NOW).unresolved == 0
     assert held(owners, more)[::2] == (child.pid, 1)
 
@@ -247,7 +251,7 @@ def test_a_table_unshared_after_it_was_read_is_found_for_the_sake_of_its_sockets
 shared = socket.socket()
 turn, done, found = threading.Event(), threading.Event(), []
 def thread():
-    turn.wait()
+    turn.wait(60)
     assert libc.unshare(0x400) == 0  # CLONE_FILES
     own = socket.socket()
     found.append(inode(own))
@@ -258,7 +262,7 @@ answer = inode(shared)
 """
     )
     owners.update(inodes(shared), NOW)
-    own = child.run("turn.set(); done.wait(); answer = found[0]")
+    own = child.run("turn.set(); done.wait(60); answer = found[0]")
     assert owners.update(inodes(shared, own), NOW).unresolved == 0
     assert held(owners, own)[::2] == (child.pid, 1)
 
@@ -332,12 +336,15 @@ def test_a_process_that_executes_another_program_is_described_anew(
         f"""
 s = socket.socket()
 s.set_inheritable(True)
+ready = os.pipe()
 def life():
     signal.signal(signal.SIGUSR1, lambda *_: os.execv({program!r}, {arguments!r}))
+    os.write(ready[1], b"r")
     idle()
 pid = fork(life)
 answer = [inode(s), pid]
 s.close()
+os.read(ready[0], 1)
 """
     )
     tree.show(pid)
@@ -346,7 +353,7 @@ s.close()
     command_line = Path(f"/proc/{pid}/cmdline")
     expected = "".join(argument + "\0" for argument in arguments)
     os.kill(pid, signal.SIGUSR1)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while command_line.read_text() != expected and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
@@ -392,7 +399,10 @@ answer = len(os.listdir("/proc/self/fd")) - 1
     with ProcessDirectory(proc, child.pid) as process:
         assert process.read_table("fd", sized=True).size == size
         child.begin("for each in s: each.close(); time.sleep(.0001)")
-        read = [process.read_table("fd", sized=True).size for _ in range(5)]
+        deadline = time.monotonic() + 60  # it may have to wait for a processor
+        read = [process.read_table("fd", sized=True).size]
+        while read[-1] != -1 and time.monotonic() < deadline:
+            read.append(process.read_table("fd", sized=True).size)
         child.end()
         assert -1 in read
         assert process.read_table("fd", sized=True).size == size - child.run("answer = len(s)")
@@ -442,10 +452,12 @@ def test_an_inode_of_no_process_is_sought_once_more_and_left_to_the_sweep(
     owners = Owners(tree.path, budget=60, sweep=30)
     inode = child.run("s = socket.socket(); answer = inode(s)")
     nobodys = 4_000_000_000
+    child.wait_until_idle()
     owners.update(inodes(inode), NOW)
     reads = []
     for _ in range(14):
-        child.run("")  # it runs, so only reading its table can tell
+        child.run("")  # it ran, so only reading its table can tell
+        child.wait_until_idle()
         step = owners.update(inodes(inode, nobodys), NOW)
         assert step.unresolved == 1
         reads.append(step.tables_read)

@@ -57,7 +57,7 @@ def within(name: str, action: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join()
+    thread.join(60)
     if errors:
         raise errors[0]
     return results[0]

@@ -25,7 +25,10 @@ from tests.recorder.recorded import read, record
 from tests.recorder.sampling import ALONE
 from tests.workloads.netns import MOUNTS, inode_of, lacking, namespace
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces"),
+]
 
 PATIENCE_S = 30.0
 
@@ -166,7 +169,7 @@ def test_what_closes_between_samples_far_apart_outlives_kill_9(
         wait_for(lambda: query(target, count)[0]["number"] == 2 * CONNECTIONS, recorder)
         child.run(MEET)
         recorder.kill()
-        recorder.wait()
+        recorder.wait(60)
         assert query(target, count)[0]["number"] >= 2 * CONNECTIONS
         assert query(target, "SELECT DISTINCT sample FROM samples") == [{"sample": 0}]
     assert [*target.glob("closes/*.arrows")] != []

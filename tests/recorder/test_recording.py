@@ -36,6 +36,7 @@ from tests.recorder.journals import (
     segment_path,
     write,
 )
+from tests.workloads.netns import unmount
 
 
 def sockrec(*args: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -209,11 +210,15 @@ def test_the_command_runs_with_the_signals_it_would_have_without_us(tmp_path: Pa
 
 
 def test_the_sockets_of_the_command_are_seen_with_their_owner(tmp_path: Path) -> None:
-    script = (
-        "import socket, time; s = socket.create_server(('127.0.0.1', 0), backlog=3);"
-        "c = socket.create_connection(s.getsockname()); time.sleep(1.2)"
-    )
     target = tmp_path / "r"
+    script = (
+        "import os, socket, time; s = socket.create_server(('127.0.0.1', 0), backlog=3);"
+        "c = socket.create_connection(s.getsockname())\n"
+        f"committed = {str(target / 'samples' / '000001.arrows')!r}\n"
+        "for _ in range(4):\n"  # a whole sample falls between the changes of its size
+        "    size = os.stat(committed).st_size; end = time.monotonic() + 60\n"
+        "    while os.stat(committed).st_size == size and time.monotonic() < end: time.sleep(.02)\n"
+    )
     sockrec("record", "-q", "-i", "200ms", "-o", target, "--", sys.executable, "-c", script)
     rows = pq.read_table(target / "sockets").to_pylist()
     owners = pq.read_table(target / "owners").to_pylist()
@@ -301,7 +306,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield mount
     finally:
-        subprocess.run(["umount", str(mount)], check=True)
+        unmount(mount)
 
 
 def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_kept(small_disk: Path) -> None:
@@ -453,7 +458,7 @@ def test_recover_seals_what_a_killed_recorder_left(tmp_path: Path) -> None:
     with start("record", "-o", target, "-i", "50ms") as process:
         wait_for_samples(target, 3)
         process.kill()
-        process.wait()
+        process.wait(60)
     wait_for_sealer(target)
     before = {table: read_all(target, table) for table in TABLES}
     assert numbers(target) == [1]

@@ -27,6 +27,8 @@ from tests.recorder.rows import release
 from tests.recorder.sampling import ALONE, await_closes, rows_of, sampler_of
 from tests.workloads.netns import MOUNTS, inode_of, lacking, namespace
 
+pytestmark = pytest.mark.live
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
 UDP = """
@@ -91,7 +93,7 @@ def test_the_name_of_an_interface_need_not_be_text(child: Child) -> None:
 import fcntl, struct
 assert not libc.unshare(0x40000000)
 name = b"\xff\xfe"
-with socket.socket() as some:
+with socket.socket(socket.AF_UNIX) as some:
     fcntl.ioctl(some, 0x8923, struct.pack("16s16s", b"lo", name))  # SIOCSIFNAME
     fcntl.ioctl(some, 0x8914, struct.pack("16sH14x", name, 1))  # SIOCSIFFLAGS, IFF_UP
 bound = [socket.create_server(("127.0.0.1", 0)), socket.socket(type=socket.SOCK_DGRAM)]

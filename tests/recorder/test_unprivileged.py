@@ -21,7 +21,10 @@ from tests.recorder.recorded import read, record
 from tests.recorder.rows import Row
 from tests.workloads.netns import inode_of, inside, lacking, namespace
 
-pytestmark = pytest.mark.skipif(lacking("setpriv") is not None, reason=str(lacking("setpriv")))
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(lacking("setpriv") is not None, reason=str(lacking("setpriv"))),
+]
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
@@ -61,39 +64,87 @@ class Recorded:
         return [one for one in self.facts["unseen"] if word in f"{one['what']} {one['why']}"]
 
 
-def _python(environment: dict[str, str]) -> str:
-    """Return a Python of this version that nobody may run with all that sockrec needs."""
-    name = f"python{sysconfig.get_python_version()}"
+@dataclass(frozen=True)
+class Installation:
+    """A Python, its packages and the project, where nobody may run them."""
+
+    python: str
+    project: Path
+    environment: dict[str, str]
+
+
+def _installation(python: str, project: Path, *packages: str) -> Installation:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(project), *packages]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": "/",
+        "LD_LIBRARY_PATH": str(Path(python).parents[1] / "lib"),  # if it is a library
+    }
+    return Installation(python, project, environment)
+
+
+def _reachable(one: Installation) -> bool:
+    """Tell whether nobody may run sockrec with a Python."""
     # run by a shell, as a program that is run at once is looked up with root's rights
-    probe = '"$0" -c "import json, numpy, pyarrow, typer, sockrec, recorder.recording"'
+    probe = 'cd "$1" && "$0" -c "import json, numpy, pyarrow, typer, sockrec, recorder.recording"'
+    done = subprocess.run(
+        [*_AS_NOBODY, "sh", "-c", probe, one.python, str(one.project)],
+        cwd="/",
+        env=one.environment,
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+def _installed(directory: Path) -> Installation:
+    """Return an installation that nobody may run: one that is there, or a copy of this one."""
+    packages = [path for path in sys.path if path.endswith("-packages")]
+    name = f"python{sysconfig.get_python_version()}"
     for python in (sys.executable, f"/usr/bin/{name}", f"/usr/local/bin/{name}"):
-        done = subprocess.run(
-            [*_AS_NOBODY, "sh", "-c", probe, python],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode == 0:
-            return python
-    pytest.skip("needs a Python, with this one's packages, that nobody may run")
+        if _reachable(there := _installation(python, ROOT, *packages)):
+            return there
+    copy = directory / "installation"
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    binary = copy / "bin" / name
+    binary.parent.mkdir(parents=True)
+    shutil.copy(os.path.realpath(sys.executable), binary)
+    _copy(stdlib, copy / stdlib.relative_to(sys.base_prefix), "test", "idlelib", "*-packages")
+    for library in Path(sys.base_prefix, "lib").glob("libpython*.so*"):
+        shutil.copy(library, copy / "lib")
+    for part in ("recorder", "analyzer", "queries"):
+        _copy(ROOT / part, copy / "project" / part)
+    shutil.copy(ROOT / "sockrec.py", copy / "project")
+    copied = []
+    for number, path in enumerate(packages):
+        copied.append(str(copy / f"packages{number}"))
+        _copy(Path(path), Path(copied[-1]), *_UNUSED)
+    subprocess.run(["chmod", "-R", "a+rX", str(copy)], check=True)
+    one = _installation(str(binary), copy / "project", *copied)
+    if not _reachable(one):
+        pytest.skip("needs a Python that works where it is copied to")
+    return one
+
+
+_UNUSED = ("duckdb*", "_duckdb*", "pandas*", "mypy*", "ruff*", "pyroute2*", "pip*", "hypothesis*")
+"""Large packages that the recorder does without."""
+
+
+def _copy(source: Path, target: Path, *ignored: str) -> None:
+    ignore = shutil.ignore_patterns("__pycache__", *ignored)
+    shutil.copytree(source, target, ignore=ignore, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
 def recorded() -> Iterator[Recorded]:
-    packages = [str(ROOT), *(path for path in sys.path if path.endswith("-packages"))]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(packages),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": "/",
-    }
-    python = _python(environment)
-    # not below pytest's own directory, which only root may enter
-    directory = Path(tempfile.mkdtemp(prefix="sockrec-nobody-"))
+    # not below pytest's own directory, nor perhaps TMPDIR, which only root may enter
+    directory = Path(tempfile.mkdtemp(prefix="sockrec-nobody-", dir="/tmp"))
     os.chown(directory, NOBODY, NOBODY)
     children = []
     try:
+        installed = _installed(directory)
+        python, environment = installed.python, installed.environment
         with namespace() as name:
             listeners = {}
             for uid, port in PORTS.items():
@@ -102,6 +153,7 @@ def recorded() -> Iterator[Recorded]:
                     inside(name, *become, python, "-c", _LISTEN, str(port)),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
+                    cwd=installed.project,
                     env=environment,
                     text=True,
                 )
@@ -117,7 +169,7 @@ def recorded() -> Iterator[Recorded]:
                     # once more, so that this Python too is looked up without root's rights
                     *("env", *record(target, "-i", "200ms", python=python), "--", *work),
                 ),
-                cwd=ROOT,
+                cwd=installed.project,
                 env=environment,
                 capture_output=True,
                 text=True,
@@ -139,7 +191,7 @@ def recorded() -> Iterator[Recorded]:
             for stream in (child.stdin, child.stdout):
                 assert stream is not None
                 stream.close()
-            child.wait()
+            child.wait(60)
         shutil.rmtree(directory)
 
 

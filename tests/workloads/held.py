@@ -352,12 +352,12 @@ def held_by_child(connections: int = 500) -> Iterator[tuple[list[Truth], list[st
         try:
             lines = list(itertools.takewhile(lambda line: line != "\n", child.stdout))
             if not lines:
-                raise RuntimeError(f"the workload ended with {child.wait()} before it was made")
+                raise RuntimeError(f"the workload ended with {child.wait(60)} before it was made")
             truths: list[Truth] = [json.loads(line) for line in lines[1:]]
             yield truths, json.loads(lines[0])
         finally:
             child.stdin.close()
-            child.wait()
+            child.wait(60)
 
 
 def main() -> None:

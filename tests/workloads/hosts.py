@@ -97,14 +97,14 @@ class _Resident:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"the resident ended with {self.process.wait()} at {order!r}")
+            raise RuntimeError(f"the resident ended with {self.process.wait(60)} at {order!r}")
         return json.loads(answer)
 
     def end(self) -> None:
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
             stream.close()
-        self.process.wait()
+        self.process.wait(60)
 
 
 def _wire(left: Host, right: Host) -> None:
@@ -118,6 +118,8 @@ def _wire(left: Host, right: Host) -> None:
             f"net/ipv6/conf/{host.link}/router_solicitations=0",
             f"net/ipv6/conf/{host.link}/accept_dad=0",
             "net/ipv4/ping_group_range=0 2147483647",
+            # a FIN repeated by a busy machine would end what is in TIME-WAIT: RFC 1337
+            "net/ipv4/tcp_rfc1337=1",
         ]
         write = 'for pair; do echo "${pair#*=}" >"/proc/sys/${pair%%=*}"; done'
         subprocess.run(inside(host.name, "sh", "-ec", write, "sh", *sysctls), check=True)
@@ -224,6 +226,9 @@ def two_hosts(directory: Path) -> Iterator[tuple[Host, Host]]:
         request = "GET / HTTP/1.1\r\nHost: left\r\n\r\n"
         stack.enter_context(_kept(right, left, NGINX_PORT, request))
         stack.enter_context(_kept(left, right, REDIS_PORT, "PING\r\n"))
+        for order in ("leave", "be left"):  # last, as what they leave lives for a minute only
+            for resident in residents:
+                resident.obey(order)
         time.sleep(SETTLE_SECONDS)
         for host, resident in zip((left, right), residents, strict=True):
             host.truths, host.missing, host.unexplained = resident.obey("describe")

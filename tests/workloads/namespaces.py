@@ -34,14 +34,20 @@ NAMED, UNNAMED, LISTENING = range(3)
 
 @dataclass
 class Truth:
-    """A namespace; times are µs UTC, ``gone_us`` when the last that held it was told to let go."""
+    """A namespace; times are µs UTC.
+
+    It was about to be made at ``born_us`` and was there at ``there_us``; those that held it were
+    about to be told to let go at ``gone_us``, and none was left at ``left_us``.
+    """
 
     netns: int
     name: str | None
     pid: int | None
     sockets: int
     born_us: int
+    there_us: int = 0
     gone_us: int = 0
+    left_us: int = 0
 
 
 class NamespaceError(Exception):
@@ -114,6 +120,7 @@ def delete(truth: Truth) -> None:
     if truth.pid is not None:
         os.kill(truth.pid, signal.SIGKILL)
         os.waitpid(truth.pid, 0)
+    truth.left_us = time.time_ns() // 1000
 
 
 def come_and_go(count: int, rate: float, life: float) -> list[Truth]:
@@ -130,6 +137,7 @@ def come_and_go(count: int, rate: float, life: float) -> list[Truth]:
                 delete(living.popleft()[1])
             else:
                 truths.append(make(len(truths) % 3, sockets=2))
+                truths[-1].there_us = time.time_ns() // 1000
                 living.append((time.monotonic() + life, truths[-1]))
     finally:
         for _, truth in living:

@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def namespace() -> Iterator[str]:
         yield name
     finally:
         ip("netns", "delete", name)
+
+
+def unmount(point: Path | str) -> None:
+    """Unmount what nobody holds; a recorder beside may just be looking at what is mounted there."""
+    limit = time.monotonic() + 30
+    while (done := subprocess.run(["umount", point], capture_output=True, text=True)).returncode:
+        assert time.monotonic() < limit, done.stderr
+        time.sleep(0.05)
 
 
 def inside(name: str, *command: str) -> list[str]:

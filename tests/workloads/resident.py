@@ -295,11 +295,8 @@ class Resident(Keeper):
         closing.connect((self.there[1], HALF_CLOSED))
         closing.shutdown(socket.SHUT_WR)
         self.tcp(closing, "FIN-WAIT-2", recv_q=0, send_q=0, shutdown=2)
-        closed = socket.socket(V4)
-        closed.connect((self.there[0], WAITING))
-        gone: Truth = {"inode": 0, "pid": None, "uid": 0, "timer": "timewait"}
-        self.add("tcp", "TIME-WAIT", **self.addresses(closed), **gone)
-        closed.close()
+        self._leaving = self.keep(socket.socket(V4))
+        self._leaving.connect((self.there[0], WAITING))
         unanswered = self.keep(socket.socket(V4))
         unanswered.setblocking(False)
         assert unanswered.connect_ex((self.dead, PLAIN)) == errno.EINPROGRESS
@@ -330,9 +327,22 @@ class Resident(Keeper):
                 self.tcp(one, "ESTAB", recv_q=0, send_q=0)
         closing = self.keep(self._listeners[HALF_CLOSED].accept()[0])
         self.tcp(closing, "CLOSE-WAIT", recv_q=1, send_q=0, shutdown=1)
-        self._listeners[WAITING].accept()[0].close()
+        self._left = self.keep(self._listeners[WAITING].accept()[0])
         if MULTIPATH in self._listeners:
             self._multipath(self.keep(self._listeners[MULTIPATH].accept()[0]))
+
+    # end
+
+    def leave(self) -> None:
+        """Close a connection, which will be in TIME-WAIT for a minute, before its peer does."""
+        gone: Truth = {"inode": 0, "pid": None, "uid": 0, "timer": "timewait"}
+        self.add("tcp", "TIME-WAIT", **self.addresses(self._leaving), **gone)
+        self._leaving.close()
+
+    def be_left(self) -> None:
+        """Close the connection that the other host's resident has left."""
+        assert self._left.recv(1) == b""
+        self._left.close()
 
     def share_some(self) -> subprocess.Popen[bytes]:
         """Let a younger process hold every third of the plain connections too."""
@@ -374,6 +384,10 @@ def main() -> None:
             case "accept":
                 resident.accept_everywhere()
                 sharer = resident.share_some()
+            case "leave":
+                resident.leave()
+            case "be left":
+                resident.be_left()
             case "describe":
                 for truth in resident.truths:
                     if truth.get("pid"):
@@ -385,7 +399,7 @@ def main() -> None:
     resident.close()
     if sharer is not None and sharer.stdin is not None:
         sharer.stdin.close()
-        sharer.wait()
+        sharer.wait(60)
 
 
 if __name__ == "__main__":
