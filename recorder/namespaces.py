@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from recorder.limits import lack
 from recorder.nsfs import NO_DESCRIPTOR, OPEN, Mounts, Process, Processes, Ways
 from recorder.procfs import GONE, decode
 from recorder.schema import SockrecError
@@ -375,9 +376,7 @@ def _inode_of(path: str, proc: int, what: str, missing: str) -> int:
 def _why(error: OSError) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
         return "needs root or CAP_SYS_ADMIN"
-    if error.errno in NO_DESCRIPTOR:
-        return "no descriptor was left for it; raise the limit (ulimit -n)"
-    return os.strerror(error.errno or errno.EIO)
+    return lack(error) or os.strerror(error.errno or errno.EIO)
 
 
 def interface_names() -> dict[int, str]:

@@ -6,15 +6,19 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from resource import RLIMIT_DATA, RLIMIT_NOFILE
 from typing import Any
+
+import pyarrow as pa
 
 from recorder import host
 from recorder.closes import Closes
 from recorder.journal import Journals
+from recorder.limits import Room, WantError, is_lack, lack
 from recorder.manifest import Manifest, iso_time, make_directory
 from recorder.namespaces import Namespaces, raise_descriptor_limit
 from recorder.owners import Owners
@@ -67,6 +71,8 @@ class Options:
     closes: bool = True
     closes_buffer: int = EVENTS_BUFFER
     command: tuple[str, ...] = ()
+    environment: Mapping[str, str] | None = None
+    """The command's; without one it gets ours."""
     seal_rows: int = SEAL_ROWS
     seal_seconds: float = SEAL_SECONDS
 
@@ -125,10 +131,15 @@ class Recording:
         options: Options,
         signals: Signals,
         on_progress: Callable[[Progress], None] | None = None,
+        on_lack: Callable[[str, str], None] | None = None,
+        room: Room | None = None,
     ) -> None:
+        """``on_lack`` is told what is not recorded for want of something, and of what."""
         self._options = options
         self._signals = signals
         self._on_progress = on_progress or (lambda progress: None)
+        self._on_lack = on_lack or (lambda what, why: None)
+        self._room = room or Room()
         self._progress = Progress()
         self._child: int | None = None
         self._status = 0
@@ -140,12 +151,17 @@ class Recording:
         """
         namespaces = Namespaces(self._options.netns)
         make_directory(self._options.directory)
-        self._descriptors = raise_descriptor_limit()
+        self._given = {kind: resource.getrlimit(kind) for kind in (RLIMIT_NOFILE, RLIMIT_DATA)}
+        raise_descriptor_limit()
         try:
-            reason = self._record(namespaces)
-        except OSError as error:
+            with self._room.bounded():
+                reason = self._record(namespaces)
+        except (OSError, MemoryError, RuntimeError, pa.ArrowException, WantError) as error:
+            why = lack(error) or (isinstance(error, OSError) and error.strerror) or str(error)
+            if isinstance(error, RuntimeError) and not is_lack(why):
+                raise  # a fault of ours
             raise RecordingError(
-                f"{self._options.directory}: recording ended: {error.strerror or error}; "
+                f"{self._options.directory}: recording ended: {why}; "
                 f"the {self._progress.samples} samples before are whole"
             ) from error
         finally:
@@ -159,7 +175,7 @@ class Recording:
         manifest.save()
         self._sealer = Sealer(options.directory)
         self._journals = Journals(options.directory, 1)
-        closes = Closes(host.release()) if options.closes else None
+        closes = self._receive_closes(manifest) if options.closes else None
         sampler = Sampler(
             options.choice,
             release=host.release(),
@@ -180,6 +196,24 @@ class Recording:
             manifest.facts["ended"] = iso_time(time.time_ns() // 1000)
             manifest.save()
         return reason
+
+    def _receive_closes(self, manifest: Manifest) -> Closes | None:
+        """Return what receives the closes, None if its thread cannot be started."""
+        try:
+            return Closes(host.release())
+        except OSError as error:
+            why = lack(error)
+            if why is None:
+                raise
+            self._add_unseen(manifest, "closes", why)
+            return None
+
+    def _add_unseen(self, manifest: Manifest, what: str, why: str) -> bool:
+        """Note once what is not seen, and tell it at once if that is for want of something."""
+        news = manifest.add_unseen(what, why)
+        if news and is_lack(why):
+            self._on_lack(what, why)
+        return news
 
     def _facts(self) -> dict[str, Any]:
         options = self._options
@@ -243,6 +277,7 @@ class Recording:
                 self._write_closes(number, sampler)
                 return ending
             begun = now
+            self._room.check()
             self._progress.skipped += skipped
             self._progress.late += late > LATE_SHARE * options.interval * 1e6
             self._write(sampler.take(number, late_us=late, skipped=skipped), manifest)
@@ -316,7 +351,7 @@ class Recording:
                 news |= kind not in counts
                 counts[kind] = counts.get(kind, 0) + count
         for what, why in sample.unseen:
-            news |= manifest.add_unseen(what, why)
+            news |= self._add_unseen(manifest, what, why)
         known = {(fact["step"], fact["source"]) for fact in manifest.facts["reading"]}
         news |= known != {(fact["step"], fact["source"]) for fact in sample.reading}
         manifest.facts["reading"] = sample.reading
@@ -339,21 +374,24 @@ class Recording:
                 os.kill(self._child, info.si_signo)
 
     def _start(self, command: tuple[str, ...]) -> int:
-        """Start the command, with the limit of descriptors that it would have without us."""
-        ours = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self._descriptors, ours[1]))
+        """Start the command, with the limits and the environment that it would have without us."""
+        ours = {kind: resource.getrlimit(kind) for kind in self._given}
+        environment = self._options.environment
         try:
+            for kind, limits in self._given.items():
+                resource.setrlimit(kind, limits)
             return os.posix_spawnp(
                 command[0],
                 command,
-                os.environ,
+                os.environ if environment is None else environment,
                 setsigmask=[],
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             )
         except OSError as error:
             raise CommandError(f"{command[0]}: cannot run it: {error.strerror}") from error
         finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, ours)
+            for kind, limits in ours.items():
+                resource.setrlimit(kind, limits)
 
     def _reap(self, child: int) -> bool:
         pid, status = os.waitpid(child, os.WNOHANG)
