@@ -53,8 +53,8 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (SockrecError, OSError) as error:
-        tell(f"sockrec: {error}")
+    except (SockrecError, OSError, MemoryError) as error:
+        tell(f"sockrec: {str(error) or 'no memory was left'}")
         if engine := sys.modules.get("analyzer.engine"):
             engine.leave(1)  # at once, should a query run that nothing can stop
         sys.exit(1)

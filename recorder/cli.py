@@ -174,7 +174,7 @@ def record(
 
         def warn(what: str, why: str) -> None:
             write(clear)
-            tell(f"sockrec: not recorded: {what}: {why}")
+            tell(f"sockrec: not recorded: {what}: {why}", patience_s=0)
 
         try:
             recording = Recording(options, signals, _show if live else None, warn, room)

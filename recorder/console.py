@@ -32,13 +32,13 @@ def hold_standard_descriptors() -> None:
             setattr(sys, name, os.fdopen(opened, mode, closefd=False, encoding="utf-8"))
 
 
-def tell(message: str) -> None:
+def tell(message: str, patience_s: float = PATIENCE_S) -> None:
     """Print a line of the program's own, waiting a while for a reader but not for ever.
 
     What a stranger may have named is in it: no line break and no terminal escape gets out.
     """
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-    write(text + "\n", PATIENCE_S)
+    write(text + "\n", patience_s)
 
 
 def write(text: str, patience_s: float = 0.0) -> None:

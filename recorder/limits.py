@@ -16,7 +16,7 @@ from recorder.schema import SockrecError
 DESCRIPTORS = 48
 ADDRESS_SPACE = 320 << 20
 DATA = 160 << 20
-MEMORY = 96 << 20
+MEMORY = 112 << 20
 """What recording a few hundred sockets takes, as measured, and a margin; see docs/recording.md."""
 
 MARGIN = 16 << 20
