@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recorder.limits import lack
-from recorder.nsfs import NO_DESCRIPTOR, OPEN, Mounts, Process, Processes, Ways
+from recorder.nsfs import OPEN, Mounts, Process, Processes, Ways
 from recorder.procfs import GONE, decode
 from recorder.schema import SockrecError
 from recorder.visitor import CLONE_NEWNET, Visitor, attempt
@@ -222,7 +222,7 @@ class Namespaces:
         )
 
     def _hold(self, ways: Ways) -> None:
-        """Open and enter the namespaces that are new, and those that no descriptor was left for."""
+        """Open and enter the namespaces that are new, and those that something was lacking for."""
         opened = []
         for inode, paths in ways.items():
             known = self._known.get(inode)
@@ -230,7 +230,7 @@ class Namespaces:
                 known = _Known(
                     Namespace(inode, (), None, None, None, inode == self._home, True, None)
                 )
-            elif known.error is None or known.error.errno not in NO_DESCRIPTOR:
+            elif known.error is None or lack(known.error) is None:
                 continue
             if not known.namespace.home:
                 try:
