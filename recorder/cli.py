@@ -230,6 +230,7 @@ def recover(
     recording: Annotated[Path, typer.Argument(help="The directory of a recording.")],
 ) -> None:
     """Seal what a killed recorder left in journals. Reading a recording does not need this."""
+    hold_standard_descriptors()
     from recorder.journal import numbers
     from recorder.manifest import check_version
     from recorder.segment import seal
