@@ -87,19 +87,19 @@ class Room:
 
         A memory cgroup kills; RLIMIT_DATA, for this process and the sealing child, does not.
         """
-        before = resource.getrlimit(resource.RLIMIT_DATA)
+        before = soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        statm = self._read_statm()
         for limit in self._limits:
             if limit.field == _RESIDENT and limit.is_tight:
-                statm = self._read_statm()
                 spare = max(limit.amount - limit.used(statm) - MARGIN, 0)
                 bound = statm[_DATA] * _PAGE + spare
-                soft = before[0]
                 if soft == resource.RLIM_INFINITY or bound < soft:
-                    resource.setrlimit(resource.RLIMIT_DATA, (bound, before[1]))
+                    resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
         try:
             yield
         finally:
-            resource.setrlimit(resource.RLIMIT_DATA, before)
+            with contextlib.suppress(OSError, ValueError):  # somebody lowered the hard limit
+                resource.setrlimit(resource.RLIMIT_DATA, before)
 
     def check(self) -> None:
         """Raise WantError if so little is left that the next sample might not be survived."""
