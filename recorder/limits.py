@@ -27,6 +27,8 @@ _TIGHT = 1 << 30
 
 _RAISE = "raise the limit"
 _MOUNT = re.compile(rb"^\d+ \d+ \S+ (\S+) (\S+) .*- (cgroup2?) \S+ (\S+)$", re.MULTILINE)
+_NO_THREAD = re.compile("can't start new thread|Failed to launch worker thread")
+"""How Python, in a RuntimeError, and Arrow say it: neither gives a number."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 # Fields of /proc/PID/statm, proc_pid_statm(5).
@@ -135,8 +137,7 @@ def lack(error: BaseException) -> str | None:
         return f"the host has no descriptor left; {_RAISE} (sysctl fs.file-max)"
     if number == errno.ENOMEM or isinstance(error, MemoryError):
         return f"no memory was left; {_RAISE} (memory.max, ulimit -v)"
-    # Python says so in a RuntimeError, Arrow in an exception without a number
-    if number == errno.EAGAIN or (number is None and "thread" in str(error)):
+    if number == errno.EAGAIN or (number is None and _NO_THREAD.search(str(error))):
         return f"no thread or process could be started; {_RAISE} (pids.max, ulimit -u)"
     return None
 
