@@ -8,6 +8,7 @@ import typer
 
 import analyzer.cli
 import recorder.cli
+from recorder.console import tell
 from recorder.schema import SockrecError
 
 app = typer.Typer(
@@ -52,10 +53,8 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (SockrecError, OSError) as error:
-        # Names in a message may come from a stranger: no line break or terminal escape gets out.
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
-        print(f"sockrec: {text}", file=sys.stderr)
+    except (SockrecError, OSError, MemoryError) as error:
+        tell(f"sockrec: {str(error) or 'no memory was left'}")
         if engine := sys.modules.get("analyzer.engine"):
             engine.leave(1)  # at once, should a query run that nothing can stop
         sys.exit(1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from recorder.console import STDERR, hold_standard_descriptors, tell, write
 
 if TYPE_CHECKING:
     from recorder.recording import Progress, Result
@@ -25,6 +27,7 @@ class Sync(StrEnum):
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MIN_INTERVAL = 0.01
+_CLEAR_LINE = "\r\x1b[K"
 
 
 def duration(text: str) -> float:
@@ -142,19 +145,25 @@ def record(
     Times are written 500ms, 1s, 5m. SIGINT, SIGTERM and SIGHUP end the recording cleanly; with a
     COMMAND they are passed on to it.
     """
+    hold_standard_descriptors()
     argv = tuple(command or ())
     if argv:
         import shutil
 
         if shutil.which(argv[0]) is None:
-            typer.echo(f"sockrec: {argv[0]}: no such command", err=True)
+            tell(f"sockrec: {argv[0]}: no such command")
             raise typer.Exit(127)
+    from recorder.limits import Room, check_descriptors
     from recorder.signals import Signals
 
+    check_descriptors()
+    room = Room()
+    room.check_start()
     with Signals() as signals:
-        from recorder.imports import leave_out_pandas
+        from recorder.imports import leave_out_pandas, set_environment
 
         leave_out_pandas()
+        environment = set_environment(limited=room.is_tight)
         from recorder.namespaces import NamespaceError
         from recorder.recording import Options, Recording
         from recorder.tables import QueryError, parse_query
@@ -175,25 +184,32 @@ def record(
             closes=closes,
             closes_buffer=closes_buffer or EVENTS_BUFFER,
             command=argv,
+            environment=environment,
             sync=sync is Sync.sample,
         )
-        live = sys.stderr.isatty() and not quiet
+        live = os.isatty(STDERR) and not quiet
+        clear = _CLEAR_LINE * live
+
+        def warn(what: str, why: str) -> None:
+            write(clear)
+            tell(f"sockrec: not recorded: {what}: {why}", patience_s=0)
+
         try:
-            result = Recording(options, signals, _show if live else None).run()
+            recording = Recording(options, signals, _show if live else None, warn, room)
+            result = recording.run()
         except NamespaceError as error:
             raise typer.BadParameter(str(error), param_hint="--netns") from error
-    if live:
-        sys.stderr.write("\r\x1b[K")
+        finally:
+            write(clear)
     if not quiet:
-        typer.echo(_summary(result, options.directory), err=True)
+        tell(_summary(result, options.directory))
     for trouble in result.trouble:
-        typer.echo(f"sockrec: {options.directory}: {trouble}", err=True)
+        tell(f"sockrec: {options.directory}: {trouble}")
     if result.unsealed:
         number, why = next(iter(result.unsealed.items()))
-        typer.echo(
+        tell(
             f"sockrec: {options.directory}: segment {number} could not be sealed: {why}; "
-            "its journals are whole: free the cause and run sockrec recover",
-            err=True,
+            "its journals are whole: free the cause and run sockrec recover"
         )
         raise typer.Exit(result.status or 1)
     raise typer.Exit(result.status)
@@ -208,11 +224,12 @@ def _show(progress: Progress) -> None:
         f"{progress.closes:,} closes  {progress.namespaces:,} namespaces  "
         f"{progress.bytes / 1e6:,.1f} MB  {cpu:.1f}% CPU  {late}"
     )
-    import shutil
-
-    width = shutil.get_terminal_size().columns - 1
-    sys.stderr.write(f"\r\x1b[K{line[:width]}")
-    sys.stderr.flush()
+    try:
+        width = os.get_terminal_size(STDERR).columns
+    except OSError:  # the terminal is gone
+        return
+    # a terminal of no columns is one that does not say how many it has
+    write(f"{_CLEAR_LINE}{line[: (width or 80) - 1]}")
 
 
 def _summary(result: Result, directory: Path) -> str:
@@ -240,6 +257,7 @@ def recover(
     ] = False,
 ) -> None:
     """Seal what a killed recorder left in journals. Reading a recording does not need this."""
+    hold_standard_descriptors()
     from recorder.imports import leave_out_pandas
 
     leave_out_pandas()
@@ -247,6 +265,6 @@ def recover(
 
     result = seal_all(recording, salvage=salvage)
     for line in result.told:
-        typer.echo(f"sockrec: {line}", err=True)
+        tell(f"sockrec: {line}")
     typer.echo(result.summary)
     raise typer.Exit(1 if result.failed else 0)

@@ -190,7 +190,7 @@ class Closes:
     """Receives the events of many network namespaces from its construction to ``close``.
 
     An own thread empties the sockets. It takes the signal mask of the thread that makes this. All
-    methods may be called by one thread.
+    methods may be called by one thread. Making one raises OSError, of EAGAIN without a thread.
     """
 
     def __init__(
@@ -211,7 +211,11 @@ class Closes:
         self._wake, self._woken = socket.socketpair()
         self._epoll.register(self._woken.fileno(), select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name="sockrec-closes", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._release()
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     def add(self, netns: int, events: socket.socket) -> None:
         """Receive the events of a namespace by a socket of ``transport.connect_destroy``.
@@ -262,6 +266,9 @@ class Closes:
         self._stop.set()
         self._wake.send(b"\0")
         self._thread.join()
+        self._release()
+
+    def _release(self) -> None:
         self._epoll.close()
         for closing in (self._wake, self._woken, *(s.socket for s in self._sources.values())):
             closing.close()

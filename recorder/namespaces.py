@@ -25,7 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recorder.nsfs import NO_DESCRIPTOR, OPEN, Mounts, Process, Processes, Ways
+from recorder.limits import lack
+from recorder.nsfs import OPEN, Mounts, Process, Processes, Ways
 from recorder.procfs import GONE, decode
 from recorder.schema import SockrecError
 from recorder.visitor import CLONE_NEWNET, Visitor, attempt
@@ -222,14 +223,14 @@ class Namespaces:
         )
 
     def _hold(self, ways: Ways) -> None:
-        """Open and enter the namespaces that are new, and those that no descriptor was left for."""
+        """Open and enter the namespaces that are new, and those that something was lacking for."""
         for inode, paths in ways.items():
             known = self._known.get(inode)
             if known is None:
                 known = _Known(
                     Namespace(inode, (), None, None, None, inode == self._home, True, None)
                 )
-            elif known.error is None or known.error.errno not in NO_DESCRIPTOR:
+            elif known.error is None or lack(known.error) is None:
                 continue
             if not known.namespace.home:
                 try:
@@ -389,9 +390,7 @@ def _inode_of(path: str, proc: int, what: str, missing: str) -> int:
 def _why(error: OSError) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
         return "needs root or CAP_SYS_ADMIN"
-    if error.errno in NO_DESCRIPTOR:
-        return "no descriptor was left for it; raise the limit (ulimit -n)"
-    return os.strerror(error.errno or errno.EIO)
+    return lack(error) or os.strerror(error.errno or errno.EIO)
 
 
 def interface_names() -> dict[int, str]:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recorder.closes import Closes
+from recorder.limits import lack
 from recorder.namespaces import RESERVED, Namespace, Namespaces, NamespacesStep
 from recorder.netlink import Dump, Framing, Words
 from recorder.tables import NO_INODES, Step
@@ -188,7 +189,9 @@ class Places:
             if isinstance(error, OSError):
                 self._failed[namespace.inode] = namespace
                 what = f"sockets of network namespace {namespace.inode}"
-                self._unseen.append((what, f"no socket in it: {error.strerror or error}"))
+                self._unseen.append(
+                    (what, f"no socket in it: {lack(error) or error.strerror or error}")
+                )
             elif namespace.inode in self._failed:
                 self._tell(False, namespace)
                 del self._failed[namespace.inode]
@@ -235,7 +238,8 @@ class Places:
             own = 1
             if self._closes is not None:
                 events = connect_destroy(self._closes_buffer)
-                if events.fileno() >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED:
+                most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED
+                if events.fileno() >= most and not namespace.home:
                     events.close()  # some are to be left for everything else
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 self._closes.add(namespace.inode, events)

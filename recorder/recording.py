@@ -6,14 +6,18 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from resource import RLIMIT_DATA, RLIMIT_NOFILE
 from typing import Any
+
+import pyarrow as pa
 
 from recorder import host
 from recorder.closes import Closes
+from recorder.limits import Room, is_lack, lack
 from recorder.manifest import Manifest, iso_time
 from recorder.namespaces import Namespaces, raise_descriptor_limit
 from recorder.owners import Owners
@@ -38,6 +42,10 @@ LAST_SECONDS = 0.1
 
 LATE_SHARE = 0.1
 """A sample counts as late past this share of the interval."""
+
+
+_FAILURES = (OSError, MemoryError, RuntimeError, pa.ArrowException, SockrecError)
+"""What a recording may fail with; a RuntimeError may say that a thread could not be started."""
 
 
 class RecordingError(SockrecError):
@@ -66,6 +74,8 @@ class Options:
     closes: bool = True
     closes_buffer: int = EVENTS_BUFFER
     command: tuple[str, ...] = ()
+    environment: Mapping[str, str] | None = None
+    """The command's; without one it gets ours."""
     seal_rows: int = SEAL_ROWS
     seal_seconds: float = SEAL_SECONDS
     sync: bool = False
@@ -129,10 +139,15 @@ class Recording:
         options: Options,
         signals: Signals,
         on_progress: Callable[[Progress], None] | None = None,
+        on_lack: Callable[[str, str], None] | None = None,
+        room: Room | None = None,
     ) -> None:
+        """``on_lack`` is told what is not recorded for want of something, and of what."""
         self._options = options
         self._signals = signals
         self._on_progress = on_progress or (lambda progress: None)
+        self._on_lack = on_lack or (lambda what, why: None)
+        self._room = room or Room()
         self._progress = Progress()
         self._child: int | None = None
         self._status = 0
@@ -143,16 +158,23 @@ class Recording:
         Whatever happens to the recording, a command that was started is waited for.
         """
         namespaces = Namespaces(self._options.netns)
-        writer = Writer(self._options.directory, self._facts(), sync=self._options.sync)
-        self._descriptors = raise_descriptor_limit()
+        self._given = {kind: resource.getrlimit(kind) for kind in (RLIMIT_NOFILE, RLIMIT_DATA)}
+        raise_descriptor_limit()
         try:
-            reason = self._record(namespaces, writer)
-        except (OSError, MemoryError) as error:
-            left = ", some of them in journals, which recover seals" * bool(writer.unsealed)
-            raise RecordingError(
-                f"{self._options.directory}: recording ended: {_why(error)}; "
-                f"the {self._progress.samples} samples before are whole{left}"
-            ) from error
+            with self._room.bounded():
+                writer = Writer(self._options.directory, self._facts(), sync=self._options.sync)
+                try:
+                    reason = self._record(namespaces, writer)
+                except _FAILURES as error:
+                    if isinstance(error, CommandError) or _is_ours(error):
+                        raise
+                    left = (
+                        ", some of them in journals, which recover seals" if writer.unsealed else ""
+                    )
+                    raise RecordingError(
+                        f"{self._options.directory}: recording ended: {_why(error)}; "
+                        f"the {self._progress.samples} samples before are whole{left}"
+                    ) from error
         finally:
             while self._child is not None and not self._reap(self._child):
                 self._wait(time.monotonic() + 1)
@@ -162,7 +184,7 @@ class Recording:
         options = self._options
         reason = "error"
         try:
-            closes = Closes(host.release()) if options.closes else None
+            closes = self._receive_closes(writer.manifest) if options.closes else None
             sampler = Sampler(
                 options.choice,
                 release=host.release(),
@@ -175,12 +197,30 @@ class Recording:
                 reason = self._loop(sampler, writer)
             finally:
                 sampler.close()
-        except (OSError, MemoryError, SockrecError) as error:
+        except _FAILURES as error:
             reason = f"error: {_why(error)}"
             raise
         finally:
             writer.end(reason)
         return reason
+
+    def _receive_closes(self, manifest: Manifest) -> Closes | None:
+        """Return what receives the closes, None if its thread cannot be started."""
+        try:
+            return Closes(host.release())
+        except OSError as error:
+            why = lack(error)
+            if why is None:
+                raise
+            self._add_unseen(manifest, "closes", why)
+            return None
+
+    def _add_unseen(self, manifest: Manifest, what: str, why: str) -> bool:
+        """Note once what is not seen, and tell it at once if that is for want of something."""
+        news = manifest.add_unseen(what, why)
+        if news and is_lack(why):
+            self._on_lack(what, why)
+        return news
 
     def _facts(self) -> dict[str, Any]:
         options = self._options
@@ -244,6 +284,7 @@ class Recording:
                 self._write_closes(number, sampler, writer)
                 return ending
             begun = now
+            self._room.check()
             self._progress.skipped += skipped
             self._progress.late += late > LATE_SHARE * options.interval * 1e6
             self._write(sampler.take(number, late_us=late, skipped=skipped), writer)
@@ -311,7 +352,7 @@ class Recording:
                 news |= kind not in counts
                 counts[kind] = counts.get(kind, 0) + count
         for what, why in sample.unseen:
-            news |= manifest.add_unseen(what, why)
+            news |= self._add_unseen(manifest, what, why)
         known = {(fact["step"], fact["source"]) for fact in manifest.facts["reading"]}
         news |= known != {(fact["step"], fact["source"]) for fact in sample.reading}
         manifest.facts["reading"] = sample.reading
@@ -334,21 +375,24 @@ class Recording:
                 os.kill(self._child, info.si_signo)
 
     def _start(self, command: tuple[str, ...]) -> int:
-        """Start the command, with the limit of descriptors that it would have without us."""
-        ours = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self._descriptors, ours[1]))
+        """Start the command, with the limits and the environment that it would have without us."""
+        ours = {kind: resource.getrlimit(kind) for kind in self._given}
+        environment = self._options.environment
         try:
+            for kind, limits in self._given.items():
+                resource.setrlimit(kind, limits)
             return os.posix_spawnp(
                 command[0],
                 command,
-                os.environ,
+                os.environ if environment is None else environment,
                 setsigmask=[],
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             )
         except OSError as error:
             raise CommandError(f"{command[0]}: cannot run it: {error.strerror}") from error
         finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, ours)
+            for kind, limits in ours.items():
+                resource.setrlimit(kind, limits)
 
     def _reap(self, child: int) -> bool:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -363,10 +407,13 @@ class Recording:
         self._on_progress(self._progress)
 
 
+def _is_ours(error: Exception) -> bool:
+    """Tell a fault in the program from want of a thread, which Python tells by the same class."""
+    return isinstance(error, RuntimeError) and lack(error) is None
+
+
 def _why(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    return (isinstance(error, OSError) and error.strerror) or str(error)
+    return lack(error) or (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _exit_status(status: int) -> int:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import select
 import signal
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_Set = ctypes.c_ulong * (1024 // (8 * ctypes.sizeof(ctypes.c_ulong)))  # sigset_t
 
 
 class Signals:
@@ -22,7 +29,9 @@ class Signals:
         }
         # were SIGCHLD ignored, the exit status of the command would be lost
         self._old_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*self._ending, signal.SIGCHLD})
+        self._waited = {*self._ending, signal.SIGCHLD}
+        self._old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._waited)
+        self._pending = _signalfd(self._waited)
         return self
 
     def __exit__(
@@ -33,9 +42,26 @@ class Signals:
     ) -> None:
         while self.wait(0) is not None:
             pass  # a second Ctrl-C while the first was obeyed
+        os.close(self._pending)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
         signal.signal(signal.SIGCHLD, self._old_child)
 
     def wait(self, seconds: float) -> signal.struct_siginfo | None:
         """Return the next signal, or None if there is none within that time."""
-        return signal.sigtimedwait({*self._ending, signal.SIGCHLD}, max(0.0, seconds))
+        # sigtimedwait only where it does not wait: stopped (SIGSTOP) for longer than that time,
+        # CPython returns memory that it never filled instead of None
+        select.select([self._pending], [], [], max(0.0, seconds))
+        return signal.sigtimedwait(self._waited, 0)
+
+
+def _signalfd(numbers: Iterable[int]) -> int:
+    """Return a descriptor that is readable while one of the signals, all blocked, is pending."""
+    mask = _Set()
+    bits = 8 * ctypes.sizeof(ctypes.c_ulong)
+    for number in numbers:
+        mask[(number - 1) // bits] |= 1 << (number - 1) % bits
+    descriptor = int(_LIBC.signalfd(-1, ctypes.byref(mask), os.O_CLOEXEC))
+    if descriptor < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return descriptor

@@ -596,7 +596,7 @@ print(json.dumps([few, later]))
     )
     assert len(few) == 8
     assert [True, None] in few
-    assert [False, "no descriptor was left for it; raise the limit (ulimit -n)"] in few
+    assert [False, "no descriptor was left; raise the limit (ulimit -n)"] in few
     assert later == [True] * 8
 
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -278,6 +279,7 @@ def test_an_unprivileged_recorder_says_what_it_could_not_see(tmp_path: Path) -> 
 
 def test_a_terminal_shows_a_status_line_and_a_pipe_does_not(tmp_path: Path) -> None:
     main, side = pty.openpty()
+    termios.tcsetwinsize(side, (24, 120))
     with subprocess.Popen(
         [sys.executable, "-m", "sockrec", "record", "-n", "3", "-i", "100ms", "-o", tmp_path / "r"],
         stderr=side,

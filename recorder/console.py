@@ -1,0 +1,56 @@
+"""Standard error: what is told there may be lost, but never delays or ends a recording."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import time
+
+STDERR = 2
+
+PATIENCE_S = 5.0
+"""How long a message waits for a reader: of a pipe that is full, or a terminal that was stopped."""
+
+_AT_ONCE = 4096
+"""A pipe that is ready takes so many bytes without blocking (PIPE_BUF)."""
+
+
+def hold_standard_descriptors() -> None:
+    """Open /dev/null as each of the descriptors 0, 1 and 2 that is closed.
+
+    Else the next file opened, say a journal, would get its number, and be written to by whatever
+    prints. To be called before anything is opened.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (STDERR, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # the lowest free number is what open(2) returns
+            opened = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(opened, mode, closefd=False, encoding="utf-8"))
+
+
+def tell(message: str, patience_s: float = PATIENCE_S) -> None:
+    """Print a line of the program's own, waiting a while for a reader but not for ever.
+
+    What a stranger may have named is in it: no line break and no terminal escape gets out.
+    """
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    write(text + "\n", patience_s)
+
+
+def write(text: str, patience_s: float = 0.0) -> None:
+    """Write to standard error as much as it takes within that time; what fails is left out."""
+    data = memoryview(text.encode("utf-8", "backslashreplace"))
+    until = time.monotonic() + patience_s
+    # past sys.stderr, whose buffer would keep what could not be written until the process exits
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr:
+            sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        ready = select.poll()
+        ready.register(STDERR, select.POLLOUT)
+        while data and ready.poll(1000 * max(0.0, until - time.monotonic())):
+            data = data[os.write(STDERR, data[:_AT_ONCE]) :]
