@@ -27,6 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+READING = frozenset({"info", "report", "sql", "summary"})
+"""The commands that open a recording, which may be a stranger's."""
+
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _OPENS = "A directory (live, dead or sealed), a zip of one, a glob, or Parquet files of one table."
 

@@ -65,6 +65,13 @@ class Recording:
         return tuple(segment.path for segment in self.segments)
 
     @property
+    def places(self) -> tuple[Path, ...]:
+        """Return the files and the folder that may have to be opened."""
+        if self.unpacked is not None:
+            return (self.unpacked.folder,)
+        return (self.path,) if self.whole else self.paths
+
+    @property
     def bytes(self) -> int:
         journals: int = sum(journal.bytes.size for journal in self.journals)
         return journals + sum(segment.bytes for segment in self.segments)
