@@ -133,16 +133,16 @@ class Engine:
         self._spill = self._folder.path
         _OPEN.add(self)
         try:
-            self._enter = landlock.Ruleset(_allowed(recording, self._spill)).enter
+            self._ruleset = landlock.Ruleset(_allowed(recording, self._spill))
             self._refused = _refused_functions()
             # What DuckDB starts at once is bound by what this thread is.
-            with ThreadPoolExecutor(1, initializer=self._enter) as bound:
+            with ThreadPoolExecutor(1, initializer=self._ruleset.enter) as bound:
                 self._connection = bound.submit(_connect, threads, memory_limit).result()
         except BaseException:
             self.remove_files()
             raise
         try:
-            _interruptible(self._connection, self._lock_down, enter=self._enter)
+            _interruptible(self._connection, self._lock_down, enter=self._ruleset.enter)
         except BaseException as error:
             self.close()
             if isinstance(error, duckdb.Error):
@@ -202,7 +202,10 @@ class Engine:
         trees: list[str] = []
         with closing(self._connection.cursor()) as cursor:
             _interruptible(
-                cursor, lambda: trees.append(_parse(cursor, query)), self._timeout, self._enter
+                cursor,
+                lambda: trees.append(_parse(cursor, query)),
+                self._timeout,
+                self._ruleset.enter,
             )
         self._check_tree(trees[0])
 
@@ -245,7 +248,7 @@ class Engine:
         journals = streams(self.recording)
 
         def prepare() -> None:
-            self._enter()
+            self._ruleset.enter()
             for name, value in _PROGRESS.items():
                 cursor.execute(f"SET {name} = {value}")
             for name, stream in journals.items():
