@@ -20,6 +20,8 @@ def supervise() -> None:
     To be called before there are threads. What a library says as it gives up, in words for who
     wrote it, is kept from standard error, and told in one line.
     """
+    if sys.stderr is None:  # it is closed: what is opened next must not take its number
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 2)
     said = os.memfd_create("stderr", os.MFD_CLOEXEC)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
     parent = os.getpid()
@@ -36,14 +38,11 @@ def supervise() -> None:
 
 def _take_stderr(instead: int) -> None:
     """Let Python alone write to standard error; libraries know it by its number only."""
-    try:
-        own = os.dup(2)
-    except OSError:  # it is closed
-        return
-    os.set_inheritable(own, False)
-    sys.stderr = open(  # noqa: SIM115 - open to the end
-        own, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace"
-    )
+    if sys.stderr is not None:
+        own, encoding = os.dup(2), sys.stderr.encoding
+        sys.stderr = open(  # noqa: SIM115 - open to the end
+            own, "w", buffering=1, encoding=encoding, errors="backslashreplace"
+        )
     os.dup2(instead, 2, inheritable=False)
 
 
