@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from analyzer.archive import Unpacked, is_zip, unpack
-from analyzer.journal import Journal, map_file, read_commits
-from analyzer.segment import Segment, check_version, read_segment
+from analyzer.journal import Journal, open_journals
+from analyzer.segment import Segment, read_segment
+from recorder.format.facts import parse_facts, read_facts
+from recorder.format.files import FileError, number_of
 from recorder.schema import (
     JOURNAL_SUFFIX,
     RECORDING_FILE,
@@ -23,7 +24,6 @@ from recorder.schema import (
     SockrecError,
 )
 
-_MAX_FACTS = 16 << 20
 _ATTEMPTS = 20
 
 
@@ -73,11 +73,14 @@ class Recording:
 
     @property
     def bytes(self) -> int:
-        journals: int = sum(journal.bytes.size for journal in self.journals)
-        return journals + sum(segment.bytes for segment in self.segments)
+        return sum(journal.bytes for journal in self.journals) + sum(
+            segment.bytes for segment in self.segments
+        )
 
     def close(self) -> None:
-        """Remove what was unpacked to read it."""
+        """Let go of its files, and remove what was unpacked to read it."""
+        for journal in self.journals:
+            journal.file.close()
         if self.unpacked is not None:
             self.unpacked.close()
 
@@ -154,20 +157,20 @@ def _open_zip(path: Path) -> Recording:
 
 def _open_files(paths: Sequence[Path]) -> Recording:
     segments = tuple(read_segment(path, follow=True) for path in paths)
-    first, first_facts = segments[0], _parse_facts(paths[0], segments[0].facts)
+    first, first_facts = segments[0], _facts(paths[0], segments[0].facts)
     for segment in segments[1:]:
         if segment.table != first.table:
             raise RecordingError(
                 f"{segment.path} is of table {segment.table.name}, {first.path} of "
                 f"{first.table.name}: give the files of one table, or the directory"
             )
-        facts = _parse_facts(segment.path, segment.facts)
+        facts = _facts(segment.path, segment.facts)
         if any(facts.get(key) != first_facts.get(key) for key in ("boot_id", "host", "started")):
             raise RecordingError(f"{segment.path} and {first.path} are of different recordings")
     newest = max(segments, key=lambda segment: segment.path.name)
     return Recording(
         path=paths[0],
-        facts=_parse_facts(newest.path, newest.facts),
+        facts=_facts(newest.path, newest.facts),
         segments=segments,
         journals=(),
         left_out=(),
@@ -211,17 +214,13 @@ def _list(path: Path) -> dict[str, frozenset[str]]:
             names = os.listdir(path / table)
         except (FileNotFoundError, NotADirectoryError):
             names = []
-        found[table] = frozenset(
-            name
-            for name in names
-            if name.endswith((JOURNAL_SUFFIX, SEGMENT_SUFFIX)) and _number(name) is not None
-        )
+        found[table] = frozenset(name for name in names if number_of(name) is not None)
     return found
 
 
 def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
-    facts = _parse_facts(path / RECORDING_FILE, _read_facts(path / RECORDING_FILE))
-    numbers = {_number(name) for names in listed.values() for name in names}
+    facts = _facts(path / RECORDING_FILE)
+    numbers = {number_of(name) for names in listed.values() for name in names}
     segments: list[Segment] = []
     journals: list[Journal] = []
     left_out: list[LeftOut] = []
@@ -234,14 +233,6 @@ def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
             journals += new
             left_out += rest
     return Recording(path, facts, tuple(segments), tuple(journals), tuple(left_out), whole=True)
-
-
-def _number(name: str) -> int | None:
-    """Return the number in the name of a journal or segment, None if it is spelled otherwise."""
-    stem = name.partition(".")[0]
-    if not (stem.isascii() and stem.isdecimal() and 6 <= len(stem) <= 18):
-        return None
-    return int(stem) if f"{int(stem):06d}" == stem else None
 
 
 def _present(
@@ -258,33 +249,15 @@ def _segment(table: str, path: Path) -> Segment:
     return segment
 
 
-def _open_journals(number: int, paths: Mapping[str, Path]) -> tuple[list[Journal], list[LeftOut]]:
-    maps = {table: map_file(path) for table, path in paths.items()}
-    committed = read_commits(maps)
-    journals = [
-        Journal(TABLES[table], paths[table], committed.take(table, bytes_))
-        for table, bytes_ in maps.items()
-        if committed.ends[table]
-    ]
-    for journal in journals:
-        journal.check()
-    rest = sum(bytes_.size - committed.ends[table] for table, bytes_ in maps.items())
-    return journals, [LeftOut(number, rest, committed.stopped)] if rest else []
-
-
-def _read_facts(path: Path) -> str:
-    buffer = map_file(path)
-    if buffer.size > _MAX_FACTS:
-        raise RecordingError(f"{path}: {buffer.size:,} bytes are too many")
-    return bytes(buffer).decode(errors="replace")
-
-
-def _parse_facts(path: Path, text: str) -> Mapping[str, object]:
+def _facts(path: Path, text: str | None = None) -> Mapping[str, object]:
+    """Return the facts in recording.json, or in what a segment has of it."""
     try:
-        facts = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RecordingError(f"{path}: not a sockrec recording: {error}") from error
-    if not isinstance(facts, dict):
-        raise RecordingError(f"{path}: not a sockrec recording")
-    check_version(path, facts.get("version"))
-    return facts
+        return parse_facts(path, read_facts(path) if text is None else text)
+    except FileError as error:
+        raise RecordingError(str(error)) from error
+
+
+def _open_journals(number: int, paths: Mapping[str, Path]) -> tuple[list[Journal], list[LeftOut]]:
+    journals, committed = open_journals(paths)
+    left_out = [LeftOut(number, committed.rest, committed.stopped)] if committed.rest else []
+    return journals, left_out

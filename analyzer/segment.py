@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recorder.schema import KINDS, METADATA_PREFIX, TABLES, VERSION, SockrecError, Table
+from recorder.format.facts import check_version
+from recorder.schema import KINDS, METADATA_PREFIX, TABLES, SockrecError, Table
 
 MAX_FOOTER = 16 << 20
 MAX_COLUMNS = 1_000
@@ -73,17 +74,6 @@ def read_segment(path: Path, *, follow: bool) -> Segment:
             what = " ".join(str(error).split())
             raise SegmentError(f"{path}: damaged Parquet file: {what}") from error
     return Segment(table, path, columns, metadata.num_rows, status.st_size, facts)
-
-
-def check_version(where: Path, version: object) -> None:
-    """Raise SegmentError unless this sockrec can read that version of the format."""
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise SegmentError(f"{where}: not a sockrec recording: no format version")
-    if version > VERSION:
-        raise SegmentError(
-            f"{where}: written in format version {version}, this sockrec reads up to {VERSION}: "
-            "use a newer one"
-        )
 
 
 def _check_footer(path: Path, file: int, size: int) -> None:

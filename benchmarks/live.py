@@ -19,7 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recorder.journal import committed, journal_path
+from recorder.directory import Directory
+from recorder.format.files import journal_name
+from recorder.format.journal import read_commits
+from recorder.journal import open_journals
 
 INTERVAL_S = 1.0
 LATE_US = 0.1 * INTERVAL_S * 1e6
@@ -126,6 +129,19 @@ class Live:
         return float(mine.num_rows / self.count)
 
 
+def _begun(path: Path) -> bool:
+    """Tell whether a sample of a recording is committed."""
+    try:
+        directory = Directory.open(path)
+    except OSError:
+        return False
+    try:
+        with open_journals(directory, 1) as journals:
+            return bool(read_commits(journals).commits)
+    finally:
+        directory.close()
+
+
 class Recorder:
     """A recording being made, past its first samples."""
 
@@ -133,11 +149,11 @@ class Recorder:
         self.pid = child.pid
         self._child = child
         self._directory = directory
-        while not committed(directory, 1):
+        while not _begun(directory):
             if child.poll() is not None:
                 raise LiveError(f"the recorder ended with {child.returncode}")
             time.sleep(0.02)
-        with pa.OSFile(str(journal_path(directory, "samples", 1))) as journal:
+        with pa.OSFile(str(directory / "samples" / journal_name(1))) as journal:
             first = pa.ipc.open_stream(journal).read_next_batch()["sample_time"][0].as_py()
         self._begun = first.replace(tzinfo=UTC).timestamp() + SETTLE_S
         time.sleep(max(0.0, self._begun - time.time()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
     from recorder.recording import Progress, Result
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+class Sync(StrEnum):
+    """What is synced."""
+
+    segment = "segment"
+    sample = "sample"
+
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MIN_INTERVAL = 0.01
@@ -118,6 +127,14 @@ def record(
             help="Kernel memory for close events, in each namespace; the default is 32 MiB.",
         ),
     ] = None,
+    sync: Annotated[
+        Sync,
+        typer.Option(
+            "--sync",
+            help="What is on the disk, power loss or not, before recording goes on: each segment, "
+            "or each sample too.",
+        ),
+    ] = Sync.segment,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Sample the kernel's sockets into a recording until -d, -n, Ctrl-C or the end of COMMAND.
@@ -158,6 +175,7 @@ def record(
             closes=closes,
             closes_buffer=closes_buffer or EVENTS_BUFFER,
             command=argv,
+            sync=sync is Sync.sample,
         )
         live = sys.stderr.isatty() and not quiet
         try:
@@ -168,6 +186,8 @@ def record(
         sys.stderr.write("\r\x1b[K")
     if not quiet:
         typer.echo(_summary(result, options.directory), err=True)
+    for trouble in result.trouble:
+        typer.echo(f"sockrec: {options.directory}: {trouble}", err=True)
     if result.unsealed:
         number, why = next(iter(result.unsealed.items()))
         typer.echo(
@@ -211,14 +231,22 @@ def _summary(result: Result, directory: Path) -> str:
 @app.command()
 def recover(
     recording: Annotated[Path, typer.Argument(help="The directory of a recording.")],
+    salvage: Annotated[
+        bool,
+        typer.Option(
+            "--salvage",
+            help="Also read, from the journals in damaged/, every sample that checksums prove.",
+        ),
+    ] = False,
 ) -> None:
     """Seal what a killed recorder left in journals. Reading a recording does not need this."""
-    from recorder.journal import numbers
-    from recorder.manifest import check_version
-    from recorder.segment import seal
+    from recorder.imports import leave_out_pandas
 
-    check_version(recording)
-    left = numbers(recording)
-    for number in left:
-        seal(recording, number)
-    typer.echo(f"{len(left)} segments sealed in {recording}")
+    leave_out_pandas()
+    from recorder.recover import recover as seal_all
+
+    result = seal_all(recording, salvage=salvage)
+    for line in result.told:
+        typer.echo(f"sockrec: {line}", err=True)
+    typer.echo(result.summary)
+    raise typer.Exit(1 if result.failed else 0)

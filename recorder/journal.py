@@ -9,8 +9,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import IO
 
 import numpy as np
@@ -18,10 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recorder.columns import Values
+from recorder.directory import Directory
+from recorder.format.files import journal_name, number_of
+from recorder.format.journal import COMMIT_KEY, CRC_KEY, JournalFile
 from recorder.schema import JOURNAL_SUFFIX, TABLES, Table, journal_schema
 
-COMMIT_KEY = "sockrec.commit"
-CRC_KEY = "sockrec.crc"
 _FILE_BUFFER = 1 << 20
 
 
@@ -86,8 +86,7 @@ def _bitmap(valid: npt.NDArray[np.bool_] | None, bitmaps: dict[int, pa.Buffer]) 
 class _Checked:
     """A file opened for appending that counts and checksums what is written to it."""
 
-    def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def __init__(self, descriptor: int) -> None:
         self._file: IO[bytes] = os.fdopen(descriptor, "wb", buffering=_FILE_BUFFER)
         self.start = self.end = 0
         self._crc = 0
@@ -109,6 +108,10 @@ class _Checked:
     def flush(self) -> None:
         self._file.flush()
 
+    def sync(self) -> None:
+        """Make durable what was flushed."""
+        os.fdatasync(self._file.fileno())
+
     def close(self) -> None:
         if not self.closed:
             self.closed = True
@@ -117,9 +120,12 @@ class _Checked:
 
 
 class _Stream:
-    def __init__(self, path: Path, table: Table) -> None:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        self.file = _Checked(path)
+    def __init__(self, directory: Directory, number: int, table: Table, *, sync: bool) -> None:
+        self.rows = 0  # since the last commit
+        with directory.folder(table.name, make=True) as folder:
+            self.file = _Checked(folder.create(journal_name(number)))
+            if sync:
+                folder.sync()
         self._sink = pa.PythonFile(self.file, mode="w")
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         self.writer = pa.ipc.new_stream(self._sink, journal_schema(table), options=options)
@@ -130,15 +136,23 @@ class _Stream:
 
 
 class Journals:
-    """The open journals of one number; ``commit`` makes a sample part of the recording."""
+    """The open journals of one number; ``commit`` makes a sample part of the recording.
 
-    def __init__(self, directory: Path, number: int) -> None:
+    With ``sync`` a commit returns once the sample is on the disk, else once the kernel has it.
+    """
+
+    def __init__(self, directory: Directory, number: int, *, sync: bool = False) -> None:
         self.number = number
         self.rows = 0
-        self._streams = {
-            name: _Stream(journal_path(directory, name, number), table)
-            for name, table in TABLES.items()
-        }
+        self._sync = sync
+        with contextlib.ExitStack() as opened:
+            self._streams: dict[str, _Stream] = {}
+            for name, table in TABLES.items():
+                self._streams[name] = _Stream(directory, number, table, sync=sync)
+                opened.callback(self._streams[name].close)
+            if sync:
+                directory.sync()
+            opened.pop_all()
         self._empty = BatchMaker(TABLES["samples"]).make(0, {})
 
     @property
@@ -148,92 +162,63 @@ class Journals:
 
     def append(self, table: str, batch: pa.RecordBatch) -> None:
         """Write one batch; it counts once it is committed."""
-        self._streams[table].writer.write_batch(batch)
+        stream = self._streams[table]
+        stream.writer.write_batch(batch)
+        stream.rows += batch.num_rows
         self.rows += batch.num_rows
 
     def commit(self, sample: int) -> None:
         """Flush the sample's batches of all tables, then write and flush its commit."""
         samples = self._streams["samples"]
+        rows = {name: stream.rows for name, stream in self._streams.items() if stream.rows}
         ranges = {name: stream.file.take_range() for name, stream in self._streams.items()}
-        for stream in self._streams.values():
+        for name, stream in self._streams.items():
             stream.file.flush()
-        record = json.dumps({"sample": sample, "tables": ranges}, separators=(",", ":"))
+            stream.rows = 0
+            if self._sync and ranges[name][0] != ranges[name][1]:
+                stream.file.sync()
+        record = json.dumps(
+            {"sample": sample, "tables": ranges, "rows": rows}, separators=(",", ":")
+        )
         crc = str(zlib.crc32(record.encode()))
         samples.writer.write_batch(self._empty, custom_metadata={COMMIT_KEY: record, CRC_KEY: crc})
         samples.file.take_range()
         samples.file.flush()
+        if self._sync:
+            samples.file.sync()
 
     def close(self) -> None:
         for stream in self._streams.values():
             stream.close()
 
 
-def journal_path(directory: Path, table: str, number: int) -> Path:
-    """Return where the journal of a table and number is."""
-    return directory / table / f"{number:06d}{JOURNAL_SUFFIX}"
+@contextlib.contextmanager
+def open_journals(directory: Directory, number: int) -> Iterator[dict[str, JournalFile]]:
+    """Open the journals of a number to be read, by table; one that is not there is left out.
 
-
-def committed(directory: Path, number: int) -> list[dict[str, tuple[int, int, int]]]:
-    """Return the ranges of every committed sample of a number, in order, each verified by its CRC.
-
-    Ends before the first commit that is damaged or names bytes that are damaged or missing.
+    Raises OSError for whatever else goes wrong.
     """
-    result: list[dict[str, tuple[int, int, int]]] = []
-    with contextlib.ExitStack() as stack:
-        try:
-            files = {
-                table: stack.enter_context(open(journal_path(directory, table, number), "rb"))
-                for table in TABLES
-            }
-            stream = stack.enter_context(open(files["samples"].name, "rb"))
-            reader = stack.enter_context(pa.ipc.open_stream(stream))
-            while True:
-                _, metadata = reader.read_next_batch_with_custom_metadata()
-                ranges = _parse_commit(metadata)
-                if ranges is None:
-                    continue
-                if not all(_intact(files[table], *ranges[table]) for table in TABLES):
-                    break
-                result.append(ranges)
-        except (StopIteration, pa.ArrowException, OSError, ValueError, KeyError, TypeError):
-            pass  # the end of what is whole
-    return result
+    with contextlib.ExitStack() as opened:
+        found = {}
+        for table in TABLES:
+            try:
+                with directory.folder(table) as folder:
+                    path = folder.path / journal_name(number)
+                    found[table] = JournalFile(path, directory=folder.descriptor)
+            except FileNotFoundError:
+                continue
+            opened.callback(found[table].close)
+        yield found
 
 
-def _parse_commit(
-    metadata: Mapping[bytes, bytes] | None,
-) -> dict[str, tuple[int, int, int]] | None:
-    if not metadata or COMMIT_KEY.encode() not in metadata:
-        return None
-    record = metadata[COMMIT_KEY.encode()]
-    if str(zlib.crc32(record)).encode() != metadata[CRC_KEY.encode()]:
-        raise ValueError("the commit is damaged")
-    tables = json.loads(record)["tables"]
-    return {table: (tables[table][0], tables[table][1], tables[table][2]) for table in TABLES}
-
-
-def _intact(file: IO[bytes], start: int, end: int, crc: int) -> bool:
-    file.seek(start)
-    data = file.read(end - start)
-    return len(data) == end - start and zlib.crc32(data) == crc
-
-
-def numbers(directory: Path) -> list[int]:
-    """Return the numbers that have journals, in order."""
-    paths = (directory / "samples").glob("*" + JOURNAL_SUFFIX)
-    return sorted(int(path.stem) for path in paths if path.stem.isdigit())
-
-
-def remove(directory: Path, number: int) -> None:
-    """Remove the journals of a sealed number; samples last, as its file says that they exist."""
-    for table in sorted(TABLES, key=lambda name: name == "samples"):
-        journal_path(directory, table, number).unlink(missing_ok=True)
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames in a directory durable."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def numbers(directory: Directory) -> list[int]:
+    """Return the numbers that have a journal of some table, in order."""
+    found: set[int] = set()
+    for table in TABLES:
+        with contextlib.suppress(FileNotFoundError), directory.folder(table) as folder:
+            found.update(
+                number
+                for name in folder.names()
+                if (number := number_of(name, JOURNAL_SUFFIX)) is not None
+            )
+    return sorted(found)

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from recorder.schema import RECORDING_FILE, VERSION, SockrecError
+from recorder.directory import Directory
+from recorder.format.files import TEMPORARY
+from recorder.schema import RECORDING_FILE, VERSION
 
-
-class DirectoryError(SockrecError):
-    """The directory for the recording cannot be used."""
+_RESERVED = 64 << 10
+"""Bytes kept free on the disk, so that its being full can be said in recording.json."""
 
 
 class Manifest:
     """The facts of recording.json; ``save`` replaces the file if they changed."""
 
-    def __init__(self, directory: Path, facts: dict[str, Any]) -> None:
+    def __init__(self, directory: Directory, facts: dict[str, Any]) -> None:
         self._directory = directory
-        self.facts: dict[str, Any] = {"version": VERSION} | facts
+        self.facts: dict[str, Any] = {"version": VERSION, "trouble": []} | facts
         self._saved = ""
+        self._reserve = _reserve(directory)
+
+    def add_trouble(self, what: str) -> None:
+        """Note that something went wrong, and when."""
+        self.facts["trouble"].append({"time": iso_time(time.time_ns() // 1000), "what": what})
 
     def add_unseen(self, what: str, why: str) -> bool:
         """Note once that something could not be seen; tell whether that is new."""
@@ -35,46 +42,47 @@ class Manifest:
         text = json.dumps(self.facts, indent=1)
         if text == self._saved:
             return
-        path = self._directory / RECORDING_FILE
-        temporary = path.with_name(path.name + ".tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
+        try:
+            self._write(text)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self._reserve < 0:
+                raise
+            self.close()
+            self._write(text)
         self._saved = text
 
+    def close(self) -> None:
+        """Give back the space that was kept."""
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
 
-def make_directory(path: Path) -> None:
-    """Make the directory of a new recording, readable by its owner only."""
+    def _write(self, text: str) -> None:
+        try:
+            with os.fdopen(self._directory.create_temporary(RECORDING_FILE), "wb") as file:
+                file.write(text.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            self._directory.discard(RECORDING_FILE + TEMPORARY)
+            raise
+        self._directory.place(RECORDING_FILE)
+
+
+def _reserve(directory: Directory) -> int:
+    """Take space on the disk by a file without a name; return its descriptor, or -1."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise DirectoryError(f"{path}: is not empty; give another directory with -o")
-        path.chmod(0o700)
-    except OSError as error:
-        raise DirectoryError(
-            f"{path}: cannot make the recording here: {error.strerror}; give another with -o"
-        ) from error
-
-
-def check_version(directory: Path) -> None:
-    """Raise DirectoryError unless this version of the format is what was recorded there."""
-    path = directory / RECORDING_FILE
-    try:
-        version = json.loads(path.read_text(encoding="utf-8"))["version"]
-    except FileNotFoundError as error:
-        raise DirectoryError(
-            f"{directory}: is not a recording: it has no {RECORDING_FILE}"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DirectoryError(f"{path}: is damaged: {error!r}") from error
-    if version != VERSION:
-        raise DirectoryError(
-            f"{directory}: has version {version} of the format and this is version {VERSION}: "
-            "seal it with the sockrec that recorded it; reading does not need that"
+        file = os.open(
+            ".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory.descriptor
         )
+    except OSError:  # a file system that has no such files
+        return -1
+    try:
+        os.posix_fallocate(file, 0, _RESERVED)
+    except OSError:  # full already, which the first sample will tell
+        os.close(file)
+        return -1
+    return file
 
 
 def iso_time(microseconds: int) -> str:

@@ -14,17 +14,16 @@ from typing import Any
 
 from recorder import host
 from recorder.closes import Closes
-from recorder.journal import Journals
-from recorder.manifest import Manifest, iso_time, make_directory
+from recorder.manifest import Manifest, iso_time
 from recorder.namespaces import Namespaces, raise_descriptor_limit
 from recorder.owners import Owners
 from recorder.places import Places
 from recorder.sampler import Sample, Sampler
 from recorder.schema import SockrecError
-from recorder.sealer import Sealer
 from recorder.signals import Signals
 from recorder.tables import EVERYTHING, Choice, describe
 from recorder.transport import EVENTS_BUFFER
+from recorder.writer import Writer
 
 SEAL_ROWS = 1_000_000
 SEAL_BYTES = 64 << 20
@@ -54,7 +53,7 @@ class Options:
     """What is to be recorded. ``netns`` is what Namespaces selects by; times are in seconds.
 
     ``closes_buffer`` is the memory, in bytes, that the kernel may fill with close events of one
-    namespace before it drops them.
+    namespace before it drops them. With ``sync`` a sample is on the disk before the next is taken.
     """
 
     directory: Path
@@ -69,6 +68,7 @@ class Options:
     command: tuple[str, ...] = ()
     seal_rows: int = SEAL_ROWS
     seal_seconds: float = SEAL_SECONDS
+    sync: bool = False
 
 
 @dataclass
@@ -90,12 +90,16 @@ class Progress:
 
 @dataclass
 class Result:
-    """How a recording ended. ``status`` is the command's exit status, 0 without a command."""
+    """How a recording ended. ``status`` is the command's exit status, 0 without a command.
+
+    ``unsealed`` says which numbers are still journals, and why; ``trouble`` what befell sealing.
+    """
 
     progress: Progress
     reason: str
     status: int
     unsealed: dict[int, str]
+    trouble: list[str]
 
 
 class Schedule:
@@ -139,46 +143,43 @@ class Recording:
         Whatever happens to the recording, a command that was started is waited for.
         """
         namespaces = Namespaces(self._options.netns)
-        make_directory(self._options.directory)
+        writer = Writer(self._options.directory, self._facts(), sync=self._options.sync)
         self._descriptors = raise_descriptor_limit()
         try:
-            reason = self._record(namespaces)
-        except OSError as error:
+            reason = self._record(namespaces, writer)
+        except (OSError, MemoryError) as error:
+            left = ", some of them in journals, which recover seals" * bool(writer.unsealed)
             raise RecordingError(
-                f"{self._options.directory}: recording ended: {error.strerror or error}; "
-                f"the {self._progress.samples} samples before are whole"
+                f"{self._options.directory}: recording ended: {_why(error)}; "
+                f"the {self._progress.samples} samples before are whole{left}"
             ) from error
         finally:
             while self._child is not None and not self._reap(self._child):
                 self._wait(time.monotonic() + 1)
-        return Result(self._progress, reason, self._status, self._sealer.failures)
+        return Result(self._progress, reason, self._status, writer.unsealed, writer.trouble)
 
-    def _record(self, namespaces: Namespaces) -> str:
+    def _record(self, namespaces: Namespaces, writer: Writer) -> str:
         options = self._options
-        manifest = Manifest(options.directory, self._facts())
-        manifest.save()
-        self._sealer = Sealer(options.directory)
-        self._journals = Journals(options.directory, 1)
-        closes = Closes(host.release()) if options.closes else None
-        sampler = Sampler(
-            options.choice,
-            release=host.release(),
-            places=Places(namespaces, closes, options.closes_buffer),
-            owners=Owners() if options.owners else None,
-            closes=closes,
-            interval_s=options.interval,
-        )
         reason = "error"
         try:
-            reason = self._loop(sampler, manifest)
+            closes = Closes(host.release()) if options.closes else None
+            sampler = Sampler(
+                options.choice,
+                release=host.release(),
+                places=Places(namespaces, closes, options.closes_buffer),
+                owners=Owners() if options.owners else None,
+                closes=closes,
+                interval_s=options.interval,
+            )
+            try:
+                reason = self._loop(sampler, writer)
+            finally:
+                sampler.close()
+        except (OSError, MemoryError, SockrecError) as error:
+            reason = f"error: {_why(error)}"
+            raise
         finally:
-            sampler.close()
-            self._journals.close()
-            self._sealer.seal(self._journals.number)
-            self._sealer.finish()
-            manifest.facts["exit"] = reason
-            manifest.facts["ended"] = iso_time(time.time_ns() // 1000)
-            manifest.save()
+            writer.end(reason)
         return reason
 
     def _facts(self) -> dict[str, Any]:
@@ -222,7 +223,7 @@ class Recording:
             **host.facts(),
         }
 
-    def _loop(self, sampler: Sampler, manifest: Manifest) -> str:
+    def _loop(self, sampler: Sampler, writer: Writer) -> str:
         options = self._options
         sampler.warm_up()
         start = time.monotonic()
@@ -233,53 +234,52 @@ class Recording:
         while not ending:
             due, skipped = schedule.next_due(time.monotonic())
             if end is not None and due > end:
-                ending = self._wait_for_sample(end, number, sampler) or "duration"
+                ending = self._wait_for_sample(end, number, sampler, writer) or "duration"
             else:
-                ending = self._wait_for_sample(due, number, sampler)
+                ending = self._wait_for_sample(due, number, sampler, writer)
             now = time.monotonic()
             late = 0 if ending else round(max(now - due, 0) * 1e6)
             # the end is sampled too, for what was closed meanwhile, unless a sample was just taken
             if ending in ("signal", "duration") and now - begun < LAST_SECONDS:
-                self._write_closes(number, sampler)
+                self._write_closes(number, sampler, writer)
                 return ending
             begun = now
             self._progress.skipped += skipped
             self._progress.late += late > LATE_SHARE * options.interval * 1e6
-            self._write(sampler.take(number, late_us=late, skipped=skipped), manifest)
+            self._write(sampler.take(number, late_us=late, skipped=skipped), writer)
             if not ending:
-                self._rotate(sampler, manifest)
+                self._rotate(sampler, writer)
             number += 1
             if number == 1 and options.command:
                 self._child = self._start(options.command)
-            self._report(start)
+            self._report(start, writer)
             if options.samples is not None and number >= options.samples:
                 return "samples"
         return ending
 
-    def _wait_for_sample(self, due: float, number: int, sampler: Sampler) -> str:
+    def _wait_for_sample(self, due: float, number: int, sampler: Sampler, writer: Writer) -> str:
         """Wait as ``_wait`` does, and write close events meanwhile."""
         ending = ""
         while not ending and due - time.monotonic() > 1.5 * CLOSES_SECONDS:
             ending = self._wait(time.monotonic() + CLOSES_SECONDS)
-            self._write_closes(number, sampler)
+            self._write_closes(number, sampler, writer)
         return ending or self._wait(due)
 
-    def _write_closes(self, number: int, sampler: Sampler) -> None:
+    def _write_closes(self, number: int, sampler: Sampler, writer: Writer) -> None:
         """Write the close events so far, as those of the sample to come."""
         if not number:
             return  # before the first sample nothing is recorded
         batches = sampler.take_closes(number)
         for table, batch in batches:
-            self._journals.append(table, batch)
+            writer.append(table, batch)
         if batches:
-            self._journals.commit(number)
+            writer.commit(number)
 
-    def _write(self, sample: Sample, manifest: Manifest) -> None:
-        journals = self._journals
-        before = journals.size
+    def _write(self, sample: Sample, writer: Writer) -> None:
+        before = writer.size
         for table, batch in sample.batches:
-            journals.append(table, batch)
-        journals.commit(sample.number)
+            writer.append(table, batch)
+        writer.commit(sample.number)
         progress = self._progress
         progress.samples += 1
         progress.sockets = sample.sockets
@@ -287,24 +287,19 @@ class Recording:
         progress.closes += sample.closes
         progress.lost += sample.lost
         progress.rows += sample.sockets
-        progress.bytes += journals.size - before
-        if self._note(sample, manifest):
-            manifest.save()
-        self._sealer.poll()
+        progress.bytes += writer.size - before
+        writer.tell(news=self._note(sample, writer.manifest))
 
-    def _rotate(self, sampler: Sampler, manifest: Manifest) -> None:
+    def _rotate(self, sampler: Sampler, writer: Writer) -> None:
         """Have the journals sealed and begin new ones once it is time."""
-        journals, now = self._journals, time.monotonic()
+        now = time.monotonic()
         if (
-            journals.rows >= self._options.seal_rows
-            or journals.size >= SEAL_BYTES
+            writer.rows >= self._options.seal_rows
+            or writer.size >= SEAL_BYTES
             or now - self._sealed_at >= self._options.seal_seconds
         ):
             self._sealed_at = now
-            manifest.save()
-            journals.close()
-            self._sealer.seal(journals.number)
-            self._journals = Journals(self._options.directory, journals.number + 1)
+            writer.rotate()
             sampler.begin_journal()
 
     def _note(self, sample: Sample, manifest: Manifest) -> bool:
@@ -362,10 +357,16 @@ class Recording:
             self._status = _exit_status(status)
         return bool(pid)
 
-    def _report(self, start: float) -> None:
+    def _report(self, start: float, writer: Writer) -> None:
         self._progress.elapsed = time.monotonic() - start
-        self._progress.cpu = time.process_time() + self._sealer.cpu()
+        self._progress.cpu = time.process_time() + writer.cpu()
         self._on_progress(self._progress)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _exit_status(status: int) -> int:

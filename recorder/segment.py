@@ -3,15 +3,18 @@
 ``sockets`` is sorted by (netns, cookie, sample), so that a socket's unchanging columns collapse.
 A journal is read, and its rows brought into that order, a few columns at a time; until all are
 ready to be written the sorted columns wait in memory as compressed as the journal was.
+
+A journal is removed only when its segment was opened again, its rows counted and its checksums
+compared, and the number stands in the list of segments. What cannot be sealed because a commit
+before it is damaged is put aside.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -20,16 +23,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recorder import journal
 from recorder.columns import AnyArray
+from recorder.directory import Directory
+from recorder.format import checksums
+from recorder.format.facts import read_facts
+from recorder.format.files import (
+    DAMAGED,
+    LIST_FILE,
+    TEMPORARY,
+    journal_name,
+    recording_file,
+    segment_name,
+)
+from recorder.format.journal import Committed, JournalFile, read_commits
+from recorder.format.segments import Aside, Sealed, SealedFile, read_list
+from recorder.journal import open_journals
 from recorder.schema import (
     ATTRIBUTES,
+    JOURNAL_SUFFIX,
     METADATA_PREFIX,
-    RECORDING_FILE,
-    SEGMENT_SUFFIX,
+    SAMPLES,
     TABLES,
     TCP_INFO,
     VERSION,
+    SockrecError,
     Table,
     public_schema,
 )
@@ -44,51 +61,212 @@ COMPRESSION_LEVEL = 3
 UNSELECTIVE = frozenset((*ATTRIBUTES, *TCP_INFO))
 """Columns without minimum and maximum in the file; they cost a tenth of the time of writing."""
 
-
-def segment_path(directory: Path, table: str, number: int) -> Path:
-    """Return where the segment of a table and number is."""
-    return directory / table / f"{number:06d}{SEGMENT_SUFFIX}"
+# Samples last: its segment says that the others are complete.
+_ORDER = sorted(TABLES.values(), key=lambda table: table == SAMPLES)
 
 
-def is_sealed(directory: Path, number: int) -> bool:
+class SealError(SockrecError):
+    """A number that could not be sealed; its journals are as they were."""
+
+
+def is_sealed(directory: Directory, number: int) -> bool:
     """Whether a number's segments are complete."""
-    return segment_path(directory, "samples", number).exists()
+    try:
+        with directory.folder(SAMPLES.name) as folder:
+            return folder.exists(segment_name(number))
+    except FileNotFoundError:
+        return False
 
 
-def seal(directory: Path, number: int) -> None:
+def seal(
+    directory: Directory,
+    listing: int,
+    number: int,
+    *,
+    columns_at_once: int = COLUMNS_AT_ONCE,
+    salvaged: int | None = None,
+) -> Sealed:
     """Make the segments of a number from its committed samples, then remove its journals.
 
-    A table without rows gets none, but for samples, whose segment says that all are complete.
-    May be run again after it was interrupted at any point.
+    ``listing`` is the list of segments, open to append and locked. A table without rows gets no
+    segment, but for samples, whose segment says that all are complete. May be run again after it
+    was interrupted at any point. Raises SockrecError or OSError; the journals are whole then.
     """
-    if not is_sealed(directory, number):
-        commits = journal.committed(directory, number)
-        metadata = _metadata(directory)
-        # samples last: its segment says that the others are complete
-        for table in sorted(TABLES.values(), key=lambda table: table.name == "samples"):
-            end = commits[-1][table.name][1] if commits else 0
-            path = segment_path(directory, table.name, number)
-            source = journal.journal_path(directory, table.name, number)
-            batches = Batches(source, end)
-            order = _order(table, batches)
-            if len(order) or table.name == "samples":
-                _write(table, batches, order, path, metadata)
-    journal.remove(directory, number)
+    sealed = _listed(directory, listing, number)
+    if sealed is None:
+        with open_journals(directory, number) as journals:
+            committed = read_commits(journals)
+            _check_complete(directory, number, journals, committed)
+            sealed = Sealed(
+                number,
+                len(committed.commits),
+                *_span(committed, journals.get(SAMPLES.name)),
+                _write_tables(directory, number, journals, committed, columns_at_once),
+                _aside(number, committed),
+                salvaged,
+            )
+        _append(listing, sealed)
+    if sealed.aside is not None:
+        _put_aside(directory, number)
+    else:
+        _remove(directory, number)
+    return sealed
+
+
+def _listed(directory: Directory, listing: int, number: int) -> Sealed | None:
+    """Return what the list says of a number whose segments are all there, as they were sealed."""
+    known, _ = read_list(directory.path / LIST_FILE, directory=directory.descriptor)
+    sealed = next((one for one in known if one.number == number), None)
+    if sealed is None:
+        return None
+    for name, file in sealed.files.items():
+        with directory.folder(name) as folder:
+            if _read_back(folder, segment_name(number)) != file:
+                raise SealError(f"{folder.path / segment_name(number)}: is not what was sealed")
+    return sealed
+
+
+def _check_complete(
+    directory: Directory, number: int, journals: Mapping[str, JournalFile], committed: Committed
+) -> None:
+    """Raise SealError if journals are missing of which a commit speaks."""
+    missing = [table for table in TABLES if table not in journals]
+    if committed.stopped.endswith("is missing"):
+        raise SealError(
+            f"{directory.path}: {committed.stopped} ({', '.join(missing)}/{journal_name(number)}): "
+            "nothing of this number is sealed or removed"
+        )
+
+
+def _aside(number: int, committed: Committed) -> Aside | None:
+    if not committed.damaged:
+        return None
+    return Aside(committed.rest, committed.stopped, f"{DAMAGED}/{number:06d}")
+
+
+def _write_tables(
+    directory: Directory,
+    number: int,
+    journals: Mapping[str, JournalFile],
+    committed: Committed,
+    columns_at_once: int,
+) -> dict[str, SealedFile]:
+    metadata = _metadata(directory)
+    name = segment_name(number)
+    files = {}
+    for table in _ORDER:
+        ranges = committed.ranges(table.name)
+        if not ranges and table != SAMPLES:
+            continue
+        batches = Batches(journals.get(table.name), ranges)
+        order = _order(table, batches)
+        counted = committed.rows(table.name)
+        if counted is not None and counted != len(order):
+            raise SealError(
+                f"{directory.path / table.name / journal_name(number)}: holds {len(order):,} rows "
+                f"and {counted:,} were committed"
+            )
+        if not len(order) and table != SAMPLES:
+            continue
+        with directory.folder(table.name, make=True) as folder:
+            try:
+                _write(table, batches, order, folder, name, metadata, columns_at_once)
+                files[table.name] = _read_back(folder, name + TEMPORARY)
+                if files[table.name].rows != len(order):
+                    raise SealError(f"{folder.path / name}: was not written as a whole")
+            except BaseException:
+                folder.discard(name + TEMPORARY)  # what a full disk can do without
+                raise
+            folder.place(name)
+    return files
+
+
+def _read_back(folder: Directory, name: str) -> SealedFile:
+    """Open a segment again, from the disk where the kernel lets go of it; check all its bytes."""
+    path = folder.path / name
+    file = folder.open_regular(name)
+    try:
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        metadata = checksums.read_footer(path, file)
+        known = checksums.read_checksums(path, file, metadata)
+        if known is None:
+            raise SealError(f"{path}: has no checksums")
+        if damaged := known.damaged(file):
+            raise SealError(f"{path}: column {damaged[0].column} is not as it was written")
+        return SealedFile(metadata.num_rows, os.fstat(file).st_size, f"{known.footer:08x}")
+    finally:
+        os.close(file)
+
+
+def _span(committed: Committed, samples: JournalFile | None) -> tuple[int | None, int | None]:
+    """Return the times of the first and the last sample."""
+    place = SAMPLES.names.index("sample_time")
+    first = last = None
+    for batch in Batches(samples, committed.ranges(SAMPLES.name)).read([place]):
+        extremes = pc.min_max(batch.column(0).cast(pa.int64()))
+        low, high = extremes["min"].as_py(), extremes["max"].as_py()
+        if low is not None:
+            first = low if first is None else min(first, low)
+            last = high if last is None else max(last, high)
+    return first, last
+
+
+def _append(listing: int, sealed: Sealed) -> None:
+    """Add a number to the list of segments, durably."""
+    size = os.fstat(listing).st_size
+    torn = size and os.pread(listing, 1, size - 1) != b"\n"
+    line = b"\n" * bool(torn) + sealed.line()
+    if os.write(listing, line) != len(line):
+        raise SealError(f"{LIST_FILE}: could not be written")
+    os.fsync(listing)
+
+
+def _remove(directory: Directory, number: int) -> None:
+    """Remove the journals of a number that is sealed."""
+    for table in _ORDER:
+        try:
+            with directory.folder(table.name) as folder:
+                folder.discard(journal_name(number))
+        except FileNotFoundError:
+            continue
+
+
+def _put_aside(directory: Directory, number: int) -> None:
+    """Move the journals of a number into the folder of damaged ones."""
+    with (
+        directory.folder(DAMAGED, make=True) as damaged,
+        damaged.folder(f"{number:06d}", make=True) as aside,
+    ):
+        for table in _ORDER:
+            try:
+                with directory.folder(table.name) as folder:
+                    os.rename(
+                        journal_name(number),
+                        f"{table.name}{JOURNAL_SUFFIX}",
+                        src_dir_fd=folder.descriptor,
+                        dst_dir_fd=aside.descriptor,
+                    )
+                    folder.sync()
+            except FileNotFoundError:
+                continue
+        aside.sync()
+        damaged.sync()
+    directory.sync()
 
 
 class Batches:
     """The committed batches of a journal, read again for each set of columns asked for."""
 
-    def __init__(self, path: Path, end: int) -> None:
-        self._path = path
-        self._end = end
+    def __init__(self, journal: JournalFile | None, ranges: Sequence[tuple[int, int]]) -> None:
+        self._journal = journal
+        self._ranges = ranges
 
     def read(self, columns: Sequence[int]) -> Iterator[pa.RecordBatch]:
         """Yield the batches that have rows, with some of the columns, given by place."""
-        if not self._end:
+        if self._journal is None or not self._ranges:
             return
         # mapped anew each time, so that only the pages of these columns count as our memory
-        data = pa.memory_map(str(self._path)).read_buffer(self._end)
+        data = self._journal.mapped(self._ranges)
         options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=list(columns))
         with pa.ipc.open_stream(pa.BufferReader(data), options=options) as reader:
             for batch in reader:
@@ -96,19 +274,19 @@ class Batches:
                     yield batch
 
 
-def _metadata(directory: Path) -> dict[str, str]:
-    return {
-        METADATA_PREFIX + "version": str(VERSION),
-        METADATA_PREFIX + "recording": (directory / RECORDING_FILE).read_text(encoding="utf-8"),
-    }
+def _metadata(directory: Directory) -> dict[str, str]:
+    facts = read_facts(recording_file(directory.path), directory=directory.descriptor)
+    return {METADATA_PREFIX + "version": str(VERSION), METADATA_PREFIX + "recording": facts}
 
 
 def _write(
     table: Table,
     batches: Batches,
     order: npt.NDArray[np.int64],
-    path: Path,
+    folder: Directory,
+    name: str,
     metadata: dict[str, str],
+    columns_at_once: int,
 ) -> None:
     documentation = {c.name: {"unit": c.unit, "doc": c.doc} for c in table.columns}
     # text stays a dictionary up to Parquet's own encoder; without the Arrow schema in the file
@@ -119,20 +297,21 @@ def _write(
         METADATA_PREFIX + "table": table.name,
         METADATA_PREFIX + "columns": json.dumps(documentation, separators=(",", ":")),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    columns = _sorted_columns(table, batches, order)
+    columns = _sorted_columns(table, batches, order, columns_at_once)
     schema = pa.schema(fields)
-    with open(temporary, "wb") as file:
+    with os.fdopen(folder.create_temporary(name), "w+b") as file:
         with _writer(file, table, schema, columns) as writer:
+            row_groups = 0
             for row_group in _row_groups(schema, columns):
                 writer.write_table(row_group, row_group_size=ROW_GROUP_ROWS)
+                row_groups += 1
                 del row_group  # before the next one is made
             # without the Arrow schema the writer leaves out what it says of the file
+            key_values[checksums.KEY] = checksums.blank(row_groups, len(schema))
             writer.add_key_value_metadata(key_values)
         file.flush()
+        checksums.fill_in(folder.path / name, file.fileno())
         os.fsync(file.fileno())
-    os.rename(temporary, path)
-    journal.sync_directory(path.parent)
 
 
 def _order(table: Table, batches: Batches) -> npt.NDArray[np.int64]:
@@ -200,12 +379,12 @@ class _Column:
 
 
 def _sorted_columns(
-    table: Table, batches: Batches, order: npt.NDArray[np.int64]
+    table: Table, batches: Batches, order: npt.NDArray[np.int64], columns_at_once: int
 ) -> dict[str, _Column]:
     columns: dict[str, _Column] = {name: _Column(0) for name in table.names}
     bitmaps = _Bitmaps(order)
-    for first in range(0, len(table.columns) if len(order) else 0, COLUMNS_AT_ONCE):
-        places = range(first, min(first + COLUMNS_AT_ONCE, len(table.columns)))
+    for first in range(0, len(table.columns) if len(order) else 0, columns_at_once):
+        places = range(first, min(first + columns_at_once, len(table.columns)))
         read = pa.Table.from_batches(batches.read(places))
         for name in read.column_names:
             columns[name] = _sorted_column(read.column(name), order, bitmaps)

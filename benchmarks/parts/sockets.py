@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from benchmarks.measure import cpu, drain, floor, floor_live, scratch, show
 from benchmarks.population import population
 from recorder import host
 from recorder.closes import Closes
+from recorder.directory import Directory, open_list
 from recorder.journal import Journals
 from recorder.namespaces import Namespaces
 from recorder.owners import Owners
@@ -64,8 +66,8 @@ class Stages:
             interval_s=1.0,
         )
         self.sampler.warm_up()
-        self.directory = directory
-        self.journals = Journals(directory, 1)
+        self.directory = Directory.open(directory)
+        self.journals = Journals(self.directory, 1)
         self.number = 0
         self.rows = 0
 
@@ -98,10 +100,13 @@ class Stages:
     def seal(self) -> float:
         """Seal what was written; return the CPU seconds of each sample."""
         self.journals.close()
-        (self.directory / RECORDING_FILE).write_text("{}")
+        (self.directory.path / RECORDING_FILE).write_text("{}")
+        listing = open_list(self.directory)
         before = time.process_time()
-        seal(self.directory, 1)
-        return (time.process_time() - before) / self.number
+        seal(self.directory, listing, 1)
+        cost = (time.process_time() - before) / self.number
+        os.close(listing)
+        return cost
 
 
 def _one_sample(rounds: int) -> tuple[float, float]:

@@ -1,22 +1,31 @@
-"""Writes small journals of random sockets, with the recorder's own writer."""
+"""Writes small journals of random sockets, with the recorder's own writer, and seals them."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from recorder import journal, segment
 from recorder.columns import Values
-from recorder.journal import BatchMaker, Journals
+from recorder.directory import Directory, open_list
+from recorder.format.files import journal_name, segment_name
+from recorder.format.journal import Committed, read_commits
+from recorder.format.segments import Sealed
+from recorder.journal import BatchMaker, Journals, open_journals
 from recorder.schema import OWNERS, RECORDING_FILE, SAMPLES, SOCKETS, VERSION
 
 
 def write(directory: Path, samples: int, rows: int = 50, number: int = 1) -> list[tuple[int, int]]:
     """Write a journal of random sockets; return its (sample, cookie) pairs."""
     (directory / RECORDING_FILE).write_text(json.dumps({"version": VERSION}))
-    journals = Journals(directory, number)
+    opened = Directory.open(directory)
+    journals = Journals(opened, number)
     makers = {table.name: BatchMaker(table) for table in (SOCKETS, SAMPLES, OWNERS)}
     random = np.random.default_rng(7)
     pairs = []
@@ -49,4 +58,51 @@ def write(directory: Path, samples: int, rows: int = 50, number: int = 1) -> lis
         journals.append("owners", makers["owners"].make(1, {"pid": Values(np.array([7], "i4"))}))
         journals.commit(sample)
     journals.close()
+    opened.close()
     return pairs
+
+
+def journal_path(directory: Path, table: str, number: int) -> Path:
+    return directory / table / journal_name(number)
+
+
+def segment_path(directory: Path, table: str, number: int) -> Path:
+    return directory / table / segment_name(number)
+
+
+def committed(directory: Path, number: int) -> Committed:
+    """Return what the reader accepts of a number, of a recording that may yet have to begin."""
+    if not directory.exists():
+        return Committed((), 0, 0, "", damaged=False)
+    with _opened(directory) as opened, open_journals(opened, number) as journals:
+        return read_commits(journals)
+
+
+def numbers(directory: Path) -> list[int]:
+    """Return the numbers that have journals."""
+    with _opened(directory) as opened:
+        return journal.numbers(opened)
+
+
+def is_sealed(directory: Path, number: int) -> bool:
+    with _opened(directory) as opened:
+        return segment.is_sealed(opened, number)
+
+
+def seal(directory: Path, number: int) -> Sealed:
+    """Seal a number as the sealing child does."""
+    with _opened(directory) as opened:
+        listing = open_list(opened)
+        try:
+            return segment.seal(opened, listing, number)
+        finally:
+            os.close(listing)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Directory]:
+    directory = Directory.open(path)
+    try:
+        yield directory
+    finally:
+        directory.close()

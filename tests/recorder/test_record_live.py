@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import analyzer
-from recorder import journal
 from recorder.cgroups import describe
 from recorder.host import current_netns
 from recorder.schema import TABLES
+from tests.recorder.journals import committed
 from tests.recorder.owners_child import Child
 from tests.recorder.recorded import read, record
 from tests.recorder.sampling import ALONE
@@ -72,7 +72,7 @@ def recording(
         command = ["sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh", *command]
     with subprocess.Popen(command) as recorder:
         try:
-            wait_for(lambda: bool(journal.committed(target, 1)), recorder)
+            wait_for(lambda: bool(committed(target, 1).commits), recorder)
             yield recorder
             if recorder.returncode is None:
                 recorder.terminate()
@@ -191,8 +191,8 @@ def one_namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pa
                 for _ in range(3):
                     socket.create_connection(listener.getsockname()).close()
                     listener.accept()[0].close()
-            so_far = len(journal.committed(target, 1))
-            wait_for(lambda: len(journal.committed(target, 1)) > so_far + 2, recorder)
+            so_far = len(committed(target, 1).commits)
+            wait_for(lambda: len(committed(target, 1).commits) > so_far + 2, recorder)
         assert {*read(target, "sockets")["netns"].to_pylist()} == {inode_of(name)}
         yield target, child.pid, Path(f"/proc/{child.pid}/cgroup").read_text()
 

@@ -20,12 +20,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recorder import journal, segment
+from recorder.directory import Directory, open_list
 from recorder.host import current_netns
 from recorder.recording import Schedule
 from recorder.schema import TABLES
 from recorder.sealer import Sealer
-from tests.recorder.journals import write
+from tests.recorder.journals import (
+    committed,
+    is_sealed,
+    journal_path,
+    numbers,
+    segment_path,
+    write,
+)
 
 
 def sockrec(*args: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -52,7 +59,7 @@ def start(*args: object, **options: Any) -> subprocess.Popen[str]:
 def wait_for_samples(directory: Path, count: int) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        if len(journal.committed(directory, 1)) >= count:
+        if len(committed(directory, 1).commits) >= count:
             return
         time.sleep(0.05)
     raise AssertionError(f"no {count} samples in {directory}")
@@ -291,8 +298,8 @@ def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_kept(tmp_path: 
         assert result.returncode == 1
         assert "Traceback" not in result.stderr
         assert "No space left" in result.stderr
-        kept = journal.committed(mount / "r", 1)
-        assert kept or segment.is_sealed(mount / "r", 1)
+        kept = committed(mount / "r", 1).commits
+        assert kept or is_sealed(mount / "r", 1)
     finally:
         subprocess.run(["umount", str(mount)], check=True)
 
@@ -363,18 +370,17 @@ def read_rows(directory: Path, table: str) -> list[dict[str, Any]]:
     """Return the rows by the rules of docs/recording.md, their identities only."""
     names = [name for name in ("sample", "netns", "step") if name in TABLES[table].names]
     rows: list[dict[str, Any]] = []
-    left = set(journal.numbers(directory))
+    left = set(numbers(directory))
     sealed = {int(path.stem) for path in (directory / "samples").glob("*.parquet")}
     for number in sorted(left | sealed):
-        path = segment.segment_path(directory, table, number)
+        path = segment_path(directory, table, number)
         if number in sealed:
             if path.exists():
                 rows += pq.read_table(path, columns=names).to_pylist()
             continue
-        commits = journal.committed(directory, number)
-        end = commits[-1][table][1] if commits else 0
-        if end:
-            data = journal.journal_path(directory, table, number).read_bytes()[:end]
+        ranges = committed(directory, number).ranges(table)
+        if ranges:
+            data = journal_path(directory, table, number).read_bytes()[: ranges[-1][1]]
             with pa.ipc.open_stream(data) as reader:
                 rows += reader.read_all().select(names).to_pylist()
     return rows
@@ -388,10 +394,10 @@ def test_recover_seals_what_a_killed_recorder_left(tmp_path: Path) -> None:
         process.wait()
     wait_for_sealer(target)
     before = {table: read_all(target, table) for table in TABLES}
-    assert journal.numbers(target) == [1]
+    assert numbers(target) == [1]
     result = sockrec("recover", target)
     assert result.returncode == 0, result.stderr
-    assert journal.numbers(target) == []
+    assert numbers(target) == []
     for table in TABLES:
         assert sorted(read_all(target, table)) == sorted(before[table])
 
@@ -402,21 +408,35 @@ def test_recover_refuses_what_is_no_recording(tmp_path: Path) -> None:
     assert "not a recording" in result.stderr
 
 
-def test_a_sealing_child_that_is_killed_is_replaced_and_its_segment_told(tmp_path: Path) -> None:
+def test_a_sealing_child_that_is_killed_is_replaced_and_its_segment_sealed_by_the_next(
+    tmp_path: Path,
+) -> None:
     write(tmp_path, samples=2, number=1)
     write(tmp_path, samples=2, number=2)
-    sealer = Sealer(tmp_path)
-    first = 0
-    while not first:  # until it has become what it is to run
-        pids = [path.name for path in Path("/proc").glob("[0-9]*")]
-        first = next((int(pid) for pid in pids if str(tmp_path) in _command(pid)), 0)
+    directory = Directory.open(tmp_path)
+    listing = open_list(directory)
+    sealer = Sealer(directory, listing)
+    first = sealing_child(tmp_path)
     os.kill(first, signal.SIGSTOP)
     sealer.seal(1)
     os.kill(first, signal.SIGKILL)
     os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
     sealer.seal(2)
     sealer.finish()
-    assert list(sealer.failures) == [1]
-    assert segment.is_sealed(tmp_path, 2)
-    assert not segment.is_sealed(tmp_path, 1)
-    assert len(journal.committed(tmp_path, 1)) == 2
+    assert sealer.events == ["the sealing process was killed by signal 9"]
+    assert sealer.failures == {}
+    assert is_sealed(tmp_path, 1)
+    assert is_sealed(tmp_path, 2)
+    os.close(listing)
+    directory.close()
+
+
+def sealing_child(target: Path) -> int:
+    """Wait until a sealing child of a recording runs; return its number."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        pids = [path.name for path in Path("/proc").glob("[0-9]*")]
+        found = next((int(pid) for pid in pids if f"{target}" in _command(pid)), 0)
+        if found:
+            return found
+    raise AssertionError("no sealing child starts")

@@ -12,17 +12,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recorder import journal, segment
+from recorder import segment
 from recorder.columns import Values
+from recorder.directory import Directory
 from recorder.journal import BatchMaker, Journals
 from recorder.schema import OWNERS, RECORDING_FILE, SAMPLES, SOCKETS, TABLES, VERSION, public_schema
-from tests.recorder.journals import write
+from tests.recorder.journals import (
+    committed,
+    is_sealed,
+    journal_path,
+    numbers,
+    seal,
+    segment_path,
+    write,
+)
 
 
 def read(directory: Path, table: str = "sockets", number: int = 1) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(
-        segment.segment_path(directory, table, number)
-    ).to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(segment_path(directory, table, number)).to_pylist()
     return rows
 
 
@@ -34,7 +41,7 @@ def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_row_groups")
 def test_a_segment_has_every_row_of_the_journal_in_the_order_of_its_key(tmp_path: Path) -> None:
     pairs = write(tmp_path, samples=6)
-    segment.seal(tmp_path, 1)
+    seal(tmp_path, 1)
     rows = read(tmp_path)
     assert [(row["cookie"], row["sample"]) for row in rows] == sorted((c, s) for s, c in pairs)
     for row in rows:
@@ -51,16 +58,16 @@ def test_a_segment_has_every_row_of_the_journal_in_the_order_of_its_key(tmp_path
 @pytest.mark.usefixtures("small_row_groups")
 def test_a_segment_has_public_types_checksums_and_tells_what_it_is(tmp_path: Path) -> None:
     write(tmp_path, samples=3)
-    segment.seal(tmp_path, 1)
+    seal(tmp_path, 1)
     for table in (SOCKETS, SAMPLES, OWNERS):
-        file = pq.ParquetFile(segment.segment_path(tmp_path, table.name, 1))
+        file = pq.ParquetFile(segment_path(tmp_path, table.name, 1))
         assert file.schema_arrow.remove_metadata().equals(public_schema(table))
         told = file.metadata.metadata
         assert told[b"sockrec.table"].decode() == table.name
         assert json.loads(told[b"sockrec.recording"]) == {"version": VERSION}
         assert set(json.loads(told[b"sockrec.columns"])) == set(table.names)
-    damaged = bytearray(segment.segment_path(tmp_path, "sockets", 1).read_bytes())
-    place = pq.ParquetFile(segment.segment_path(tmp_path, "sockets", 1)).metadata
+    damaged = bytearray(segment_path(tmp_path, "sockets", 1).read_bytes())
+    place = pq.ParquetFile(segment_path(tmp_path, "sockets", 1)).metadata
     column = place.row_group(1).column(SOCKETS.names.index("bytes_acked"))
     damaged[column.data_page_offset + column.total_compressed_size // 2] ^= 16
     (tmp_path / "damaged.parquet").write_bytes(damaged)
@@ -70,12 +77,12 @@ def test_a_segment_has_public_types_checksums_and_tells_what_it_is(tmp_path: Pat
 
 def test_sealing_takes_the_journals_away_and_may_be_repeated(tmp_path: Path) -> None:
     write(tmp_path, samples=2)
-    segment.seal(tmp_path, 1)
-    assert journal.numbers(tmp_path) == []
+    seal(tmp_path, 1)
+    assert numbers(tmp_path) == []
     assert not list(tmp_path.rglob("*.arrows"))
     assert not list(tmp_path.rglob("*.tmp"))
     before = read(tmp_path)
-    segment.seal(tmp_path, 1)
+    seal(tmp_path, 1)
     assert read(tmp_path) == before
 
 
@@ -102,38 +109,38 @@ def test_sealing_that_dies_at_any_step_is_finished_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", dying(os.rename))
         patch.setattr(os, "fsync", dying(os.fsync))
-        patch.setattr(Path, "unlink", dying(Path.unlink))
+        patch.setattr(os, "unlink", dying(os.unlink))
         try:
-            segment.seal(tmp_path, 1)
+            seal(tmp_path, 1)
         except Died:
-            sealed = segment.is_sealed(tmp_path, 1)
-            assert sealed or len(journal.committed(tmp_path, 1)) == 3
+            sealed = is_sealed(tmp_path, 1)
+            assert sealed or len(committed(tmp_path, 1).commits) == 3
         else:
             assert step >= 3 * 3 + len(TABLES), "seal has more steps than are tried here"
-    segment.seal(tmp_path, 1)
+    seal(tmp_path, 1)
     assert sorted((row["sample"], row["cookie"]) for row in read(tmp_path)) == sorted(pairs)
-    assert journal.numbers(tmp_path) == []
+    assert numbers(tmp_path) == []
 
 
 def test_only_committed_samples_are_sealed(tmp_path: Path) -> None:
     write(tmp_path, samples=4)
-    samples = journal.journal_path(tmp_path, "samples", 1)
+    samples = journal_path(tmp_path, "samples", 1)
     samples.write_bytes(samples.read_bytes()[:-30])  # the last commit is torn
-    segment.seal(tmp_path, 1)
+    seal(tmp_path, 1)
     assert {row["sample"] for row in read(tmp_path)} == {0, 1, 2}
     assert {row["sample"] for row in read(tmp_path, "samples")} == {0, 1, 2}
 
 
 def test_a_recording_without_a_sample_is_sealed_empty(tmp_path: Path) -> None:
     write(tmp_path, samples=0)
-    segment.seal(tmp_path, 1)
+    seal(tmp_path, 1)
     assert read(tmp_path, "samples") == []
     assert [path.name for path in tmp_path.glob("*/*.parquet")] == ["000001.parquet"]
 
 
 def test_a_table_without_rows_has_no_segment(tmp_path: Path) -> None:
     write(tmp_path, samples=2)
-    segment.seal(tmp_path, 1)
+    seal(tmp_path, 1)
     sealed = {path.parent.name for path in tmp_path.glob("*/*.parquet")}
     assert sealed == {"owners", "samples", "sockets"}
 
@@ -143,23 +150,25 @@ def test_a_flipped_bit_ends_the_recording_before_the_sample_it_is_in(
     tmp_path: Path, table: str
 ) -> None:
     write(tmp_path, samples=4)
-    whole = journal.committed(tmp_path, 1)
-    path = journal.journal_path(tmp_path, table, 1)
+    whole = committed(tmp_path, 1).commits
+    path = journal_path(tmp_path, table, 1)
     data = bytearray(path.read_bytes())
-    start, end, _ = whole[2][table]
+    start, end, _ = whole[2].ranges[table]
     data[(start + end) // 2] ^= 4
     path.write_bytes(data)
-    assert journal.committed(tmp_path, 1) == whole[:2]
+    assert committed(tmp_path, 1).commits == whole[:2]
 
 
 def seal_sockets(directory: Path, columns: dict[str, Values | pa.Array]) -> list[dict[str, Any]]:
     """Seal one sample of the sockets described by these columns and return its rows."""
     (directory / RECORDING_FILE).write_text(json.dumps({"version": VERSION}))
-    journals = Journals(directory, 1)
+    opened = Directory.open(directory)
+    journals = Journals(opened, 1)
     journals.append("sockets", BatchMaker(SOCKETS).make(4, columns))
     journals.commit(0)
     journals.close()
-    segment.seal(directory, 1)
+    opened.close()
+    seal(directory, 1)
     return read(directory)
 
 
