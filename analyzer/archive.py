@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analyzer.spill import Folder
+from recorder.format.files import LIST_FILE
 from recorder.schema import JOURNAL_SUFFIX, RECORDING_FILE, SEGMENT_SUFFIX, TABLES, SockrecError
 
 MAX_MEMBERS = 1 << 17
@@ -147,7 +148,7 @@ def _choose(
         return {
             name: member
             for name, member in inside.items()
-            if name == RECORDING_FILE or _KNOWN.fullmatch(name)
+            if name in (RECORDING_FILE, LIST_FILE) or _KNOWN.fullmatch(name)
         }, True
     # Their order by name is kept: the last one tells what the recording came to be.
     segments = sorted(

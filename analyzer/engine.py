@@ -28,10 +28,23 @@ import duckdb
 import pyarrow as pa
 
 from analyzer import landlock
+from analyzer.integrity import Checker, span
 from analyzer.memory import SizeError, default_size, parse_size
+from analyzer.reads import Columns, named_columns
 from analyzer.recording import Recording
+from analyzer.segment import TOGETHER, TOGETHER_WHY, Missing
 from analyzer.spill import Folder
-from analyzer.views import WHOLE, Scope, ScopeError, Stream, Value, lay_raw, lay_scope, streams
+from analyzer.views import (
+    WHOLE,
+    Scope,
+    ScopeError,
+    Stream,
+    Value,
+    derived_views,
+    lay_raw,
+    lay_scope,
+    streams,
+)
 from recorder.schema import SockrecError
 
 MAX_QUERY = 1 << 20
@@ -129,6 +142,9 @@ class Engine:
         self.recording = recording
         self._timeout = timeout
         self._work: _Work | None = None
+        self._links: dict[Path, Path] = {}
+        self._checker = Checker(threads)
+        self._told = 0
         self._folder = Folder()
         self._spill = self._folder.path
         _OPEN.add(self)
@@ -152,43 +168,79 @@ class Engine:
     def _lock_down(self) -> None:
         """Lay the raw relations, then close every door; the order matters."""
         connection = self._connection
-        recording = self._plainly_named()
-        files = [str(path) for path in recording.paths]
+        self._make_links()
+        files = [str(self._links.get(path, path)) for path in self.recording.paths]
         connection.execute(f"SET allowed_paths = {_list_literal(files)}")
         # Until external access is off: from then on the folder is allowed, and no other is.
         connection.execute(f"SET temp_directory = {_list_literal([str(self._spill)])[1:-1]}")
         free = shutil.disk_usage(self._spill).free
         connection.execute(f"SET max_temp_directory_size = '{free // 2 >> 10}KiB'")
-        journals = streams(self.recording)
-        try:
-            for name, stream in journals.items():
-                connection.register(name, stream)
-            lay_raw(connection, recording)
-        finally:
-            for name in journals:
-                connection.unregister(name)
+        self._lay_raw()
         connection.execute("SET enable_external_access = false")
         # What tells how far a query is belongs to each cursor.
         connection.execute(f"SET allowed_configs = {_list_literal(list(_PROGRESS))}")
         connection.execute("SET lock_configuration = true")
 
-    def _plainly_named(self) -> Recording:
-        """Return the recording with links in place of names that DuckDB takes for patterns."""
+    def _lay_raw(self) -> None:
+        segments = tuple(
+            replace(segment, path=self._links.get(segment.path, segment.path))
+            for segment in self.recording.segments
+        )
+        journals = streams(self.recording)
+        try:
+            for name, stream in journals.items():
+                self._connection.register(name, stream)
+            lay_raw(self._connection, replace(self.recording, segments=segments))
+        finally:
+            for name in journals:
+                self._connection.unregister(name)
+
+    def _make_links(self) -> None:
+        """Make links in place of names that DuckDB takes for patterns."""
         if not any(glob.has_magic(str(path)) for path in self.recording.paths):
-            return self.recording
+            return
         folder = self._spill / "links"
         folder.mkdir(mode=0o700)
-        links = []
-        for number, segment in enumerate(self.recording.segments):
-            links.append(replace(segment, path=folder / f"{number}.parquet"))
-            links[-1].path.symlink_to(segment.path)
-        return replace(self.recording, segments=tuple(links))
+        for number, path in enumerate(self.recording.paths):
+            self._links[path] = folder / f"{number}.parquet"
+            self._links[path].symlink_to(path)
+
+    def news(self) -> tuple[Missing, ...]:
+        """Return what is missing of the recording, as far as that was not returned before."""
+        found = self.recording.missing[self._told :]
+        self._told += len(found)
+        return found
+
+    def _leave_out_damaged(self, columns: Columns) -> None:
+        """Check what a query is to read; what is damaged is missing from then on."""
+        found = self._checker.check(self.recording.segments, columns)
+        if not found:
+            return
+        damaged = dict(found)
+        halves = {segment.number for segment in damaged if segment.table.name in TOGETHER}
+        for segment in self.recording.segments if self.recording.whole else ():
+            if segment.table.name in TOGETHER and segment.number in halves:
+                damaged.setdefault(segment, TOGETHER_WHY)
+        self.recording = replace(
+            self.recording,
+            segments=tuple(s for s in self.recording.segments if s not in damaged),
+            missing=self.recording.missing
+            + tuple(
+                Missing(self.recording.name(segment.path), why, segment.rows, *span(segment))
+                for segment, why in damaged.items()
+            ),
+        )
+        _interruptible(self._connection, self._lay_raw, enter=self._ruleset.enter)
 
     def check(self, query: str) -> None:
         """Raise QueryError unless the text is exactly one SELECT that only reads what it is given.
 
         Whatever may be read may be overwritten by COPY, so nothing but SELECT gets through.
         """
+        self._checked(query)
+
+    def _checked(self, query: str) -> str:
+        """Check a query, and return the tree that DuckDB makes of it."""
         try:
             size = len(query.encode())
         except ValueError as error:
@@ -208,6 +260,7 @@ class Engine:
                 self._ruleset.enter,
             )
         self._check_tree(trees[0])
+        return trees[0]
 
     def _check_tree(self, tree: str) -> None:
         """Check a parsed statement as DuckDB writes it; one that it cannot write has no nodes."""
@@ -221,15 +274,16 @@ class Engine:
             if name.lower() in self._refused:
                 raise QueryError(f"the function {name} is not allowed here")
 
-    def _check_scope(self, scope: Scope) -> None:
+    def _checked_scope(self, scope: Scope) -> list[str]:
         """Check the condition on sockets as a query is; that it is only one, views see to."""
         if scope.where is None:
-            return
+            return []
         try:
-            self.check(f"SELECT 1 FROM sockets WHERE (\n{scope.where}\n)")
+            tree = self._checked(f"SELECT 1 FROM sockets WHERE (\n{scope.where}\n)")
         except QueryError as error:
             text = f"{scope.where!r} is no condition on a row of sockets: {error}"
             raise ScopeError(text) from error
+        return [tree]
 
     @contextmanager
     def run(
@@ -242,8 +296,8 @@ class Engine:
 
         Ctrl-C, an error of the caller or leaving the block early interrupts it.
         """
-        self.check(query)
-        self._check_scope(scope)
+        trees = [self._checked(query), *self._checked_scope(scope)]
+        self._leave_out_damaged(named_columns(trees, derived_views()))
         cursor = self._connection.cursor()
         journals = streams(self.recording)
 

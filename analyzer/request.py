@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from analyzer.views import Scope
 
 
+_TOLD = 5
+
+
 class WantError(SockrecError):
     """What the process would need and may not have."""
 
@@ -61,6 +64,7 @@ class Request:
         answer = opened.sql(query, start=self.start, end=self.end, where=self.where)
         if not self.show(opened, answer, Look(self.zone)) and sys.stdout.isatty():
             _note("no rows")
+        tell_missing(opened)
 
     def report(self, opened: Analysis, report: Query, given: Mapping[str, str]) -> None:
         """Print a report; if it has no rows, tell what of the recording it lacked."""
@@ -172,7 +176,10 @@ def opened(
                 *recordings, threads=threads, memory_limit=memory_limit, timeout=timeout
             ) as analysis,
         ):
-            yield analysis
+            try:
+                yield analysis
+            finally:
+                tell_missing(analysis)
     except KeyboardInterrupt:
         leave(130)
         raise
@@ -180,6 +187,15 @@ def opened(
         leave(end.code if isinstance(end.code, int) else 1)
         raise
     leave(0)
+
+
+def tell_missing(opened: Analysis) -> None:
+    """Say once what no answer can rest on, each file in a line."""
+    found = opened.engine.news()
+    for missing in found[:_TOLD]:
+        _note(f"missing: {missing}")
+    if len(found) > _TOLD:
+        _note(f"missing: and {len(found) - _TOLD:,} more: 'sockrec info' names all")
 
 
 @contextmanager

@@ -29,6 +29,7 @@ _MAX_ITEMS = 1_000_000
 _FORM = "crc32:"
 _DIGITS = 8
 _VALUE = re.compile(rb"crc32:[0-9a-f]{16}")
+_WHOLE = re.compile(rb"crc32:[0-9a-f]*")
 _TAIL = struct.Struct("<I4s")
 _PIECE = 1 << 22
 
@@ -47,16 +48,21 @@ class Chunk:
     end: int
 
 
-def chunks(metadata: pq.FileMetaData) -> Iterator[Chunk]:
-    """Yield the column chunks of a file in the order of their checksums."""
+def chunks(
+    metadata: pq.FileMetaData, columns: Collection[str] | None = None
+) -> Iterator[tuple[int, Chunk]]:
+    """Yield the column chunks of a file, of some columns, each with its place among all."""
+    names = metadata.schema.names
+    wanted = [i for i, name in enumerate(names) if columns is None or name in columns]
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group)
-        for index in range(rows.num_columns):
+        for index in wanted:
             column = rows.column(index)
             start = column.data_page_offset
             if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
                 start = column.dictionary_page_offset
-            yield Chunk(group, column.path_in_schema, start, start + column.total_compressed_size)
+            end = start + column.total_compressed_size
+            yield group * len(names) + index, Chunk(group, names[index], start, end)
 
 
 def blank(row_groups: int, columns: int) -> str:
@@ -71,7 +77,7 @@ def fill_in(path: Path, file: int) -> None:
     """
     footer, start = _footer(path, file)
     metadata = read_footer(path, file)
-    crcs = [_crc(path, file, chunk) for chunk in chunks(metadata)]
+    crcs = [_crc(path, file, chunk) for _, chunk in chunks(metadata)]
     empty = blank(1, len(crcs)).encode()
     place = footer.find(empty)
     if place < 0 or footer.find(empty, place + 1) >= 0:
@@ -83,22 +89,22 @@ def fill_in(path: Path, file: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Checksums:
-    """The checksums that a segment carries."""
+    """The checksums that a segment carries: of its footer, and of the chunks in their order."""
 
     path: Path
     footer: int
-    by_chunk: tuple[tuple[Chunk, int], ...]
+    metadata: pq.FileMetaData
+    crcs: bytes
 
-    def damaged(self, file: int, columns: Collection[str] | None = None) -> list[Chunk]:
-        """Return the chunks, of some columns, of which bytes are not those that were written.
+    def damaged(self, file: int, columns: Collection[str] | None = None) -> Iterator[Chunk]:
+        """Yield the chunks, of some columns, of which bytes are not those that were written.
 
         ``file`` is a descriptor; reading lets other threads run. Raises OSError.
         """
-        return [
-            chunk
-            for chunk, crc in self.by_chunk
-            if (columns is None or chunk.column in columns) and _crc(self.path, file, chunk) != crc
-        ]
+        for place, chunk in chunks(self.metadata, columns):
+            crc = int(self.crcs[place * _DIGITS : (place + 1) * _DIGITS], 16)
+            if _crc(self.path, file, chunk) != crc:
+                yield chunk
 
 
 def read_checksums(path: Path, file: int, metadata: pq.FileMetaData) -> Checksums | None:
@@ -112,18 +118,14 @@ def read_checksums(path: Path, file: int, metadata: pq.FileMetaData) -> Checksum
         if _VALUE.search(footer):  # under a key that is damaged
             raise ChecksumError(f"{path}: its footer is damaged")
         return None
-    places = list(chunks(metadata))
+    empty = blank(metadata.num_row_groups, metadata.num_columns).encode()
+    if not _WHOLE.fullmatch(value) or len(value) != len(empty) or footer.count(value) != 1:
+        raise ChecksumError(f"{path}: its footer is damaged")
     digits = value.removeprefix(_FORM.encode())
-    try:
-        crcs = [int(digits[i : i + _DIGITS], 16) for i in range(0, len(digits), _DIGITS)]
-    except ValueError:
-        crcs = []
-    empty = blank(1, len(places)).encode()
-    if len(crcs) != 1 + len(places) or len(value) != len(empty) or footer.count(value) != 1:
+    crc = int(digits[:_DIGITS], 16)
+    if zlib.crc32(footer.replace(value, empty)) != crc:
         raise ChecksumError(f"{path}: its footer is damaged")
-    if zlib.crc32(footer.replace(value, empty)) != crcs[0]:
-        raise ChecksumError(f"{path}: its footer is damaged")
-    return Checksums(path, crcs[0], tuple(zip(places, crcs[1:], strict=True)))
+    return Checksums(path, crc, metadata, digits[_DIGITS:])
 
 
 def read_footer(path: Path, file: int) -> pq.FileMetaData:
