@@ -99,7 +99,7 @@ class Info:
       closes the total; step ``all`` is every table of some namespaces;
     * ``unknown_attributes``: by table and number, how often; ``missing_sysctls``: their names;
     * ``not_seen``: ``what`` and ``why``;
-    * ``missing``, what no answer rests on: ``file``, ``rows``, ``first`` and ``last`` time, ``why``;
+    * ``missing``, what no answer rests on: ``file``, ``rows``, ``first``, ``last``, and ``why``;
     * ``left_out``: ``bytes`` at the end of the journals of a ``number``, and ``why``.
     """
 

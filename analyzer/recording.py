@@ -248,9 +248,13 @@ def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
             missing += lost
             refused += why
         else:
-            new, rest = _open_journals(number, paths)
+            new, committed = open_journals(paths)
             journals += new
-            left_out += rest
+            if committed.rest:
+                left_out.append(LeftOut(number, committed.rest, committed.stopped))
+            if committed.damaged:
+                what = f"{committed.rest:,} bytes of the journals of number {number}"
+                missing.append(Missing(what, f"behind a damage: {committed.stopped}"))
     if refused and not segments and not journals:
         raise refused[0]
     if not sealed and any(segment.footer for segment in segments) and facts.get("ended"):
@@ -351,9 +355,3 @@ def _facts(path: Path, text: str | None = None) -> Mapping[str, object]:
         return parse_facts(path, read_facts(path) if text is None else text)
     except FileError as error:
         raise RecordingError(str(error)) from error
-
-
-def _open_journals(number: int, paths: Mapping[str, Path]) -> tuple[list[Journal], list[LeftOut]]:
-    journals, committed = open_journals(paths)
-    left_out = [LeftOut(number, committed.rest, committed.stopped)] if committed.rest else []
-    return journals, left_out
