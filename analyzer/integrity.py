@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analyzer.segment import Identity, Segment, identity
-from recorder.format.checksums import Chunk, read_checksums, read_footer
+from recorder.format.checksums import Chunk, read_footer
 from recorder.format.files import FileError, open_regular
 
 _TIMES = ("time", "sample_time", "valid_from")
@@ -74,8 +74,7 @@ def damages(segment: Segment, columns: Collection[str]) -> Iterator[tuple[str, s
         if identity(os.fstat(file)) != segment.identity:
             yield "", "was changed while it was read"
             return
-        metadata = read_footer(segment.path, file)
-        checksums = read_checksums(segment.path, file, metadata)
+        metadata, checksums = read_footer(segment.path, file)
         if checksums is None:
             yield from _undecodable(file, metadata, columns)
         else:
@@ -97,7 +96,7 @@ def span(segment: Segment) -> tuple[int | None, int | None]:
     with suppress(FileError, OSError, ValueError, pa.ArrowException):
         file = open_regular(segment.path, follow=True)
         try:
-            metadata = read_footer(segment.path, file)
+            metadata, _ = read_footer(segment.path, file)
         finally:
             os.close(file)
         names = metadata.schema.names

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recorder.format.checksums import MAX_FOOTER, read_checksums, read_footer
+from recorder.format.checksums import MAX_FOOTER, read_footer
 from recorder.format.facts import check_version
 from recorder.format.files import number_of, open_regular
 from recorder.schema import (
@@ -114,7 +114,7 @@ def read_segment(path: Path, *, follow: bool) -> Segment:
     try:
         status = os.fstat(file)
         _check_footer(path, file, status.st_size)
-        metadata = read_footer(path, file)
+        metadata, checksums = read_footer(path, file)
         try:
             table, facts = _identity(path, metadata.metadata or {})
             _check_row_groups(path, metadata)
@@ -122,7 +122,6 @@ def read_segment(path: Path, *, follow: bool) -> Segment:
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             what = " ".join(str(error).split())
             raise SegmentError(f"{path}: damaged Parquet file: {what}") from error
-        checksums = read_checksums(path, file, metadata)
     finally:
         os.close(file)
     return Segment(

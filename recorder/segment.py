@@ -187,8 +187,7 @@ def _read_back(folder: Directory, name: str) -> SealedFile:
     file = folder.open_regular(name)
     try:
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        metadata = checksums.read_footer(path, file)
-        known = checksums.read_checksums(path, file, metadata)
+        metadata, known = checksums.read_footer(path, file)
         if known is None:
             raise SealError(f"{path}: has no checksums")
         if damaged := next(known.damaged(file), None):

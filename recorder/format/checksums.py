@@ -28,8 +28,8 @@ MAX_FOOTER = 16 << 20
 _MAX_ITEMS = 1_000_000
 _FORM = "crc32:"
 _DIGITS = 8
-_VALUE = re.compile(rb"crc32:[0-9a-f]{16}")
-_WHOLE = re.compile(rb"crc32:[0-9a-f]*")
+_MOST_VALUES = 64
+_VALUE = re.compile(rb"crc32:(?:[0-9a-f]{8})+")
 _TAIL = struct.Struct("<I4s")
 _PIECE = 1 << 22
 
@@ -76,11 +76,11 @@ def fill_in(path: Path, file: int) -> None:
     ``file`` is a descriptor to read and write. Raises ChecksumError or OSError.
     """
     footer, start = _footer(path, file)
-    metadata = read_footer(path, file)
-    crcs = [_crc(path, file, chunk) for _, chunk in chunks(metadata)]
+    crcs = [_crc(path, file, chunk) for _, chunk in chunks(_parsed(path, file))]
     empty = blank(1, len(crcs)).encode()
-    place = footer.find(empty)
-    if place < 0 or footer.find(empty, place + 1) >= 0:
+    # The last: whoever is recorded may have chosen words that look like it.
+    place = footer.rfind(empty)
+    if place < 0:
         raise ChecksumError(f"{path}: has no place for its checksums")
     value = _FORM.encode() + b"".join(b"%08x" % crc for crc in (zlib.crc32(footer), *crcs))
     if os.pwrite(file, value, start + place) != len(value):
@@ -89,12 +89,13 @@ def fill_in(path: Path, file: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Checksums:
-    """The checksums that a segment carries: of its footer, and of the chunks in their order."""
+    """The checksums that a segment carries, whose footer is as it was written."""
 
     path: Path
     footer: int
     metadata: pq.FileMetaData
-    crcs: bytes
+    digits: bytes
+    """Eight for each chunk."""
 
     def damaged(self, file: int, columns: Collection[str] | None = None) -> Iterator[Chunk]:
         """Yield the chunks, of some columns, of which bytes are not those that were written.
@@ -102,34 +103,47 @@ class Checksums:
         ``file`` is a descriptor; reading lets other threads run. Raises OSError.
         """
         for place, chunk in chunks(self.metadata, columns):
-            crc = int(self.crcs[place * _DIGITS : (place + 1) * _DIGITS], 16)
+            crc = int(self.digits[place * _DIGITS : (place + 1) * _DIGITS], 16)
             if _crc(self.path, file, chunk) != crc:
                 yield chunk
 
 
-def read_checksums(path: Path, file: int, metadata: pq.FileMetaData) -> Checksums | None:
-    """Return the checksums of a segment whose footer is whole, None if it was made without.
+def read_footer(path: Path, file: int) -> tuple[pq.FileMetaData, Checksums | None]:
+    """Return the footer of a segment, and its checksums, None if it was made without.
 
-    ``metadata`` is the footer as pyarrow read it. Raises ChecksumError if the footer is damaged.
+    The footer's own checksum is compared before pyarrow sees it: of some damage it would abort.
+    Raises ChecksumError or OSError.
     """
-    value = (metadata.metadata or {}).get(KEY.encode())
     footer, _ = _footer(path, file)
+    values = [match[0] for match in _VALUE.finditer(footer)]
+    # A stranger may have put a million of them there.
+    value = next((value for value in values[-_MOST_VALUES:] if _vouches(value, footer)), None)
+    if values and value is None:
+        raise ChecksumError(f"{path}: its footer is damaged")
+    metadata = _parsed(path, file)
     if value is None:
-        if _VALUE.search(footer):  # under a key that is damaged
-            raise ChecksumError(f"{path}: its footer is damaged")
-        return None
-    empty = blank(metadata.num_row_groups, metadata.num_columns).encode()
-    if not _WHOLE.fullmatch(value) or len(value) != len(empty) or footer.count(value) != 1:
-        raise ChecksumError(f"{path}: its footer is damaged")
+        return metadata, None
+    if len(value) != len(blank(metadata.num_row_groups, metadata.num_columns)):
+        raise ChecksumError(f"{path}: has checksums of another file")
     digits = value.removeprefix(_FORM.encode())
-    crc = int(digits[:_DIGITS], 16)
-    if zlib.crc32(footer.replace(value, empty)) != crc:
-        raise ChecksumError(f"{path}: its footer is damaged")
-    return Checksums(path, crc, metadata, digits[_DIGITS:])
+    return metadata, Checksums(path, _first(value), metadata, digits[_DIGITS:])
 
 
-def read_footer(path: Path, file: int) -> pq.FileMetaData:
-    """Return the footer of a Parquet file, within the limits of what a segment may claim."""
+def _vouches(value: bytes, footer: bytes) -> bool:
+    """Tell whether a value is the checksums of this footer."""
+    empty = _FORM.encode() + b"0" * (len(value) - len(_FORM))
+    place = footer.rfind(value)
+    blanked = footer[:place] + empty + footer[place + len(value) :]
+    return zlib.crc32(blanked) == _first(value)
+
+
+def _first(value: bytes) -> int:
+    """Return the checksum of the footer."""
+    return int(value.removeprefix(_FORM.encode())[:_DIGITS], 16)
+
+
+def _parsed(path: Path, file: int) -> pq.FileMetaData:
+    """Return the footer as pyarrow reads it, within the limits of what a segment may claim."""
     try:
         with os.fdopen(os.dup(file), "rb") as opened:
             return pq.ParquetFile(
@@ -148,7 +162,7 @@ def _footer(path: Path, file: int) -> tuple[bytes, int]:
     tail = read_range(file, max(0, size - _TAIL.size), _TAIL.size, path)
     length, magic = _TAIL.unpack(tail) if len(tail) == _TAIL.size else (0, b"")
     start = size - _TAIL.size - length
-    if magic != b"PAR1" or start < 4:
+    if magic != b"PAR1" or start < 4 or length > MAX_FOOTER:
         raise ChecksumError(f"{path}: is cut short, or no Parquet file")
     return read_range(file, start, length, path), start
 

@@ -67,7 +67,7 @@ def chunk_of(path: Path, column: str) -> tuple[int, int]:
     file = os.open(path, os.O_RDONLY)
     try:
         return next(
-            (chunk.start, chunk.end) for _, chunk in chunks(read_footer(path, file), [column])
+            (chunk.start, chunk.end) for _, chunk in chunks(read_footer(path, file)[0], [column])
         )
     finally:
         os.close(file)

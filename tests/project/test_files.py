@@ -124,19 +124,25 @@ def test_the_reports_are_reached_by_a_link() -> None:
     assert link.readlink() == Path("../queries")
 
 
+def modules(package: str) -> set[str]:
+    """Return the modules of a package, and the packages in it."""
+    found = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__", "__main__"}
+    return found | {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+
+
 @pytest.mark.parametrize("package", ["recorder", "analyzer"])
 def test_every_module_has_its_layer(package: str) -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     (layers,) = (c["layers"] for c in contracts["contracts"] if c["id"] == f"{package}-layers")
     placed = {name.strip(" ()") for layer in layers for name in re.split("[:|]", layer)}
-    present = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__", "__main__"}
+    present = modules(package)
     assert placed == present
 
 
 @pytest.mark.parametrize("package", ["recorder", "analyzer"])
 def test_every_module_stands_in_the_architecture_page(package: str) -> None:
     page = (ROOT / "docs/architecture.md").read_text()
-    present = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__", "__main__"}
+    present = modules(package)
     assert [name for name in sorted(present) if f"`{name}`" not in page] == []
 
 

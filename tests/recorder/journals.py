@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,16 @@ from recorder.format.segments import Sealed
 from recorder.journal import BatchMaker, Journals, open_journals
 from recorder.schema import OWNERS, RECORDING_FILE, SAMPLES, SOCKETS, VERSION
 
+FACTS = {"version": VERSION, "sockrec": version("sockrec")}
 
-def write(directory: Path, samples: int, rows: int = 50, number: int = 1) -> list[tuple[int, int]]:
+
+def write(
+    directory: Path, samples: int, rows: int = 50, number: int = 1, *, sync: bool = False
+) -> list[tuple[int, int]]:
     """Write a journal of random sockets; return its (sample, cookie) pairs."""
-    (directory / RECORDING_FILE).write_text(json.dumps({"version": VERSION}))
+    (directory / RECORDING_FILE).write_text(json.dumps(FACTS))
     opened = Directory.open(directory)
-    journals = Journals(opened, number)
+    journals = Journals(opened, number, sync=sync)
     makers = {table.name: BatchMaker(table) for table in (SOCKETS, SAMPLES, OWNERS)}
     random = np.random.default_rng(7)
     pairs = []

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import pty
 import random
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -284,24 +287,83 @@ def test_a_terminal_shows_a_status_line_and_a_pipe_does_not(tmp_path: Path) -> N
     assert "late" in shown
 
 
-def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_kept(tmp_path: Path) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a file system of 400 kB."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to mount a small file system")
     mount = tmp_path / "small"
     mount.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(mount)], check=False
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(mount)], check=False
     ).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     try:
-        result = sockrec("record", "-o", mount / "r", "-i", "50ms", "-d", "20s")
-        assert result.returncode == 1
-        assert "Traceback" not in result.stderr
-        assert "No space left" in result.stderr
-        kept = committed(mount / "r", 1).commits
-        assert kept or is_sealed(mount / "r", 1)
+        yield mount
     finally:
         subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_full_disk_is_one_clear_line_and_what_was_committed_is_kept(small_disk: Path) -> None:
+    target = small_disk / "r"
+    result = sockrec("record", "-o", target, "-i", "50ms", "-d", "20s")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("\n") == 1
+    told = re.search(r"No space left on device; the (\d+) samples before are whole", result.stderr)
+    assert told, result.stderr
+    assert set(read_all(target, "samples")) == set(range(int(told[1])))
+    assert facts(target)["exit"] == "error: No space left on device"
+    assert facts(target)["ended"] is not None
+    assert not list(target.rglob("*.tmp"))
+
+
+def test_a_disk_that_is_full_for_the_segment_keeps_the_journals_and_says_so(
+    small_disk: Path,
+) -> None:
+    target = small_disk / "r"
+    with start("record", "-o", target, "-i", "20ms") as process:
+        wait_for_samples(target, 2)
+        process.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(OSError), (small_disk / "fill").open("wb", buffering=0) as fill:
+            while True:
+                fill.write(bytes(4096))
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "No space left" in errors
+    count = len(committed(target, 1).commits)
+    assert count >= 2
+    assert facts(target)["ended"] is not None
+    assert "not sealed" in facts(target)["trouble"][-1]["what"]
+    assert not list(target.rglob("*.tmp"))
+    (small_disk / "fill").unlink()
+    assert sockrec("recover", target).returncode == 0
+    assert set(read_all(target, "samples")) == set(range(count))
+
+
+@pytest.mark.parametrize("sync", ["segment", "sample"])
+def test_what_is_synced_can_be_chosen(tmp_path: Path, sync: str) -> None:
+    target = tmp_path / "r"
+    result = sockrec("record", "-q", "-n", 2, "-i", "50ms", "--sync", sync, "-o", target)
+    assert result.returncode == 0, result.stderr
+    assert set(read_all(target, "samples")) == {0, 1}
+
+
+def test_with_sync_sample_every_journal_written_is_synced_before_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    real = os.fdatasync
+
+    def noting(file: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).parent.name)
+        real(file)
+
+    monkeypatch.setattr(os, "fdatasync", noting)
+    write(tmp_path, samples=2, sync=True)
+    assert synced == 2 * ["sockets", "samples", "owners", "samples"]
 
 
 @pytest.mark.parametrize("group", range(5))

@@ -18,6 +18,7 @@ from recorder.directory import Directory
 from recorder.journal import BatchMaker, Journals
 from recorder.schema import OWNERS, RECORDING_FILE, SAMPLES, SOCKETS, TABLES, VERSION, public_schema
 from tests.recorder.journals import (
+    FACTS,
     committed,
     is_sealed,
     journal_path,
@@ -64,7 +65,7 @@ def test_a_segment_has_public_types_checksums_and_tells_what_it_is(tmp_path: Pat
         assert file.schema_arrow.remove_metadata().equals(public_schema(table))
         told = file.metadata.metadata
         assert told[b"sockrec.table"].decode() == table.name
-        assert json.loads(told[b"sockrec.recording"]) == {"version": VERSION}
+        assert json.loads(told[b"sockrec.recording"]) == FACTS
         assert set(json.loads(told[b"sockrec.columns"])) == set(table.names)
     damaged = bytearray(segment_path(tmp_path, "sockets", 1).read_bytes())
     place = pq.ParquetFile(segment_path(tmp_path, "sockets", 1)).metadata
