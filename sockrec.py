@@ -8,6 +8,8 @@ import typer
 
 import analyzer.cli
 import recorder.cli
+from analyzer.cli import READING
+from analyzer.supervisor import supervise
 from recorder.console import tell
 from recorder.schema import SockrecError
 
@@ -60,5 +62,12 @@ def main() -> None:
         sys.exit(1)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command in a process of its own, watched over, if it is to read a recording."""
+    if next((word for word in sys.argv[1:] if not word.startswith("-")), "") in READING:
+        supervise()
     main()
+
+
+if __name__ == "__main__":
+    run()

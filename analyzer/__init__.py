@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from analyzer.catalog import Query
     from analyzer.engine import Engine
+    from analyzer.segment import Missing
     from analyzer.summary import Summary
     from analyzer.views import Scope
 
@@ -39,7 +40,8 @@ def open(
     """Open a recording: a directory (live, dead or sealed), a zip, a glob, or Parquet files.
 
     It is seen as it is now; open it again to see what a live one has gained. ``timeout`` is in
-    seconds per query, ``memory_limit`` as DuckDB writes it. Raises SockrecError.
+    seconds per query. ``memory_limit``, as DuckDB writes it, bounds what DuckDB counts; a command
+    bounds its whole process, which an import does not do to yours. Raises SockrecError.
     """
     from analyzer.engine import Engine
     from analyzer.recording import open_recording
@@ -107,6 +109,14 @@ class Analysis:
         from analyzer.summary import summarize
 
         return summarize(self.engine, self.scope(start, end, where, zone), parameters or {})
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """Return what of the recording is lost or damaged, as far as that is known by now.
+
+        A damaged file is noticed when a query is to read it, and left out from then on.
+        """
+        return self.engine.recording.missing
 
     def close(self) -> None:
         self.engine.close()

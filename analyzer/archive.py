@@ -9,13 +9,14 @@ import shutil
 import stat
 import struct
 import tempfile
-import weakref
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from analyzer.spill import Folder
+from recorder.format.files import LIST_FILE
 from recorder.schema import JOURNAL_SUFFIX, RECORDING_FILE, SEGMENT_SUFFIX, TABLES, SockrecError
 
 MAX_MEMBERS = 1 << 17
@@ -39,7 +40,7 @@ class ArchiveError(SockrecError):
     """A zip file that holds no recording, or one that had better not be unpacked."""
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
+@dataclass(frozen=True, slots=True)
 class Unpacked:
     """A private folder with what was in a zip file; it goes when this is closed or forgotten.
 
@@ -47,12 +48,16 @@ class Unpacked:
     Parquet files alone.
     """
 
-    folder: Path
+    private: Folder
     files: Mapping[Path, str]
     whole: bool
 
+    @property
+    def folder(self) -> Path:
+        return self.private.path
+
     def close(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.private.remove()
 
     def original(self, text: str, archive: Path) -> str:
         """Return a message with the names that the user knows in place of the unpacked ones."""
@@ -143,7 +148,7 @@ def _choose(
         return {
             name: member
             for name, member in inside.items()
-            if name == RECORDING_FILE or _KNOWN.fullmatch(name)
+            if name in (RECORDING_FILE, LIST_FILE) or _KNOWN.fullmatch(name)
         }, True
     # Their order by name is kept: the last one tells what the recording came to be.
     segments = sorted(
@@ -208,11 +213,10 @@ def _check_overlap(path: Path, file: int, end: int, members: Sequence[zipfile.Zi
 def _unpack(
     path: Path, archive: zipfile.ZipFile, wanted: Mapping[str, zipfile.ZipInfo], whole: bool
 ) -> Unpacked:
-    folder = Path(tempfile.mkdtemp(prefix="sockrec-")).resolve()  # mode 0700
+    private = Folder()
     unpacked = Unpacked(
-        folder, {folder / name: member.filename for name, member in wanted.items()}, whole
+        private, {private.path / name: member.filename for name, member in wanted.items()}, whole
     )
-    weakref.finalize(unpacked, shutil.rmtree, folder, ignore_errors=True)
     try:
         for place, member in zip(unpacked.files, wanted.values(), strict=True):
             place.parent.mkdir(mode=0o700, exist_ok=True)

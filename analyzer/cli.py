@@ -1,4 +1,4 @@
-"""The analyzer's commands: summary, report, reports, sql and info."""
+"""The analyzer's commands: summary, report, reports, sql, info and verify."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+READING = frozenset({"info", "report", "sql", "summary", "verify"})
+"""The commands that open a recording, which may be a stranger's."""
 
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _OPENS = "A directory (live, dead or sealed), a zip of one, a glob, or Parquet files of one table."
@@ -205,6 +208,36 @@ def info(
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
         typer.echo(f"{label:<{width}}  {text}")
+
+
+@app.command()
+def verify(
+    recording: Recordings,
+    form: Annotated[Told, typer.Option("--format", help="How it is printed.")] = Told.table,
+) -> None:
+    """Check every checksum of a recording, its order and its sums; exit 1 unless it is whole.
+
+    Each line says which file, table, column and span of time is damaged or missing, or what could
+    not be checked.
+    """
+    import json
+
+    from analyzer.progress import Bar
+    from analyzer.request import opened
+    from analyzer.verify import verify as check
+
+    done: list[float] = []
+    with opened(recording) as analysis:
+        with Bar(lambda: done[-1] if done else None, sys.stderr):
+            found = check(analysis.engine, lambda n, of: done.append(n / of if of else 1.0))
+        analysis.engine.news()  # it is told below
+        if form is Told.json:
+            typer.echo(json.dumps(found.facts(), indent=2))
+        else:
+            for line in found.lines():
+                typer.echo(line)
+    if not found.whole:
+        raise typer.Exit(1)
 
 
 @app.command()

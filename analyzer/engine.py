@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import glob
+import inspect
 import json
 import os
 import queue
 import re
 import shutil
+import site
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -23,8 +27,24 @@ from types import TracebackType
 import duckdb
 import pyarrow as pa
 
+from analyzer import landlock
+from analyzer.integrity import Checker, span
+from analyzer.memory import SizeError, default_size, parse_size
+from analyzer.reads import Columns, named_columns
 from analyzer.recording import Recording
-from analyzer.views import WHOLE, Scope, ScopeError, Stream, Value, lay_raw, lay_scope, streams
+from analyzer.segment import TOGETHER, TOGETHER_WHY, Missing
+from analyzer.spill import Folder
+from analyzer.views import (
+    WHOLE,
+    Scope,
+    ScopeError,
+    Stream,
+    Value,
+    derived_views,
+    lay_raw,
+    lay_scope,
+    streams,
+)
 from recorder.schema import SockrecError
 
 MAX_QUERY = 1 << 20
@@ -57,8 +77,13 @@ _NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "
 _NODE = re.compile(r'"type"\s*:\s*"(\w+_NODE)"', re.ASCII)
 _CALL = re.compile(r'"function_name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
-_SIZE = re.compile(r"\d+(?:\.\d+)? ?[KMGT]i?B", re.ASCII | re.IGNORECASE)
 _USED = re.compile(r"/([\d.]+ \w+) used", re.ASCII)
+
+# What Python, Arrow and DuckDB say when the process itself may have no more.
+_NO_MEMORY = re.compile(
+    r"Out of Memory Error|bad.?alloc|failed to allocate|malloc of size|realloc of size",
+    re.IGNORECASE,
+)
 
 # DuckDB 2.0 takes 160 MB to see that there is no end to a thousand brackets, and 2.6 GB for 5,000.
 _DEEP = re.compile(r"(?:[-+~!(]\s*){1000}")
@@ -68,6 +93,26 @@ _PROGRESS = {
     "enable_progress_bar_print": "false",
     "progress_bar_time": "0",
 }
+
+_READABLE = (
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/share/zoneinfo",
+    "/lib",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/self/cgroup",
+    "/proc/self/mountinfo",
+    "/proc/stat",
+    "/proc/sys/vm/overcommit_memory",
+    "/sys/devices/system/cpu",
+    "/sys/fs/cgroup",
+    "/dev/null",
+    "/dev/urandom",
+)
+"""What libraries and DuckDB read of the machine."""
 
 _OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
 _THREADS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
@@ -81,8 +126,9 @@ class QueryError(SockrecError):
 class Engine:
     """Runs queries over a recording; close it, or leave its ``with`` block, to remove its files.
 
-    ``timeout`` is in seconds per query, ``memory_limit`` as DuckDB writes it, half the memory of
-    the machine by default.
+    ``timeout`` is in seconds per query, ``memory_limit`` as DuckDB writes it, by default half the
+    memory of the machine, 8 GiB at most. DuckDB runs in threads that may open nothing but the
+    recording, where the kernel has Landlock.
     """
 
     def __init__(
@@ -96,17 +142,23 @@ class Engine:
         self.recording = recording
         self._timeout = timeout
         self._work: _Work | None = None
-        self._spill = Path(tempfile.mkdtemp(prefix="sockrec-"))  # mode 0700
-        self._remove_spill = weakref.finalize(self, shutil.rmtree, self._spill, ignore_errors=True)
+        self._links: dict[Path, Path] = {}
+        self._checker = Checker(threads)
+        self._told = 0
+        self._folder = Folder()
+        self._spill = self._folder.path
         _OPEN.add(self)
         try:
+            self._ruleset = landlock.Ruleset(_allowed(recording, self._spill))
             self._refused = _refused_functions()
-            self._connection = _connect(threads, memory_limit)
+            # What DuckDB starts at once is bound by what this thread is.
+            with ThreadPoolExecutor(1, initializer=self._ruleset.enter) as bound:
+                self._connection = bound.submit(_connect, threads, memory_limit).result()
         except BaseException:
             self.remove_files()
             raise
         try:
-            _interruptible(self._connection, self._lock_down)
+            _interruptible(self._connection, self._lock_down, enter=self._ruleset.enter)
         except BaseException as error:
             self.close()
             if isinstance(error, duckdb.Error):
@@ -116,43 +168,79 @@ class Engine:
     def _lock_down(self) -> None:
         """Lay the raw relations, then close every door; the order matters."""
         connection = self._connection
-        recording = self._plainly_named()
-        files = [str(path) for path in recording.paths]
+        self._make_links()
+        files = [str(self._links.get(path, path)) for path in self.recording.paths]
         connection.execute(f"SET allowed_paths = {_list_literal(files)}")
         # Until external access is off: from then on the folder is allowed, and no other is.
         connection.execute(f"SET temp_directory = {_list_literal([str(self._spill)])[1:-1]}")
         free = shutil.disk_usage(self._spill).free
         connection.execute(f"SET max_temp_directory_size = '{free // 2 >> 10}KiB'")
-        journals = streams(self.recording)
-        try:
-            for name, stream in journals.items():
-                connection.register(name, stream)
-            lay_raw(connection, recording)
-        finally:
-            for name in journals:
-                connection.unregister(name)
+        self._lay_raw()
         connection.execute("SET enable_external_access = false")
         # What tells how far a query is belongs to each cursor.
         connection.execute(f"SET allowed_configs = {_list_literal(list(_PROGRESS))}")
         connection.execute("SET lock_configuration = true")
 
-    def _plainly_named(self) -> Recording:
-        """Return the recording with links in place of names that DuckDB takes for patterns."""
+    def _lay_raw(self) -> None:
+        segments = tuple(
+            replace(segment, path=self._links.get(segment.path, segment.path))
+            for segment in self.recording.segments
+        )
+        journals = streams(self.recording)
+        try:
+            for name, stream in journals.items():
+                self._connection.register(name, stream)
+            lay_raw(self._connection, replace(self.recording, segments=segments))
+        finally:
+            for name in journals:
+                self._connection.unregister(name)
+
+    def _make_links(self) -> None:
+        """Make links in place of names that DuckDB takes for patterns."""
         if not any(glob.has_magic(str(path)) for path in self.recording.paths):
-            return self.recording
+            return
         folder = self._spill / "links"
         folder.mkdir(mode=0o700)
-        links = []
-        for number, segment in enumerate(self.recording.segments):
-            links.append(replace(segment, path=folder / f"{number}.parquet"))
-            links[-1].path.symlink_to(segment.path)
-        return replace(self.recording, segments=tuple(links))
+        for number, path in enumerate(self.recording.paths):
+            self._links[path] = folder / f"{number}.parquet"
+            self._links[path].symlink_to(path)
+
+    def news(self) -> tuple[Missing, ...]:
+        """Return what is missing of the recording, as far as that was not returned before."""
+        found = self.recording.missing[self._told :]
+        self._told += len(found)
+        return found
+
+    def _leave_out_damaged(self, columns: Columns) -> None:
+        """Check what a query is to read; what is damaged is missing from then on."""
+        found = self._checker.check(self.recording.segments, columns)
+        if not found:
+            return
+        damaged = dict(found)
+        halves = {segment.number for segment in damaged if segment.table.name in TOGETHER}
+        for segment in self.recording.segments if self.recording.whole else ():
+            if segment.table.name in TOGETHER and segment.number in halves:
+                damaged.setdefault(segment, TOGETHER_WHY)
+        self.recording = replace(
+            self.recording,
+            segments=tuple(s for s in self.recording.segments if s not in damaged),
+            missing=self.recording.missing
+            + tuple(
+                Missing(self.recording.name(segment.path), why, segment.rows, *span(segment))
+                for segment, why in damaged.items()
+            ),
+        )
+        _interruptible(self._connection, self._lay_raw, enter=self._ruleset.enter)
 
     def check(self, query: str) -> None:
         """Raise QueryError unless the text is exactly one SELECT that only reads what it is given.
 
         Whatever may be read may be overwritten by COPY, so nothing but SELECT gets through.
         """
+        self._checked(query)
+
+    def _checked(self, query: str) -> str:
+        """Check a query, and return the tree that DuckDB makes of it."""
         try:
             size = len(query.encode())
         except ValueError as error:
@@ -165,8 +253,14 @@ class Engine:
             raise QueryError("the query is nested too deeply")
         trees: list[str] = []
         with closing(self._connection.cursor()) as cursor:
-            _interruptible(cursor, lambda: trees.append(_parse(cursor, query)), self._timeout)
+            _interruptible(
+                cursor,
+                lambda: trees.append(_parse(cursor, query)),
+                self._timeout,
+                self._ruleset.enter,
+            )
         self._check_tree(trees[0])
+        return trees[0]
 
     def _check_tree(self, tree: str) -> None:
         """Check a parsed statement as DuckDB writes it; one that it cannot write has no nodes."""
@@ -180,15 +274,16 @@ class Engine:
             if name.lower() in self._refused:
                 raise QueryError(f"the function {name} is not allowed here")
 
-    def _check_scope(self, scope: Scope) -> None:
+    def _checked_scope(self, scope: Scope) -> list[str]:
         """Check the condition on sockets as a query is; that it is only one, views see to."""
         if scope.where is None:
-            return
+            return []
         try:
-            self.check(f"SELECT 1 FROM sockets WHERE (\n{scope.where}\n)")
+            tree = self._checked(f"SELECT 1 FROM sockets WHERE (\n{scope.where}\n)")
         except QueryError as error:
             text = f"{scope.where!r} is no condition on a row of sockets: {error}"
             raise ScopeError(text) from error
+        return [tree]
 
     @contextmanager
     def run(
@@ -201,12 +296,13 @@ class Engine:
 
         Ctrl-C, an error of the caller or leaving the block early interrupts it.
         """
-        self.check(query)
-        self._check_scope(scope)
+        trees = [self._checked(query), *self._checked_scope(scope)]
+        self._leave_out_damaged(named_columns(trees, derived_views()))
         cursor = self._connection.cursor()
         journals = streams(self.recording)
 
         def prepare() -> None:
+            self._ruleset.enter()
             for name, value in _PROGRESS.items():
                 cursor.execute(f"SET {name} = {value}")
             for name, stream in journals.items():
@@ -260,7 +356,7 @@ class Engine:
 
     def remove_files(self) -> None:
         """Remove what the engine and its recording keep on disk, come what may."""
-        self._remove_spill()
+        self._folder.remove()
         self.recording.close()
 
     def __enter__(self) -> Engine:
@@ -395,23 +491,38 @@ def leave(status: int | str | None) -> None:
 
 
 def _connect(threads: int | None, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
+    try:
+        memory = default_size() if memory_limit is None else parse_size(memory_limit)
+    except SizeError as error:
+        raise QueryError(str(error)) from error
     config: dict[str, str | bool | int | float | list[str]] = {
         "allow_community_extensions": "false",
         "allow_persistent_secrets": "false",
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
-        "memory_limit": memory_limit or _half_of_memory(),
+        "memory_limit": f"{memory >> 10}KiB",
         "python_enable_replacements": "false",
     }
     if threads is not None:
         config["threads"] = str(threads)
-    # DuckDB takes a negative size for no limit.
-    if memory_limit is not None and not _SIZE.fullmatch(memory_limit):
-        raise QueryError(f"{memory_limit!r} is no size of memory: give 500MB or 2GiB")
     try:
         return duckdb.connect(config=config)
-    except (duckdb.Error, RuntimeError) as error:
+    except (duckdb.Error, RuntimeError, MemoryError) as error:
         raise _query_error(error) from error
+
+
+def _allowed(recording: Recording, spill: Path) -> Iterator[tuple[Path, int]]:
+    """Yield what the threads of DuckDB may open: the recording, libraries, what it asks the kernel.
+
+    It gives up where it may not read of control groups.
+    """
+    yield spill, landlock.CHANGE
+    own = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    own |= {*site.getsitepackages(), site.getusersitepackages()}
+    own |= {os.path.dirname(inspect.getfile(module)) for module in (Engine, SockrecError)}
+    own.add(os.path.join(os.path.dirname(__file__), "queries"))  # a link where this is developed
+    for path in (*recording.places, *map(Path, (*own, *_READABLE))):
+        yield path, landlock.READ
 
 
 @cache
@@ -444,13 +555,17 @@ def _parse(cursor: duckdb.DuckDBPyConnection, query: str) -> str:
 
 
 def _interruptible(
-    connection: duckdb.DuckDBPyConnection, work: Callable[[], None], timeout: float | None = None
+    connection: duckdb.DuckDBPyConnection,
+    work: Callable[[], None],
+    timeout: float | None = None,
+    enter: Callable[[], None] = lambda: None,
 ) -> None:
     """Do in a thread what Ctrl-C shall stop: in the main one 2.0 misses it, 1.5 raises another."""
     results: queue.Queue[BaseException | None] = queue.Queue()
 
     def run() -> None:
         try:
+            enter()
             work()
             results.put(None)
         except BaseException as error:  # handed to the thread that waits
@@ -520,6 +635,11 @@ def _query_error(error: BaseException) -> BaseException:
             f"out of memory: the query needs more than {limit[1]}: narrow it by --from, --to or "
             "--where, or raise --memory"
         )
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        return QueryError(
+            "out of memory: the query needs more than --memory allows: narrow it by --from, --to "
+            "or --where, or raise --memory"
+        )
     return QueryError(" ".join(text.split())[:1000] or type(error).__name__)
 
 
@@ -529,10 +649,3 @@ def _kind_name(kind: duckdb.StatementType) -> str:
 
 def _list_literal(values: list[str]) -> str:
     return "[" + ", ".join("'" + value.replace("'", "''") + "'" for value in values) + "]"
-
-
-def _half_of_memory() -> str:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemTotal:"):
-            return f"{int(line.split()[1]) // 2}KiB"
-    return "2GiB"

@@ -99,6 +99,7 @@ class Info:
       closes the total; step ``all`` is every table of some namespaces;
     * ``unknown_attributes``: by table and number, how often; ``missing_sysctls``: their names;
     * ``not_seen``: ``what`` and ``why``;
+    * ``missing``, what no answer rests on: ``file``, ``rows``, ``first``, ``last``, and ``why``;
     * ``left_out``: ``bytes`` at the end of the journals of a ``number``, and ``why``.
     """
 
@@ -181,6 +182,16 @@ def describe(engine: Engine, *, now: float | None = None, boot_id: str | None = 
             "unknown_attributes": _counts(said.get("unknown_attributes")),
             "missing_sysctls": _texts(said.get("missing_sysctls")),
             "not_seen": _unseen(said.get("unseen")),
+            "missing": [
+                {
+                    "file": lost.what,
+                    "rows": lost.rows,
+                    "first": _iso(lost.first),
+                    "last": _iso(lost.last),
+                    "why": lost.why,
+                }
+                for lost in engine.recording.missing
+            ],
             "left_out": [
                 {"number": rest.number, "bytes": rest.bytes, "why": rest.why or None}
                 for rest in recording.left_out
@@ -241,6 +252,10 @@ def _sentence(value: object) -> str:
             how = f"by {source}" if source else "not at all" if why else "never: no such sockets"
             where = f" in {namespaces:,} namespaces" if namespaces is not None else ""
             return f"{step} {how}{where}" + (f": {why}" if why else "")
+        case {"file": file, "rows": rows, "first": first, "last": last, "why": why}:
+            known = [f"{rows:,} rows"] if rows is not None else []
+            known += [f"{first} to {last}"] if first and last else []
+            return f"{file}{' (' + ', '.join(known) + ')' if known else ''}: {why}"
         case {"number": number, "bytes": size, "why": why}:
             reason = why or "a sample that was not finished"
             return f"{size:,} bytes at the end of number {number}: {reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TextIO
 
 from recorder.schema import RECORDING_FILE, SockrecError
+
+_MAX_LINKS = 40
 
 
 class OutputError(SockrecError):
@@ -31,12 +34,35 @@ def destination(path: Path | None, recordings: Collection[Path] = ()) -> Iterato
         yield sys.stdout
         return
     try:
+        _check_links(path)
         with _opened(path) if _is_special(path) else _renamed(_checked(path, recordings)) as file:
             yield file
     except OSError as error:
         if error.filename is None:  # of the query, or of a closed pipe
             raise
         raise OutputError(f"{path}: {error.strerror}") from error
+
+
+def _check_links(path: Path) -> None:
+    """Refuse a link of another user, who would choose which file of ours is replaced."""
+    here, left, links = Path("/"), list(reversed(path.absolute().parts[1:])), 0
+    while left:
+        here /= left.pop()
+        try:
+            status = here.lstat()
+        except FileNotFoundError:
+            return
+        if not stat.S_ISLNK(status.st_mode):
+            continue
+        if status.st_uid not in (0, os.geteuid()):
+            raise OutputError(f"{path}: {here} is a link of another user: name the file itself")
+        links += 1
+        if links > _MAX_LINKS:
+            raise OutputError(f"{path}: {os.strerror(errno.ELOOP)}")
+        to = Path(os.readlink(here))
+        # What a descriptor in /proc stands for has no name that could be another's.
+        here = Path("/") if to.is_absolute() else here.parent
+        left += reversed(to.parts[1:] if to.is_absolute() else to.parts)
 
 
 def _is_special(path: Path) -> bool:
@@ -57,7 +83,13 @@ def _checked(path: Path, recordings: Collection[Path]) -> Path:
 
 
 def _opened(path: Path) -> TextIO:
-    return path.open("w", encoding="utf-8", newline="")
+    """Open a device or a pipe, which another user has not put there to read what we write."""
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    status = os.fstat(file)
+    if stat.S_ISFIFO(status.st_mode) and status.st_uid not in (0, os.geteuid()):
+        os.close(file)
+        raise OutputError(f"{path}: is a pipe of another user: name a file of your own")
+    return os.fdopen(file, "w", encoding="utf-8", newline="")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import stat
@@ -12,9 +13,10 @@ from typing import Literal
 
 from analyzer.archive import Unpacked, is_zip, unpack
 from analyzer.journal import Journal, open_journals
-from analyzer.segment import Segment, read_segment
+from analyzer.segment import TOGETHER, TOGETHER_WHY, Missing, Segment, read_segment
 from recorder.format.facts import parse_facts, read_facts
-from recorder.format.files import FileError, number_of
+from recorder.format.files import LIST_FILE, FileError, number_of, segment_name
+from recorder.format.segments import Sealed, read_list
 from recorder.schema import (
     JOURNAL_SUFFIX,
     RECORDING_FILE,
@@ -48,7 +50,8 @@ class Recording:
     """The files of a recording that count, as they were at one instant.
 
     ``facts`` is recording.json; ``whole`` is false for single Parquet files. ``unpacked`` holds the
-    files of a zip, which ``close`` removes.
+    files of a zip, which ``close`` removes. ``sealed`` is the list of what was sealed, and
+    ``missing`` what cannot be read of it.
     """
 
     path: Path
@@ -58,11 +61,26 @@ class Recording:
     left_out: tuple[LeftOut, ...]
     whole: bool
     unpacked: Unpacked | None = None
+    missing: tuple[Missing, ...] = ()
+    sealed: tuple[Sealed, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """Return the files that a query has to read by path."""
         return tuple(segment.path for segment in self.segments)
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Return the files and the folder that may have to be opened."""
+        if self.unpacked is not None:
+            return (self.unpacked.folder,)
+        return (self.path,) if self.whole else self.paths
+
+    def name(self, path: Path) -> str:
+        """Return how a file of the recording is called to its user."""
+        if self.unpacked is not None and path in self.unpacked.files:
+            return self.unpacked.files[path]
+        return f"{path.parent.name}/{path.name}" if self.whole else str(path)
 
     @property
     def bytes(self) -> int:
@@ -213,19 +231,108 @@ def _list(path: Path) -> dict[str, frozenset[str]]:
 
 def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
     facts = _facts(path / RECORDING_FILE)
-    numbers = {number_of(name) for names in listed.values() for name in names}
+    sealed, missing = _read_list(path / LIST_FILE)
+    known = {one.number: one for one in sealed}
     segments: list[Segment] = []
     journals: list[Journal] = []
     left_out: list[LeftOut] = []
+    refused: list[Exception] = []
+    numbers = {number_of(name) for names in listed.values() for name in names} | known.keys()
     for number in sorted(number for number in numbers if number is not None):
-        sealed = _present(path, listed, number, SEGMENT_SUFFIX)
-        if SAMPLES.name in sealed:
-            segments += (_segment(table, file) for table, file in sealed.items())
+        there = _present(path, listed, number, SEGMENT_SUFFIX)
+        paths = _present(path, listed, number, JOURNAL_SUFFIX)
+        # The samples are sealed last, so that without them the journals are what counts.
+        if SAMPLES.name in there or number in known or (there and not paths):
+            found, lost, why = _open_sealed(path, there, number, known.get(number))
+            segments += found
+            missing += lost
+            refused += why
         else:
-            new, rest = _open_journals(number, _present(path, listed, number, JOURNAL_SUFFIX))
+            new, committed = open_journals(paths)
             journals += new
-            left_out += rest
-    return Recording(path, facts, tuple(segments), tuple(journals), tuple(left_out), whole=True)
+            if committed.rest:
+                left_out.append(LeftOut(number, committed.rest, committed.stopped))
+            if committed.damaged:
+                what = f"{committed.rest:,} bytes of the journals of number {number}"
+                missing.append(Missing(what, f"behind a damage: {committed.stopped}"))
+    if refused and not segments and not journals:
+        raise refused[0]
+    if not sealed and any(segment.footer for segment in segments) and facts.get("ended"):
+        missing.append(Missing(LIST_FILE, "is not there: whether segments are missing is unknown"))
+    missing += [
+        Missing(
+            f"{one.aside.bytes:,} bytes of the journals of number {one.number}",
+            f"{one.aside.why}; they are kept in {one.aside.kept}: "
+            "'sockrec recover --salvage' gets from them what can be proven",
+        )
+        for one in sealed
+        if one.aside is not None and not any(other.salvaged == one.number for other in sealed)
+    ]
+    return Recording(
+        path,
+        facts,
+        tuple(segments),
+        tuple(journals),
+        tuple(left_out),
+        whole=True,
+        missing=tuple(missing),
+        sealed=tuple(sealed),
+    )
+
+
+def _read_list(path: Path) -> tuple[list[Sealed], list[Missing]]:
+    """Return the list of what was sealed, and what of the list itself is lost."""
+    try:
+        sealed, damaged = read_list(path)
+    except FileNotFoundError:
+        return [], []
+    except FileError as error:
+        return [], [Missing(LIST_FILE, str(error).removeprefix(f"{path}: "))]
+    lost = f"{damaged} of its lines are damaged: whether more is missing is unknown"
+    return sealed, [Missing(LIST_FILE, lost)] if damaged else []
+
+
+def _open_sealed(
+    path: Path, there: Mapping[str, Path], number: int, known: Sealed | None
+) -> tuple[list[Segment], list[Missing], list[Exception]]:
+    """Open the segments of a number; what is not there, or not what was sealed, is missing."""
+    found: dict[str, Segment] = {}
+    lost: dict[str, str] = {}
+    refused: list[Exception] = []
+    for table in TABLES:
+        sealed = known.files.get(table) if known else None
+        if table not in there:
+            if sealed or (known is None and table == SAMPLES.name):
+                lost[table] = "is not there"
+            continue
+        try:
+            segment = _segment(table, there[table])
+        except FileNotFoundError:
+            raise
+        except (SockrecError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.EIO, errno.EUCLEAN):
+                raise
+            refused.append(error)
+            lost[table] = str(error).removeprefix(f"{there[table]}: ")
+            continue
+        if sealed and (segment.footer, segment.rows) != (sealed.footer, sealed.rows):
+            lost[table] = "is not the file that was sealed"
+        else:
+            found[table] = segment
+    for table in TOGETHER & found.keys() if TOGETHER & lost.keys() else ():
+        lost[table] = TOGETHER_WHY
+        del found[table]
+    missing = [
+        Missing(
+            f"{table}/{segment_name(number)}",
+            why,
+            known.files[table].rows if known and table in known.files else None,
+            known.first if known else None,
+            known.last if known else None,
+        )
+        for table, why in lost.items()
+    ]
+    return list(found.values()), missing, refused
 
 
 def _present(
@@ -248,9 +355,3 @@ def _facts(path: Path, text: str | None = None) -> Mapping[str, object]:
         return parse_facts(path, read_facts(path) if text is None else text)
     except FileError as error:
         raise RecordingError(str(error)) from error
-
-
-def _open_journals(number: int, paths: Mapping[str, Path]) -> tuple[list[Journal], list[LeftOut]]:
-    journals, committed = open_journals(paths)
-    left_out = [LeftOut(number, committed.rest, committed.stopped)] if committed.rest else []
-    return journals, left_out

@@ -17,11 +17,19 @@ from analyzer.cells import printable
 from analyzer.output import destination
 from analyzer.progress import Bar
 from analyzer.render import Format, Look, write
+from recorder.schema import SockrecError
 
 if TYPE_CHECKING:
     from analyzer import Analysis, Answer
     from analyzer.header import Query
     from analyzer.views import Scope
+
+
+_TOLD = 5
+
+
+class WantError(SockrecError):
+    """What the process would need and may not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,7 @@ class Request:
         answer = opened.sql(query, start=self.start, end=self.end, where=self.where)
         if not self.show(opened, answer, Look(self.zone)) and sys.stdout.isatty():
             _note("no rows")
+        tell_missing(opened)
 
     def report(self, opened: Analysis, report: Query, given: Mapping[str, str]) -> None:
         """Print a report; if it has no rows, tell what of the recording it lacked."""
@@ -103,6 +112,7 @@ class Request:
     def show(self, opened: Analysis, answer: Answer, look: Look) -> int:
         """Print an answer and return how many rows it has."""
         with (
+            _wants_told(),
             Bar(opened.engine.progress, sys.stderr) as bar,
             destination(self.output, self._own(opened)) as out,
             answer.batches() as (schema, batches),
@@ -147,19 +157,29 @@ def opened(
     """Open a recording for a command, which ends with the block.
 
     A query that Ctrl-C cannot stop ends with the process, when all else is cleared away. So
-    does a terminal that is closed, or a plain kill, clear away what is in temporary files.
+    does a terminal that is closed, or a plain kill, clear away what is in temporary files. Within
+    the block the process has a bound of memory.
     """
+    import pyarrow.parquet  # noqa: F401 - libraries are no part of what is bounded
+
     import analyzer
     from analyzer.engine import leave
+    from analyzer.memory import bounded, default_size, parse_size
 
+    size = default_size() if memory_limit is None else parse_size(memory_limit)
     try:
         with (
             _signals_end(),
+            bounded(size, threads),
+            _wants_told(),
             analyzer.open(
                 *recordings, threads=threads, memory_limit=memory_limit, timeout=timeout
             ) as analysis,
         ):
-            yield analysis
+            try:
+                yield analysis
+            finally:
+                tell_missing(analysis)
     except KeyboardInterrupt:
         leave(130)
         raise
@@ -167,6 +187,31 @@ def opened(
         leave(end.code if isinstance(end.code, int) else 1)
         raise
     leave(0)
+
+
+def tell_missing(opened: Analysis) -> None:
+    """Say once what no answer can rest on, each file in a line."""
+    found = opened.engine.news()
+    for missing in found[:_TOLD]:
+        _note(f"missing: {missing}")
+    if len(found) > _TOLD:
+        _note(f"missing: and {len(found) - _TOLD:,} more: 'sockrec info' names all")
+
+
+@contextmanager
+def _wants_told() -> Iterator[None]:
+    """Make one line of what Python raises where there is no more memory, or no thread."""
+    try:
+        yield
+    except MemoryError as error:
+        raise WantError(
+            "out of memory: this needs more than --memory allows: narrow it by --from, --to or "
+            "--where, or raise --memory"
+        ) from error
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        raise WantError("no more threads can be started: give less as --threads") from error
 
 
 @contextmanager

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recorder.format.checksums import MAX_FOOTER, read_footer
 from recorder.format.facts import check_version
-from recorder.schema import KINDS, METADATA_PREFIX, TABLES, SockrecError, Table
+from recorder.format.files import number_of, open_regular
+from recorder.schema import (
+    KINDS,
+    METADATA_PREFIX,
+    SAMPLES,
+    SOCKETS,
+    TABLES,
+    SockrecError,
+    Table,
+)
 
-MAX_FOOTER = 16 << 20
 MAX_COLUMNS = 1_000
 MAX_ROW_GROUP_ROWS = 1 << 20
 MAX_ROW_GROUP_BYTES = 1 << 30
-_MAX_THRIFT_STRING = MAX_FOOTER
-_MAX_THRIFT_ITEMS = 1_000_000
 
 # Type in a segment -> (physical type, logical type) as pyarrow spells them. The Arrow schema that
 # a file may carry beside is not looked at: DuckDB does not read it either.
@@ -41,9 +48,16 @@ class SegmentError(SockrecError):
     """A Parquet file that is not a segment, or one that had better not be opened."""
 
 
+Identity = tuple[int, int, int, int]
+"""Device, inode, size and time of change: the same bytes, as far as can be told without reading."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One checked Parquet file; ``facts`` is the text of recording.json that it carries."""
+    """One checked Parquet file; ``facts`` is the text of recording.json that it carries.
+
+    ``footer`` is the checksum of its footer, which is right, or empty if it carries none.
+    """
 
     table: Table
     path: Path
@@ -51,29 +65,79 @@ class Segment:
     rows: int
     bytes: int
     facts: str
+    footer: str
+    identity: Identity
+
+    @property
+    def number(self) -> int | None:
+        return number_of(self.path.name)
+
+
+TOGETHER = frozenset({SOCKETS.name, SAMPLES.name})
+TOGETHER_WHY = "is left out with its other half, as sockets and samples tell nothing alone"
+"""Of one number: no row of a sample that did not take place, no sample whose sockets are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What a recording had and what no answer can rest on, and why.
+
+    ``rows``, and ``first`` and ``last`` in microseconds UTC, are None if they are not known.
+    """
+
+    what: str
+    why: str
+    rows: int | None = None
+    first: int | None = None
+    last: int | None = None
+
+    def __str__(self) -> str:
+        known = []
+        if self.rows is not None:
+            known.append(f"{self.rows:,} rows")
+        if self.first is not None and self.last is not None:
+            known.append(f"{_moment(self.first)} to {_moment(self.last)} UTC")
+        about = f" ({', '.join(known)})" if known else ""
+        return f"{self.what}{about}: {self.why}"
+
+
+def _moment(microseconds: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(microseconds / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return f"{microseconds} us"
 
 
 def read_segment(path: Path, *, follow: bool) -> Segment:
-    """Check a file; ``follow`` allows a symbolic link. Raises SegmentError or OSError."""
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise SegmentError(f"{path}: not a regular file")
-        _check_footer(path, file.fileno(), status.st_size)
+    """Check a file; ``follow`` allows a symbolic link. Raises SegmentError or another error."""
+    file = open_regular(path, follow=follow)
+    try:
+        status = os.fstat(file)
+        _check_footer(path, file, status.st_size)
+        metadata, checksums = read_footer(path, file)
         try:
-            metadata = pq.ParquetFile(
-                file,
-                thrift_string_size_limit=_MAX_THRIFT_STRING,
-                thrift_container_size_limit=_MAX_THRIFT_ITEMS,
-            ).metadata
             table, facts = _identity(path, metadata.metadata or {})
             _check_row_groups(path, metadata)
             columns = _check_columns(path, metadata.schema, table)
-        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             what = " ".join(str(error).split())
             raise SegmentError(f"{path}: damaged Parquet file: {what}") from error
-    return Segment(table, path, columns, metadata.num_rows, status.st_size, facts)
+    finally:
+        os.close(file)
+    return Segment(
+        table,
+        path,
+        columns,
+        metadata.num_rows,
+        status.st_size,
+        facts,
+        f"{checksums.footer:08x}" if checksums else "",
+        identity(status),
+    )
+
+
+def identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _check_footer(path: Path, file: int, size: int) -> None:

@@ -150,8 +150,8 @@ def streams(recording: Recording) -> dict[str, Stream]:
 
 
 def lay_raw(connection: DuckDBPyConnection, recording: Recording) -> None:
-    """Create ``raw.TABLE`` for every table of the contract; the streams must be registered."""
-    connection.execute("CREATE SCHEMA raw")
+    """Create ``raw.TABLE`` for every table, or anew; the streams must be registered."""
+    connection.execute("CREATE SCHEMA IF NOT EXISTS raw")
     for table in TABLES.values():
         branches = [
             _segments_select(table, names, list(group))
@@ -167,7 +167,9 @@ def lay_raw(connection: DuckDBPyConnection, recording: Recording) -> None:
             branches.append(f"SELECT {', '.join(table.names)} FROM {_stream_name(table)}")
         if not branches:
             branches.append(f"SELECT {_selection(table, ())} WHERE false")
-        connection.execute(f"CREATE VIEW raw.{table.name} AS {' UNION ALL '.join(branches)}")
+        connection.execute(
+            f"CREATE OR REPLACE VIEW raw.{table.name} AS {' UNION ALL '.join(branches)}"
+        )
 
 
 def lay_scope(

@@ -49,8 +49,10 @@ def write(text: str, patience_s: float = 0.0) -> None:
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr:
             sys.stderr.flush()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
+        # Python's standard error may have another number: see analyzer.supervisor
+        number = sys.stderr.fileno() if sys.stderr else STDERR
         ready = select.poll()
-        ready.register(STDERR, select.POLLOUT)
+        ready.register(number, select.POLLOUT)
         while data and ready.poll(1000 * max(0.0, until - time.monotonic())):
-            data = data[os.write(STDERR, data[:_AT_ONCE]) :]
+            data = data[os.write(number, data[:_AT_ONCE]) :]

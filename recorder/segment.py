@@ -190,8 +190,8 @@ def _read_back(folder: Directory, name: str) -> SealedFile:
         metadata, known = checksums.read_footer(path, file)
         if known is None:
             raise SealError(f"{path}: has no checksums")
-        if damaged := known.damaged(file):
-            raise SealError(f"{path}: column {damaged[0].column} is not as it was written")
+        if damaged := next(known.damaged(file), None):
+            raise SealError(f"{path}: column {damaged.column} is not as it was written")
         return SealedFile(metadata.num_rows, os.fstat(file).st_size, f"{known.footer:08x}")
     finally:
         os.close(file)

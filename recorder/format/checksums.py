@@ -28,6 +28,7 @@ MAX_FOOTER = 16 << 20
 _MAX_ITEMS = 1_000_000
 _FORM = "crc32:"
 _DIGITS = 8
+_MOST_VALUES = 64
 _VALUE = re.compile(rb"crc32:(?:[0-9a-f]{8})+")
 _TAIL = struct.Struct("<I4s")
 _PIECE = 1 << 22
@@ -47,16 +48,21 @@ class Chunk:
     end: int
 
 
-def chunks(metadata: pq.FileMetaData) -> Iterator[Chunk]:
-    """Yield the column chunks of a file in the order of their checksums."""
+def chunks(
+    metadata: pq.FileMetaData, columns: Collection[str] | None = None
+) -> Iterator[tuple[int, Chunk]]:
+    """Yield the column chunks of a file, of some columns, each with its place among all."""
+    names = metadata.schema.names
+    wanted = [i for i, name in enumerate(names) if columns is None or name in columns]
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group)
-        for index in range(rows.num_columns):
+        for index in wanted:
             column = rows.column(index)
             start = column.data_page_offset
             if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
                 start = column.dictionary_page_offset
-            yield Chunk(group, column.path_in_schema, start, start + column.total_compressed_size)
+            end = start + column.total_compressed_size
+            yield group * len(names) + index, Chunk(group, names[index], start, end)
 
 
 def blank(row_groups: int, columns: int) -> str:
@@ -70,7 +76,7 @@ def fill_in(path: Path, file: int) -> None:
     ``file`` is a descriptor to read and write. Raises ChecksumError or OSError.
     """
     footer, start = _footer(path, file)
-    crcs = [_crc(path, file, chunk) for chunk in chunks(_parsed(path, file))]
+    crcs = [_crc(path, file, chunk) for _, chunk in chunks(_parsed(path, file))]
     empty = blank(1, len(crcs)).encode()
     # The last: whoever is recorded may have chosen words that look like it.
     place = footer.rfind(empty)
@@ -87,18 +93,19 @@ class Checksums:
 
     path: Path
     footer: int
-    by_chunk: tuple[tuple[Chunk, int], ...]
+    metadata: pq.FileMetaData
+    digits: bytes
+    """Eight for each chunk."""
 
-    def damaged(self, file: int, columns: Collection[str] | None = None) -> list[Chunk]:
-        """Return the chunks, of some columns, of which bytes are not those that were written.
+    def damaged(self, file: int, columns: Collection[str] | None = None) -> Iterator[Chunk]:
+        """Yield the chunks, of some columns, of which bytes are not those that were written.
 
         ``file`` is a descriptor; reading lets other threads run. Raises OSError.
         """
-        return [
-            chunk
-            for chunk, crc in self.by_chunk
-            if (columns is None or chunk.column in columns) and _crc(self.path, file, chunk) != crc
-        ]
+        for place, chunk in chunks(self.metadata, columns):
+            crc = int(self.digits[place * _DIGITS : (place + 1) * _DIGITS], 16)
+            if _crc(self.path, file, chunk) != crc:
+                yield chunk
 
 
 def read_footer(path: Path, file: int) -> tuple[pq.FileMetaData, Checksums | None]:
@@ -109,17 +116,17 @@ def read_footer(path: Path, file: int) -> tuple[pq.FileMetaData, Checksums | Non
     """
     footer, _ = _footer(path, file)
     values = [match[0] for match in _VALUE.finditer(footer)]
-    value = next((value for value in values if _vouches(value, footer)), None)
+    # A stranger may have put a million of them there.
+    value = next((value for value in values[-_MOST_VALUES:] if _vouches(value, footer)), None)
     if values and value is None:
         raise ChecksumError(f"{path}: its footer is damaged")
     metadata = _parsed(path, file)
     if value is None:
         return metadata, None
-    places = list(chunks(metadata))
-    crcs = _numbers(value)
-    if len(crcs) != 1 + len(places):
+    if len(value) != len(blank(metadata.num_row_groups, metadata.num_columns)):
         raise ChecksumError(f"{path}: has checksums of another file")
-    return metadata, Checksums(path, crcs[0], tuple(zip(places, crcs[1:], strict=True)))
+    digits = value.removeprefix(_FORM.encode())
+    return metadata, Checksums(path, _first(value), metadata, digits[_DIGITS:])
 
 
 def _vouches(value: bytes, footer: bytes) -> bool:
@@ -127,12 +134,12 @@ def _vouches(value: bytes, footer: bytes) -> bool:
     empty = _FORM.encode() + b"0" * (len(value) - len(_FORM))
     place = footer.rfind(value)
     blanked = footer[:place] + empty + footer[place + len(value) :]
-    return zlib.crc32(blanked) == _numbers(value)[0]
+    return zlib.crc32(blanked) == _first(value)
 
 
-def _numbers(value: bytes) -> list[int]:
-    digits = value.removeprefix(_FORM.encode())
-    return [int(digits[i : i + _DIGITS], 16) for i in range(0, len(digits), _DIGITS)]
+def _first(value: bytes) -> int:
+    """Return the checksum of the footer."""
+    return int(value.removeprefix(_FORM.encode())[:_DIGITS], 16)
 
 
 def _parsed(path: Path, file: int) -> pq.FileMetaData:

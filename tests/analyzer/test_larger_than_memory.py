@@ -88,12 +88,14 @@ def watch(place: Path, *words: str) -> Watched:
 
 
 def _peak_kib(pid: int) -> int:
-    """Return VmHWM of a process; of one that has ended, 0."""
+    """Return VmHWM of a process and its children; of one that has ended, 0."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in text.splitlines() if "VmHWM" in line), 0)
+    own = next((int(line.split()[1]) for line in text.splitlines() if "VmHWM" in line), 0)
+    return own + sum(_peak_kib(int(child)) for child in children)
 
 
 def _size(directory: Path) -> int:

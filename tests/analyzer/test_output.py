@@ -108,6 +108,56 @@ def test_a_device_is_written_as_it_is() -> None:
     assert os.stat("/dev/null").st_rdev == before
 
 
+@pytest.fixture
+def anothers(tmp_path: Path) -> Path:
+    """Return a folder where everybody may write, as /tmp is."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to be two users")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o1777)
+    return tmp_path / "open"
+
+
+@pytest.mark.parametrize("name", ["answer.csv", "deep/answer.csv", "mine"])
+def test_a_link_of_another_user_is_not_followed(anothers: Path, name: str) -> None:
+    precious = anothers.parent / "precious"
+    (precious / "deep").mkdir(parents=True)
+    for file in ("answer.csv", "deep/answer.csv"):
+        (precious / file).write_text("kept")
+    (anothers / "answer.csv").symlink_to(precious / "answer.csv")
+    (anothers / "deep").symlink_to(precious / "deep")
+    (anothers / "mine").symlink_to("answer.csv")
+    for link in ("answer.csv", "deep"):
+        os.lchown(anothers / link, 65534, 65534)
+    with pytest.raises(OutputError, match="link of another user"):
+        destination(anothers / name).__enter__()
+    assert (precious / "answer.csv").read_text() == "kept"
+    assert (precious / "deep/answer.csv").read_text() == "kept"
+
+
+def test_a_pipe_of_another_user_is_not_written(anothers: Path) -> None:
+    pipe = anothers / "answer.csv"
+    os.mkfifo(pipe)
+    os.chown(pipe, 65534, 65534)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(OutputError, match="pipe of another user"):
+            destination(pipe).__enter__()
+        os.chown(pipe, 0, 0)
+        with destination(pipe) as out:
+            out.write("x")
+        assert os.read(reader, 10) == b"x"
+    finally:
+        os.close(reader)
+
+
+def test_links_in_a_circle_are_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OutputError, match="symbolic links"):
+        destination(tmp_path / "a").__enter__()
+
+
 def test_what_the_locale_cannot_write_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 

@@ -21,7 +21,6 @@ import pyarrow as pa
 import pytest
 
 from recorder.console import PATIENCE_S
-from recorder.journal import committed
 from recorder.limits import (
     ADDRESS_SPACE,
     DATA,
@@ -34,6 +33,7 @@ from recorder.limits import (
     lack,
     memory_limit,
 )
+from tests.recorder.journals import committed
 from tests.recorder.recorded import read
 from tests.workloads.netns import lacking, namespace
 
@@ -230,7 +230,7 @@ def test_sockets_beyond_what_memory_holds_are_recorded_whole_or_told(
         assert facts["exit"] == "error"
         assert facts["ended"] is not None
     else:
-        assert len(committed(tmp_path / "r", 1)) == SAMPLES
+        assert len(committed(tmp_path / "r", 1).commits) == SAMPLES
 
 
 @pytest.mark.parametrize("kind", [resource.RLIMIT_NOFILE, resource.RLIMIT_DATA])
@@ -239,7 +239,7 @@ def test_what_is_taken_away_while_recording_ends_it_in_words(tmp_path: Path, kin
         command(tmp_path / "r", "-n", "1000"), stderr=subprocess.PIPE, text=True
     ) as recorder:
         until = time.monotonic() + 60
-        while len(committed(tmp_path / "r", 1)) < 2 and time.monotonic() < until:
+        while len(committed(tmp_path / "r", 1).commits) < 2 and time.monotonic() < until:
             time.sleep(0.02)
         resource.prlimit(recorder.pid, kind, (20, 20))
         _, told = recorder.communicate(timeout=60)
@@ -462,7 +462,7 @@ def test_being_stopped_for_a_while_is_told_and_ends_nothing(tmp_path: Path) -> N
         start_new_session=True,
     ) as recorder:
         until = time.monotonic() + 60
-        while len(committed(tmp_path / "r", 1)) < 2 and time.monotonic() < until:
+        while len(committed(tmp_path / "r", 1).commits) < 2 and time.monotonic() < until:
             time.sleep(0.02)
         recorder.send_signal(signal.SIGSTOP)
         time.sleep(2)

@@ -1,0 +1,80 @@
+"""The process that watches over a command, so that whatever ends it ends in one line."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from typing import NoReturn
+
+_PR_SET_PDEATHSIG = 1
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_MAX_SAID = 1 << 16
+
+
+def supervise() -> None:
+    """Go on in a child; this process passes on signals and its exit status, and never returns.
+
+    To be called before there are threads. What a library says as it gives up, in words for who
+    wrote it, is kept from standard error, and told in one line.
+    """
+    if sys.stderr is None:  # it is closed: what is opened next must not take its number
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 2)
+    said = os.memfd_create("stderr", os.MFD_CLOEXEC)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
+    parent = os.getpid()
+    child = os.fork()
+    if child:
+        _leave(_wait(child), said)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    _take_stderr(said)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _take_stderr(instead: int) -> None:
+    """Let Python alone write to standard error; libraries know it by its number only."""
+    if sys.stderr is not None:
+        own, encoding = os.dup(2), sys.stderr.encoding
+        sys.stderr = open(  # noqa: SIM115 - open to the end
+            own, "w", buffering=1, encoding=encoding, errors="backslashreplace"
+        )
+    os.dup2(instead, 2, inheritable=False)
+
+
+def _wait(child: int) -> int:
+    """Return how a child ended, as waitpid gives it."""
+    awaited = {*_PASSED_ON, signal.SIGCHLD}
+    while True:
+        came = signal.sigwaitinfo(awaited)
+        if came.si_signo == signal.SIGCHLD:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return status
+        elif came.si_code <= 0:  # a terminal sends its own to all of its processes
+            os.kill(child, came.si_signo)
+
+
+def _leave(status: int, said: int) -> NoReturn:
+    """End as the child did, and say why if it did not."""
+    if os.WIFEXITED(status):
+        os._exit(os.WEXITSTATUS(status))
+    number = os.WTERMSIG(status)
+    if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        os._exit(128 + number)
+    text = os.pread(said, _MAX_SAID, 0).decode(errors="replace")
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    what = f": {last[:300]}" if last else ""
+    words = f"the engine gave up by {signal.Signals(number).name}{what}"
+    if number == signal.SIGKILL:
+        words = (
+            "it was killed, as the kernel does where memory is short: give less as --memory, or "
+            "narrow it by --from, --to or --where"
+        )
+    line = f"sockrec: {words}"
+    os.write(2, "".join(c if c.isprintable() else repr(c)[1:-1] for c in line).encode() + b"\n")
+    os._exit(1)
