@@ -38,7 +38,7 @@ def main(
         originals = []
         for number, killed in enumerate([True, False]):
             path = folder / f"original{number}"
-            originals.append((path, damage.make(path, seconds=3, killed=killed)))
+            originals.append((path, damage.make(path, samples=50, killed=killed)))
         round_ = 0
         while time.monotonic() < end or round_ < len(kinds):
             chance = random.Random(f"{seed} {round_}")

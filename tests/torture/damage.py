@@ -7,21 +7,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from tests.torture.live import _PROGRAM, _wait_for_sealer
+from tests.torture.live import _PROGRAM, _wait_for_samples, _wait_for_sealer
 from tests.torture.recordings import DEADLINE, Read, TortureError, command, read
 
 KINDS = ["flip", "cut", "zeros", "old bytes", "remove", "exchange", "foreign"]
 
 
-def make(target: Path, *, seconds: float, killed: bool) -> Read:
-    """Record for some seconds; return what is in it."""
-    with subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, str(target)], stdout=subprocess.DEVNULL
-    ) as recorder:
-        time.sleep(seconds)
+def make(target: Path, *, samples: int, killed: bool) -> Read:
+    """Record some samples; return what is in it."""
+    log = target.with_name(f"{target.name}.log")
+    with (
+        log.open("w") as said,
+        subprocess.Popen([sys.executable, "-c", _PROGRAM, str(target)], stdout=said) as recorder,
+    ):
+        _wait_for_samples(recorder, log, samples)
         recorder.send_signal(signal.SIGKILL if killed else signal.SIGTERM)
         recorder.wait(DEADLINE)
     _wait_for_sealer(target)

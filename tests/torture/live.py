@@ -77,7 +77,7 @@ def play(folder: Path, kind: str, chance: random.Random, faults: Path | None) ->
                 env=environment,
                 preexec_fn=_limited(chance) if kind == "limit" else None,
             )
-            time.sleep(chance.uniform(0.8, 3.0))
+            _wait_for_samples(recorder, folder / "log", chance.randint(2, 60))
             killed = _befall(kind, recorder, target, chance)
             if not killed:
                 recorder.send_signal(signal.SIGTERM)
@@ -109,6 +109,15 @@ def play(folder: Path, kind: str, chance: random.Random, faults: Path | None) ->
         if lost:
             raise TortureError(f"lost {sorted(truth - before)} of {len(truth)} ({kind} {how})")
         return len(truth), lost
+
+
+def _wait_for_samples(recorder: subprocess.Popen[bytes], log: Path, count: int) -> None:
+    """Wait until so many samples are committed, unless the recorder ends."""
+    end = time.monotonic() + DEADLINE
+    while recorder.poll() is None and log.read_bytes().count(b"\n") < count:
+        if time.monotonic() > end:
+            raise TortureError("the recorder takes no samples")
+        time.sleep(0.01)
 
 
 def _samples(target: Path) -> frozenset[int]:
