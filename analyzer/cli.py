@@ -138,7 +138,8 @@ Memory = Annotated[
     typer.Option(
         metavar="SIZE",
         parser=_memory,
-        help="Memory to use before temporary files are: 2GB; half of the machine's by default.",
+        help="Memory that the query may take before temporary files are used, and the process with "
+        "256 MiB beside: 2GB; by default half of the machine's, 8GiB at most.",
     ),
 ]
 Timeout = Annotated[

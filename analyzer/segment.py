@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from recorder.format.checksums import MAX_FOOTER, read_footer
 from recorder.format.facts import check_version
-from recorder.format.files import number_of, open_regular
+from recorder.format.files import FileError, number_of, open_regular
 from recorder.schema import (
     KINDS,
     METADATA_PREFIX,
@@ -109,7 +109,14 @@ def _moment(microseconds: int) -> str:
 
 
 def read_segment(path: Path, *, follow: bool) -> Segment:
-    """Check a file; ``follow`` allows a symbolic link. Raises SegmentError or another error."""
+    """Check a file; ``follow`` allows a symbolic link. Raises SegmentError or OSError."""
+    try:
+        return _read(path, follow=follow)
+    except FileError as error:
+        raise SegmentError(str(error)) from error
+
+
+def _read(path: Path, *, follow: bool) -> Segment:
     file = open_regular(path, follow=follow)
     try:
         status = os.fstat(file)

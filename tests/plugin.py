@@ -108,7 +108,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """Tell in one line what was run, and what was skipped and why."""
-    if file := config.getoption("--tell"):
+    file = config.getoption("--tell")
+    if file and not hasattr(config, "workerinput"):
         stats = terminalreporter.stats
         counts = {name: len(stats.get(name, [])) for name in ("passed", "failed", "error")}
         said = ", ".join(f"{number} {name}" for name, number in counts.items() if number)

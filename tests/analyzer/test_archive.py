@@ -132,9 +132,9 @@ def test_a_zip_of_parquet_files_of_one_table(tmp_path: Path, place: Path) -> Non
 def test_a_message_names_the_zip_and_the_file_in_it(
     recording: Path, tmp_path: Path, place: Path
 ) -> None:
-    (recording / "sockets/000001.parquet").write_bytes(b"PAR1 cut short")
+    (recording / "recording.json").write_bytes(b"{")
     text = refusal(pack(tmp_path / "r.zip", recording, "incident/"))
-    assert text.startswith(f"{tmp_path}/r.zip/incident/sockets/000001.parquet: ")
+    assert text.startswith(f"{tmp_path}/r.zip/incident/recording.json: ")
     assert str(place) not in text
     assert list(place.iterdir()) == []
 
