@@ -203,8 +203,9 @@ def record(
             write(clear)
     if not quiet:
         tell(_summary(result, options.directory))
-    for trouble in result.trouble:
-        tell(f"sockrec: {options.directory}: {trouble}")
+    for trouble in dict.fromkeys(result.trouble):
+        if trouble not in result.unsealed.values():  # which is told below
+            tell(f"sockrec: {options.directory}: {trouble}")
     if result.unsealed:
         number, why = next(iter(result.unsealed.items()))
         tell(

@@ -127,7 +127,7 @@ class _Stream:
             if sync:
                 folder.sync()
         self._sink = pa.PythonFile(self.file, mode="w")
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
         self.writer = pa.ipc.new_stream(self._sink, journal_schema(table), options=options)
 
     def close(self) -> None:

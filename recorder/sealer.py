@@ -18,11 +18,13 @@ from typing import TextIO
 
 from recorder.directory import Directory
 from recorder.imports import leave_out_pandas
+from recorder.limits import lack
 
 NICENESS = 19
 TRIES = 3
 """How often a number is given to a child; all but the first time to be sealed in less memory."""
 
+_MOST_SAID = 1 << 16
 _COMMAND = "from recorder.sealer import main; main()"
 
 
@@ -40,6 +42,7 @@ class Sealer:
         self._pending: dict[int, int] = {}  # number -> which try it is
         self._tries: dict[int, int] = {}
         self._child: subprocess.Popen[str] | None = None
+        self._said = -1  # what libraries say as they give up
         self._answers = ""
         self._cpu = 0.0  # of the children that ended
         self.failures: dict[int, str] = {}
@@ -57,18 +60,21 @@ class Sealer:
             [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         )
         descriptors = (self._directory.descriptor, self._listing)
+        self._said = os.memfd_create("sealing", os.MFD_CLOEXEC)
         try:
             self._child = subprocess.Popen(
                 [sys.executable, "-c", _COMMAND, str(self._directory.path), *map(str, descriptors)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                stderr=self._said,
                 text=True,
                 env=environment,
                 pass_fds=descriptors,
                 start_new_session=True,  # a Ctrl-C on the terminal is the recorder's to handle
             )
         except (OSError, MemoryError) as error:
-            why = (isinstance(error, OSError) and error.strerror) or "out of memory"
+            os.close(self._said)
+            why = lack(error) or str(error)
             self.events.append(f"the sealing process could not be started: {why}")
             return False
         assert self._child.stdout is not None
@@ -159,7 +165,9 @@ class Sealer:
         status = self._child.returncode
         if status or self._pending:
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-            self.events.append(f"the sealing process {how}")
+            said = os.pread(self._said, _MOST_SAID, 0).decode(errors="replace").split("\n")
+            last = next((line for line in reversed(said) if line.strip()), "")
+            self.events.append(f"the sealing process {how}" + f": {last}" * bool(last))
             for number in self._pending:
                 self.failures[number] = self.events[-1]
         self._pending.clear()
@@ -167,6 +175,7 @@ class Sealer:
             assert pipe is not None
             with contextlib.suppress(OSError):
                 pipe.close()
+        os.close(self._said)
         self._cpu = self.cpu()
         self._child = None
 
@@ -187,6 +196,8 @@ def main() -> None:
     os.umask(0o077)
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
+    with contextlib.suppress(OSError):  # of the two, the one whose work can be done again
+        Path("/proc/self/oom_score_adj").write_text("1000")
     path, directory, listing = sys.argv[1:]
     _serve(Directory(Path(path), int(directory)), int(listing), sys.stdin, sys.stdout)
 
@@ -203,9 +214,7 @@ def _serve(directory: Directory, listing: int, orders: TextIO, answers: TextIO) 
         try:
             seal(directory, listing, number, columns_at_once=COLUMNS_AT_ONCE if which == 1 else 1)
         except Exception as failure:
-            error = str(failure) or type(failure).__name__
-            if isinstance(failure, MemoryError):
-                error = "out of memory"
+            error = lack(failure) or str(failure) or type(failure).__name__
         pa.default_memory_pool().release_unused()
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps({"number": number, "error": error}), file=answers, flush=True)

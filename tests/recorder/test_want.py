@@ -172,13 +172,13 @@ def memory(limit: int) -> contextlib.AbstractContextManager[Path]:
     return cgroup("memory", ["memory.max", "memory.limit_in_bytes"], limit)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
 def test_few_tasks_are_too_few_or_enough(tmp_path: Path, held: int, count: int) -> None:
     with tasks(count) as group:
         result = run(command(tmp_path / "r"), entering(group))
     status = outcome(result, tmp_path / "r", held)
     if status:
-        assert count < 5  # itself, the closes, Arrow's, and the sealing process with its
+        assert count < 3  # itself, the closes, and the sealing process
         assert "(pids.max, ulimit -u)" in result.stderr or "could not be sealed" in result.stderr
 
 
@@ -279,9 +279,8 @@ def test_libraries_start_no_threads(tmp_path: Path) -> None:
                     most[who] = max(most.get(who, 0), count)
             time.sleep(0.002)
     assert recorder.returncode == 0
-    # the main thread and that of the closes, and one in each for Arrow's compression
-    assert most["recorder"] <= 3
-    assert most["child"] <= 2
+    assert most["recorder"] <= 2  # the main thread and that of the closes
+    assert most["child"] == 1
 
 
 def test_without_a_thread_closes_are_refused_and_nothing_is_left_open() -> None:
