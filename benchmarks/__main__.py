@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.parts import closes, families, memory, namespaces, reports, sockets
-from recorder.imports import leave_out_pandas
+from recorder.store.imports import leave_out_pandas
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recorder.directory import Directory
 from recorder.format.files import journal_name
 from recorder.format.journal import read_commits
-from recorder.journal import open_journals
+from recorder.store.directory import Directory
+from recorder.store.journal import open_journals
 
 INTERVAL_S = 1.0
 LATE_US = 0.1 * INTERVAL_S * 1e6

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from recorder.inet_diag import TCPDIAG_GETSOCK, request_tcp_both
-from recorder.netlink import NLMSG_DONE, request
-from recorder.transport import DATAGRAM, connect_diag
+from recorder.diag.inet_diag import TCPDIAG_GETSOCK, request_tcp_both
+from recorder.kernel.transport import DATAGRAM, connect_diag
+from recorder.wire.netlink import NLMSG_DONE, request
 
 Requests = Sequence[tuple[int, bytes]]
 """Message type and body of each dump."""

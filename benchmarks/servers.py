@@ -26,7 +26,7 @@ from pathlib import Path
 
 from benchmarks.live import LiveError, recording
 from benchmarks.measure import scratch
-from recorder.imports import leave_out_pandas
+from recorder.store.imports import leave_out_pandas
 from tests.workloads.netns import inside, lacking, namespace
 
 ROOT = Path(__file__).parents[1]

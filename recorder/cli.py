@@ -153,21 +153,21 @@ def record(
         if shutil.which(argv[0]) is None:
             tell(f"sockrec: {argv[0]}: no such command")
             raise typer.Exit(127)
-    from recorder.limits import Room, check_descriptors
+    from recorder.host.limits import Room, check_descriptors
     from recorder.signals import Signals
 
     check_descriptors()
     room = Room()
     room.check_start()
     with Signals() as signals:
-        from recorder.imports import leave_out_pandas, set_environment
+        from recorder.store.imports import leave_out_pandas, set_environment
 
         leave_out_pandas()
         environment = set_environment(limited=room.is_tight)
-        from recorder.namespaces import NamespaceError
+        from recorder.host.namespaces import NamespaceError
+        from recorder.kernel.tables import QueryError, parse_query
+        from recorder.kernel.transport import EVENTS_BUFFER
         from recorder.recording import Options, Recording
-        from recorder.tables import QueryError, parse_query
-        from recorder.transport import EVENTS_BUFFER
 
         try:
             choice = parse_query(",".join(tables or ["all"]))
@@ -259,10 +259,10 @@ def recover(
 ) -> None:
     """Seal what a killed recorder left in journals. Reading a recording does not need this."""
     hold_standard_descriptors()
-    from recorder.imports import leave_out_pandas
+    from recorder.store.imports import leave_out_pandas
 
     leave_out_pandas()
-    from recorder.recover import recover as seal_all
+    from recorder.store.recover import recover as seal_all
 
     result = seal_all(recording, salvage=salvage)
     for line in result.told:

@@ -15,19 +15,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from recorder import host
-from recorder.closes import Closes
-from recorder.limits import Room, is_lack, lack
-from recorder.manifest import Manifest, iso_time
-from recorder.namespaces import Namespaces, raise_descriptor_limit
-from recorder.owners import Owners
-from recorder.places import Places
-from recorder.sampler import Sample, Sampler
+from recorder.host import facts
+from recorder.host.limits import Room, is_lack, lack
+from recorder.host.namespaces import Namespaces, raise_descriptor_limit
+from recorder.kernel.closes import Closes
+from recorder.kernel.places import Places
+from recorder.kernel.tables import EVERYTHING, Choice, describe
+from recorder.kernel.transport import EVENTS_BUFFER
+from recorder.owners.owners import Owners
+from recorder.sampling.sampler import Sample, Sampler
 from recorder.schema import SockrecError
 from recorder.signals import Signals
-from recorder.tables import EVERYTHING, Choice, describe
-from recorder.transport import EVENTS_BUFFER
-from recorder.writer import Writer
+from recorder.store.manifest import Manifest, iso_time
+from recorder.store.writer import Writer
 
 SEAL_ROWS = 1_000_000
 SEAL_BYTES = 64 << 20
@@ -187,7 +187,7 @@ class Recording:
             closes = self._receive_closes(writer.manifest) if options.closes else None
             sampler = Sampler(
                 options.choice,
-                release=host.release(),
+                release=facts.release(),
                 places=Places(namespaces, closes, options.closes_buffer),
                 owners=Owners() if options.owners else None,
                 closes=closes,
@@ -207,7 +207,7 @@ class Recording:
     def _receive_closes(self, manifest: Manifest) -> Closes | None:
         """Return what receives the closes, None if its thread cannot be started."""
         try:
-            return Closes(host.release())
+            return Closes(facts.release())
         except OSError as error:
             why = lack(error)
             if why is None:
@@ -224,7 +224,7 @@ class Recording:
 
     def _facts(self) -> dict[str, Any]:
         options = self._options
-        unseen = host.unseen(host.capabilities())
+        unseen = facts.unseen(facts.capabilities())
         unseen += [
             {"what": f"{table} sockets", "why": "not asked for (-A)"}
             for table in describe(EVERYTHING - options.choice)
@@ -260,7 +260,7 @@ class Recording:
             "reading": [],
             "missing_sysctls": [],
             "unknown_attributes": {},
-            **host.facts(),
+            **facts.facts(),
         }
 
     def _loop(self, sampler: Sampler, writer: Writer) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from benchmarks.families import KINDS, FamiliesError, sockets_of
 from benchmarks.live import Live, record
 from benchmarks.measure import Requests, drain, floor_live, scratch, show
-from recorder import host
-from recorder.tables import EVERYTHING, DiagWay, Steps
+from recorder.host import facts
+from recorder.kernel.tables import EVERYTHING, DiagWay, Steps
 
 SOCKETS = 10_000
 SECONDS = 10
@@ -50,11 +50,11 @@ def _record() -> Live:
 def _rows(live: Live) -> int:
     """Return how many sockets a sample has, a subflow of MPTCP and its connection being two."""
     costs = live.costs()
-    return sum(costs[step.name].rows for step in Steps(EVERYTHING, host.release()))
+    return sum(costs[step.name].rows for step in Steps(EVERYTHING, facts.release()))
 
 
 def _requests(name: str) -> Requests:
     """Return the dump requests that the recorder makes for a step."""
-    way = next(step for step in Steps(EVERYTHING, host.release()) if step.name == name).ways[0]
+    way = next(step for step in Steps(EVERYTHING, facts.release()) if step.name == name).ways[0]
     assert isinstance(way, DiagWay)
     return way.requests

@@ -16,17 +16,17 @@ import pyarrow.parquet as pq
 from benchmarks.live import record
 from benchmarks.measure import cpu, drain, floor, floor_live, scratch, show
 from benchmarks.population import population
-from recorder import host
-from recorder.closes import Closes
-from recorder.directory import Directory, open_list
-from recorder.journal import Journals
-from recorder.namespaces import Namespaces
-from recorder.owners import Owners
-from recorder.places import Places
-from recorder.sampler import Sampler
+from recorder.host import facts
+from recorder.host.namespaces import Namespaces
+from recorder.kernel.closes import Closes
+from recorder.kernel.places import Places
+from recorder.kernel.tables import EVERYTHING
+from recorder.owners.owners import Owners
+from recorder.sampling.sampler import Sampler
 from recorder.schema import RECORDING_FILE
-from recorder.segment import seal
-from recorder.tables import EVERYTHING
+from recorder.store.directory import Directory, open_list
+from recorder.store.journal import Journals
+from recorder.store.segment import seal
 
 LAYOUTS = ["uniform", "mixed"]
 
@@ -56,10 +56,10 @@ class Stages:
     """One recorder's sample, taken apart; journals go to a temporary directory."""
 
     def __init__(self, directory: Path) -> None:
-        closes = Closes(host.release())
+        closes = Closes(facts.release())
         self.sampler = Sampler(
             EVERYTHING,
-            release=host.release(),
+            release=facts.release(),
             places=Places(Namespaces(), closes),
             owners=Owners(),
             closes=closes,

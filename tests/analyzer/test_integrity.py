@@ -19,8 +19,8 @@ from analyzer.recording import open_recording
 from analyzer.segment import Segment
 from analyzer.verify import verify
 from recorder.format.checksums import chunks, read_footer
-from recorder.recover import recover
 from recorder.schema import SockrecError
+from recorder.store.recover import recover
 from tests.analyzer.recordings import Writer, every_table, tcp
 
 QUERY = "SELECT count(*) AS n, sum(recv_q) AS q FROM sockets"

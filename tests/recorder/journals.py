@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from recorder import journal, segment
-from recorder.columns import Values
-from recorder.directory import Directory, open_list
 from recorder.format.files import journal_name, segment_name
 from recorder.format.journal import Committed, read_commits
 from recorder.format.segments import Sealed
-from recorder.journal import BatchMaker, Journals, open_journals
 from recorder.schema import OWNERS, RECORDING_FILE, SAMPLES, SOCKETS, VERSION
+from recorder.store import journal, segment
+from recorder.store.directory import Directory, open_list
+from recorder.store.journal import BatchMaker, Journals, open_journals
+from recorder.wire.columns import Values
 
 FACTS = {"version": VERSION, "sockrec": version("sockrec")}
 

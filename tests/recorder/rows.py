@@ -9,12 +9,12 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from recorder.inet_diag import InetDiag
-from recorder.journal import BatchMaker
-from recorder.netlink import PAD, Dump, Framing, frame
+from recorder.diag.inet_diag import InetDiag
+from recorder.diag.unix_diag import UnixDiag
+from recorder.kernel.transport import DiagSocket
 from recorder.schema import SOCKETS, public_schema
-from recorder.transport import DiagSocket
-from recorder.unix_diag import UnixDiag
+from recorder.store.journal import BatchMaker
+from recorder.wire.netlink import PAD, Dump, Framing, frame
 
 Decoder: TypeAlias = InetDiag | UnixDiag
 Row: TypeAlias = dict[str, object]

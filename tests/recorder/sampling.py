@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from recorder.closes import Closes
-from recorder.namespaces import Namespaces
-from recorder.owners import Owners
-from recorder.places import Places
-from recorder.sampler import Sample, Sampler
-from recorder.tables import parse_query
+from recorder.host.namespaces import Namespaces
+from recorder.kernel.closes import Closes
+from recorder.kernel.places import Places
+from recorder.kernel.tables import parse_query
+from recorder.owners.owners import Owners
+from recorder.sampling.sampler import Sample, Sampler
 from tests.recorder.rows import release
 
 ALONE = """

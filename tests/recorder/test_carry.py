@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder.carry import BY, GENERATIONS, Carry, Closed, Observed
-from recorder.holders import Holders
+from recorder.owners.carry import BY, GENERATIONS, Carry, Closed, Observed
+from recorder.owners.holders import Holders
 
 ESTAB, SYN_SENT, SYN_RECV, FIN_WAIT2, TIME_WAIT, CLOSE, LISTEN = 1, 2, 3, 5, 6, 7, 10
 BRIEF, UNCONNECTED = (SYN_RECV, TIME_WAIT, 12), (CLOSE, LISTEN, 13)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from recorder.cgroups import Cgroups, Origin, describe
+from recorder.host.cgroups import Cgroups, Origin, describe
 
 A = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d"
 B = "a7638fe3934b37419cc56bca73465a02b354ba6e98e10272542d84eb2014dd62"
@@ -293,7 +293,7 @@ def test_without_privileges_the_tree_is_walked(tree: Tree) -> None:
     script = """
 import os, sys
 import numpy as np
-from recorder.cgroups import Cgroups
+from recorder.host.cgroups import Cgroups
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
 (met,) = Cgroups().update(np.array([sys.argv[1]], np.uint64))
 print(met.path)
@@ -338,7 +338,7 @@ def test_paths_of_a_column(cgroups: Cgroups, tree: Tree) -> None:
 def test_no_more_cgroups_are_remembered_than_have_room(
     cgroups: Cgroups, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recorder.cgroups._MOST", 1)
+    monkeypatch.setattr("recorder.host.cgroups._MOST", 1)
     one, two, three = (tree.make(name) for name in ("one", "two", "three"))
     cgroups.update(u64(one, two))
     cgroups.update(u64(two, three))

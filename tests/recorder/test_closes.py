@@ -21,14 +21,14 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from recorder.carry import Carry
-from recorder.closes import Closes, Taken
-from recorder.columns import Values
-from recorder.holders import Holders
-from recorder.inet_diag import INFO, PROTOCOL, TCPDIAG_GETSOCK, InetDiag, request_tcp_both
-from recorder.journal import BatchMaker
+from recorder.diag.inet_diag import INFO, PROTOCOL, TCPDIAG_GETSOCK, InetDiag, request_tcp_both
+from recorder.kernel.closes import Closes, Taken
+from recorder.kernel.transport import DiagSocket, connect_destroy
+from recorder.owners.carry import Carry
+from recorder.owners.holders import Holders
 from recorder.schema import CLOSES
-from recorder.transport import DiagSocket, connect_destroy
+from recorder.store.journal import BatchMaker
+from recorder.wire.columns import Values
 from tests.recorder.fake_kernel import message, row
 from tests.workloads.netns import MOUNTS, inode_of, inside, lacking, namespace
 
@@ -519,8 +519,8 @@ def test_closing_ends_the_thread_and_every_descriptor() -> None:
 
 
 def test_what_nobody_takes_waits_in_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recorder.closes.MOST_BLOCKS", 1)
-    monkeypatch.setattr("recorder.closes.BLOCK_EVENTS", 4)
+    monkeypatch.setattr("recorder.kernel.closes.MOST_BLOCKS", 1)
+    monkeypatch.setattr("recorder.kernel.closes.BLOCK_EVENTS", 4)
     closes = Closes(RELEASE)
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     near.setblocking(False)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder.counters import Changes, Counters, parse, read_host, read_namespace
-from recorder.journal import BatchMaker
+from recorder.host.counters import Changes, Counters, parse, read_host, read_namespace
 from recorder.schema import COUNTERS
+from recorder.store.journal import BatchMaker
 
 Key: TypeAlias = tuple[int, str, str]
 

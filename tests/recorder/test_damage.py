@@ -21,13 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analyzer.recording import open_recording
-from recorder.directory import Directory, InUseError, open_list
 from recorder.format import checksums
 from recorder.format.files import FileError
 from recorder.format.journal import JournalError
 from recorder.format.segments import parse_list, read_list
-from recorder.recover import recover
 from recorder.schema import TABLES, SockrecError
+from recorder.store.directory import Directory, InUseError, open_list
+from recorder.store.recover import recover
 from tests.recorder.journals import (
     committed,
     is_sealed,
@@ -311,7 +311,7 @@ def test_recover_is_refused_while_somebody_writes(tmp_path: Path) -> None:
 def test_a_lock_ends_with_the_process_that_has_it(tmp_path: Path) -> None:
     write(tmp_path, samples=3)
     program = (
-        "import sys, time; from pathlib import Path; from recorder.directory import *;"
+        "import sys, time; from pathlib import Path; from recorder.store.directory import *;"
         "open_list(Directory.open(Path(sys.argv[1]))); print('locked', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from recorder.namespaces import CURRENT, Namespaces
-from recorder.owners import Owners
-from recorder.places import Places
-from recorder.sampler import Sampler
+from recorder.host.namespaces import CURRENT, Namespaces
+from recorder.kernel.places import Places
+from recorder.kernel.tables import parse_query
+from recorder.owners.owners import Owners
+from recorder.sampling.sampler import Sampler
 from recorder.schema import SOCKETS, public_schema
-from recorder.tables import parse_query
 from tests.recorder.rows import Row, public, release
 from tests.recorder.ss_oracle import Oracle
 from tests.recorder.ss_words import SsRow, parse

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recorder.inet_diag import InetDiag
-from recorder.netlink import Dump, Framing
-from recorder.unix_diag import UnixDiag
+from recorder.diag.inet_diag import InetDiag
+from recorder.diag.unix_diag import UnixDiag
+from recorder.wire.netlink import Dump, Framing
 from tests.recorder import messages, strategies
 from tests.recorder.messages import InetMessage, Md5Key, UnixMessage, Value, datagrams, tcp_info
 from tests.recorder.rows import Decoder, Row, batch_of, decode, feed

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from recorder.directory import Directory, DirectoryError
 from recorder.format.files import FileError
-from recorder.recover import recover
 from recorder.schema import TABLES, SockrecError
+from recorder.store.directory import Directory, DirectoryError
+from recorder.store.recover import recover
 from tests.recorder.journals import numbers, seal, write
 
 NOBODY = 65534

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder import (
+from recorder.diag import (
     netlink_diag,
     packet_diag,
     smc_diag,
@@ -27,8 +27,8 @@ from recorder import (
     vsock_diag,
     xdp_diag,
 )
-from recorder.inet_diag import InetDiag, request_v2
-from recorder.sock_diag import NO_UID, SOCK_DIAG_BY_FAMILY
+from recorder.diag.inet_diag import InetDiag, request_v2
+from recorder.diag.sock_diag import NO_UID, SOCK_DIAG_BY_FAMILY
 from tests.recorder import family_messages as made
 from tests.recorder.messages import InetMessage, attribute, tcp_info
 from tests.recorder.rows import Row, decode, decoded, feed, live, release

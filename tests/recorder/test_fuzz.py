@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder.inet_diag import InetDiag
-from recorder.netlink import HEADER, Framing
-from recorder.unix_diag import UnixDiag
+from recorder.diag.inet_diag import InetDiag
+from recorder.diag.unix_diag import UnixDiag
+from recorder.wire.netlink import HEADER, Framing
 from tests.recorder.rows import Decoder, Row, decode
 
 DUMPS = Path(__file__).with_name("dumps")

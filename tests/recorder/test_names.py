@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recorder.names import Interfaces, Users, named_column
-from recorder.namespaces import Namespaces, interface_names
+from recorder.host.names import Interfaces, Users, named_column
+from recorder.host.namespaces import Namespaces, interface_names
 
 
 def nobody(uid: int) -> str:

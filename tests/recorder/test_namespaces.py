@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from recorder.namespaces import (
+from recorder.host.namespaces import (
     Namespace,
     NamespaceError,
     Namespaces,
@@ -527,7 +527,7 @@ def test_what_is_not_there_is_said_in_a_line(select: str, message: str) -> None:
 
 def report(script: str, *arguments: str) -> Any:
     """Run a script that must not be this process; return what it prints as JSON."""
-    begin = "import json, os, resource, sys\nfrom recorder.namespaces import *\n"
+    begin = "import json, os, resource, sys\nfrom recorder.host.namespaces import *\n"
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", begin + script, *arguments],

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder.holders import Index, Slots, Sockets, distinct, without
-from recorder.owners import Owners, Process
-from recorder.procfs import GONE, ProcessDirectory, parse_stat
+from recorder.host.procfs import GONE, ProcessDirectory, parse_stat
+from recorder.owners.holders import Index, Slots, Sockets, distinct, without
+from recorder.owners.owners import Owners, Process
 from tests.recorder.owners_child import Child, inodes
 from tests.recorder.owners_fake_proc import FakeProc, socket_of
 

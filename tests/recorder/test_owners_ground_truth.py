@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from recorder.holders import Inodes
-from recorder.owners import Holders, Owners, OwnersStep, Process
-from recorder.procfs import ProcessDirectory
+from recorder.host.procfs import ProcessDirectory
+from recorder.owners.holders import Inodes
+from recorder.owners.owners import Holders, Owners, OwnersStep, Process
 from tests.recorder.owners_child import Child, ProcTree, inodes
 
 pytestmark = pytest.mark.live
@@ -473,7 +473,7 @@ def test_processes_that_may_not_be_read_are_counted(tree: ProcTree, child: Child
         answer = nobody.run(
             f"""
 sys.path[:0] = [sys.argv[1], {str(Path(np.__file__).parents[1])!r}]
-from recorder.owners import Owners
+from recorder.owners.owners import Owners
 from pathlib import Path
 import numpy as np
 os.chdir({str(tree.path)!r})

@@ -19,16 +19,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder import netlink_diag, packet_diag, unix_diag
-from recorder.columns import Columns, Values
-from recorder.inet_diag import InetDiag, request_v2
-from recorder.journal import BatchMaker
-from recorder.netlink import Dump
-from recorder.proc_lines import NO_COOKIE, cookies
-from recorder.procnet import ProcNet, in_use
+from recorder.diag import netlink_diag, packet_diag, unix_diag
+from recorder.diag.inet_diag import InetDiag, request_v2
+from recorder.diag.sock_diag import SOCK_DIAG_BY_FAMILY, STATES
+from recorder.kernel.transport import DiagSocket
+from recorder.procnet.lines import NO_COOKIE, cookies
+from recorder.procnet.tables import ProcNet, in_use
 from recorder.schema import SOCKETS
-from recorder.sock_diag import SOCK_DIAG_BY_FAMILY, STATES
-from recorder.transport import DiagSocket
+from recorder.store.journal import BatchMaker
+from recorder.wire.columns import Columns, Values
+from recorder.wire.netlink import Dump
 from tests.recorder.rows import Row, public, release
 from tests.workloads import netns
 

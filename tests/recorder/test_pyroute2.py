@@ -19,11 +19,11 @@ import pytest
 from pyroute2 import DiagSocket, IPRoute
 from pyroute2 import netns as pyroute2_netns
 
-from recorder.inet_diag import TCPDIAG_GETSOCK, InetDiag, request_tcp_both, request_v2
-from recorder.namespaces import Namespace, Namespaces, interface_names
+from recorder.diag.inet_diag import TCPDIAG_GETSOCK, InetDiag, request_tcp_both, request_v2
+from recorder.diag.sock_diag import SOCK_DIAG_BY_FAMILY
+from recorder.diag.unix_diag import UnixDiag, request_all
+from recorder.host.namespaces import Namespace, Namespaces, interface_names
 from recorder.schema import TCP_INFO
-from recorder.sock_diag import SOCK_DIAG_BY_FAMILY
-from recorder.unix_diag import UnixDiag, request_all
 from tests.recorder.rows import Row, live, release
 from tests.workloads.held import held
 from tests.workloads.keeper import V4, V6, Keeper

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import analyzer
-from recorder.cgroups import describe
-from recorder.host import current_netns
+from recorder.host.cgroups import describe
+from recorder.host.facts import current_netns
 from recorder.schema import TABLES
 from tests.recorder.journals import committed
 from tests.recorder.owners_child import Child

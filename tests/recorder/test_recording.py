@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recorder.directory import Directory, open_list
-from recorder.host import current_netns
+from recorder.host.facts import current_netns
 from recorder.recording import Schedule
 from recorder.schema import TABLES
-from recorder.sealer import Sealer
+from recorder.store.directory import Directory, open_list
+from recorder.store.sealer import Sealer
 from tests.recorder.journals import (
     committed,
     is_sealed,

@@ -11,11 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from recorder.host import current_netns
-from recorder.namespaces import CURRENT, Namespaces
-from recorder.places import Places
-from recorder.sampler import Sample, Sampler
-from recorder.tables import ASK_AGAIN, parse_query
+from recorder.host.facts import current_netns
+from recorder.host.namespaces import CURRENT, Namespaces
+from recorder.kernel.places import Places
+from recorder.kernel.tables import ASK_AGAIN, parse_query
+from recorder.sampling.sampler import Sample, Sampler
 from tests.recorder.fake_kernel import FakeKernel, Reply, done, message, row
 
 NOW_US = 1_800_000_000_000_000

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recorder import places, sampler
-from recorder.closes import Closes
-from recorder.inet_diag import InetDiag
-from recorder.namespaces import Namespace, Namespaces
-from recorder.places import WHOLE_EVERY, Place, Places
+from recorder.diag.inet_diag import InetDiag
+from recorder.host.namespaces import Namespace, Namespaces
+from recorder.kernel import places
+from recorder.kernel.closes import Closes
+from recorder.kernel.places import WHOLE_EVERY, Place, Places
+from recorder.kernel.tables import Steps, parse_query
+from recorder.kernel.transport import DiagSocket, connect_diag
+from recorder.sampling import sampler
 from recorder.schema import TABLES
-from recorder.tables import Steps, parse_query
-from recorder.transport import DiagSocket, connect_diag
 from tests.recorder.fake_kernel import FakeKernel, done, message, row
 from tests.recorder.owners_child import Child, ProcTree
 from tests.recorder.rows import release

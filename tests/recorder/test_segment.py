@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recorder import segment
-from recorder.columns import Values
-from recorder.directory import Directory
-from recorder.journal import BatchMaker, Journals
 from recorder.schema import OWNERS, RECORDING_FILE, SAMPLES, SOCKETS, TABLES, VERSION, public_schema
+from recorder.store import segment
+from recorder.store.directory import Directory
+from recorder.store.journal import BatchMaker, Journals
+from recorder.wire.columns import Values
 from tests.recorder.journals import (
     FACTS,
     committed,

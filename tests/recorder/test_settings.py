@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder.host import facts
-from recorder.journal import BatchMaker
-from recorder.schema import SETTINGS
-from recorder.settings import (
+from recorder.host.facts import facts
+from recorder.host.settings import (
     HOST,
     HOST_SYSCTLS,
     NAMESPACE_SYSCTLS,
@@ -23,11 +21,13 @@ from recorder.settings import (
     read_host,
     read_namespace,
 )
+from recorder.schema import SETTINGS
+from recorder.store.journal import BatchMaker
 from tests.workloads import netns
 
 PRINT = """
 import json
-from recorder.settings import read_namespace, read_host
+from recorder.host.settings import read_namespace, read_host
 print(json.dumps([read_namespace(), read_host()]))
 """
 

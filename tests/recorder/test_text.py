@@ -11,8 +11,8 @@ import pyarrow as pa
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from recorder import details, text
-from recorder.columns import Values
+from recorder.wire import details, text
+from recorder.wire.columns import Values
 
 IPV6 = st.one_of(
     st.binary(min_size=16, max_size=16),

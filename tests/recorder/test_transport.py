@@ -8,9 +8,9 @@ import struct
 import numpy as np
 import pytest
 
-from recorder.inet_diag import InetDiag
-from recorder.netlink import Dump
-from recorder.transport import DATAGRAM, DiagSocket
+from recorder.diag.inet_diag import InetDiag
+from recorder.kernel.transport import DATAGRAM, DiagSocket
+from recorder.wire.netlink import Dump
 from tests.recorder.fake_kernel import FakeKernel, Reply, done, message, row
 
 

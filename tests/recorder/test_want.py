@@ -21,7 +21,7 @@ import pyarrow as pa
 import pytest
 
 from recorder.console import PATIENCE_S
-from recorder.limits import (
+from recorder.host.limits import (
     ADDRESS_SPACE,
     DATA,
     DESCRIPTORS,
@@ -286,7 +286,7 @@ def test_libraries_start_no_threads(tmp_path: Path) -> None:
 def test_without_a_thread_closes_are_refused_and_nothing_is_left_open() -> None:
     script = """
 import errno, os
-from recorder.closes import Closes
+from recorder.kernel.closes import Closes
 before = os.listdir("/proc/self/fd")
 try:
     Closes((6, 1))
@@ -309,7 +309,7 @@ def test_a_namespace_that_no_thread_was_left_for_is_entered_once_there_is_one() 
         pytest.skip(missing)
     script = """
 import sys
-from recorder.namespaces import Namespaces
+from recorder.host.namespaces import Namespaces
 namespaces = Namespaces(sys.argv[2:])
 for most in ("1", "2"):
     with open(sys.argv[1], "w") as limit:

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from recorder.signals import Signals
 with Signals() as signals:
-    from recorder.imports import leave_out_pandas
+    from recorder.store.imports import leave_out_pandas
     leave_out_pandas()
     from recorder.recording import Options, Recording
     from recorder.schema import SockrecError
@@ -153,7 +153,7 @@ def _sealers(target: Path) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             command_line = path.read_bytes()
-            if b"recorder.sealer" in command_line and os.fsencode(target) in command_line:
+            if b"recorder.store.sealer" in command_line and os.fsencode(target) in command_line:
                 found.append(int(path.parent.name))
     return found
 

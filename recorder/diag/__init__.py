@@ -1,0 +1,1 @@
+"""One kernel header each, and named for it: messages to columns."""

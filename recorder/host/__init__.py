@@ -1,0 +1,1 @@
+"""Processes, namespaces, cgroups, names, counters, settings and limits of the host."""

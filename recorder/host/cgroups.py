@@ -1,0 +1,278 @@
+"""The cgroups (v2) that sockets were made in: identity, path, and what made them.
+
+The identity of a cgroup is the inode number of its directory. The kernel opens that directory by
+its number alone, given CAP_DAC_READ_SEARCH; without it, or for many, the whole tree is walked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recorder.host.names import named_column
+from recorder.host.procfs import decode
+
+_FILEID_KERNFS = 0xFE  # include/linux/exportfs.h
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+_MOUNT = re.compile(rb"^\d+ \d+ \S+ (\S+) (\S+) .*- cgroup2 ", re.MULTILINE)
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+_FEW = 16
+"""So many are opened one by one: each may cost 0.5 ms, a walk 30 µs for each cgroup there is."""
+
+_MOST = 20_000
+"""Cgroups remembered; beyond that only those of the sample at hand are kept."""
+
+_ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
+_UNIT = (".service", ".scope", ".socket", ".mount", ".swap")
+_ID = r"([0-9a-f]{64})"
+_UID = r"([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})"
+
+_POD = re.compile(rf"(?:^|-)pod{_UID}(?:\.slice|$)")
+_PREFIXED = re.compile(
+    rf"(?:.*:)?(docker|libpod|crio|cri-containerd|nerdctl)[-:](?:conmon-|payload-)?{_ID}(?:\.scope)?"
+)
+_RUNTIME_OF_PREFIX = {
+    "docker": "docker",
+    "libpod": "podman",
+    "crio": "cri-o",
+    "cri-containerd": "containerd",
+    "nerdctl": "containerd",
+}
+_BARE = re.compile(rf"{_ID}|[0-9a-f]{{32}}-\d+")
+_RUNTIME_OF_PARENT = {
+    "docker": "docker",
+    "moby": "docker",
+    "default": "containerd",
+    "k8s.io": "containerd",
+}
+_LXC = re.compile(r"lxc\.(?:payload|monitor)\.(.+)")
+_LXC_PARENTS = ("lxc", "lxc.payload", "lxc.monitor")
+_NSPAWN = re.compile(r"systemd-nspawn@(.+)\.service")
+_MACHINE = re.compile(r"machine-(?:lxc-\d+-)?(?!qemu-)(.+)\.scope")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a cgroup's path says of who made it; None where it says nothing."""
+
+    unit: str | None = None
+    slice: str | None = None
+    runtime: str | None = None
+    container: str | None = None
+    pod: str | None = None
+
+
+@dataclass(frozen=True)
+class Cgroup:
+    """A cgroup; ``path`` is below the mount, None if it was gone before it could be looked up."""
+
+    cgroup_id: int
+    path: str | None
+    origin: Origin
+
+
+def describe(path: str) -> Origin:
+    """Return what the path of a cgroup says, by the habits of systemd and container runtimes.
+
+    The unit and the container are the innermost ones. The slice is that of the outermost unit, as
+    systemd has it: of a user's service it is user-1000.slice and not app.slice.
+    """
+    names = [_plain(name) for name in path.split("/") if name]
+    units = [name for name in names if name.endswith(_UNIT) and ":" not in name]
+    pods = [found[1] for name in names for found in _POD.finditer(name)]
+    runtime, container = _container(names)
+    return Origin(
+        unit=units[-1] if units else None,
+        slice=_slice(names),
+        runtime=runtime,
+        container=container,
+        pod=pods[-1].replace("_", "-") if pods else None,
+    )
+
+
+def _plain(name: str) -> str:
+    """Undo the escapes of systemd.unit(5), as far as they are characters."""
+    return _ESCAPED.sub(lambda found: decode(bytes.fromhex(found[0].replace("\\x", ""))), name)
+
+
+def _slice(names: Sequence[str]) -> str | None:
+    found = None
+    for name in names:
+        if name.endswith(".slice"):
+            found = name
+        elif found:
+            break
+    return found
+
+
+def _container(names: Sequence[str]) -> tuple[str | None, str | None]:
+    """Return runtime and identity of the innermost container."""
+    for place in range(len(names) - 1, -1, -1):
+        name, parent = names[place], names[place - 1] if place else ""
+        if found := _PREFIXED.fullmatch(name):
+            return _RUNTIME_OF_PREFIX[found[1]], found[2]
+        if _BARE.fullmatch(name):
+            in_ecs = "ecs" in names[:place]
+            return "docker" if in_ecs else _RUNTIME_OF_PARENT.get(parent), name
+        if found := _LXC.fullmatch(name):
+            return "lxc", found[1]
+        if parent in _LXC_PARENTS:
+            return "lxc", name
+        if found := _NSPAWN.fullmatch(name):
+            return "systemd-nspawn", found[1]
+        if parent == "machine.slice" and (found := _MACHINE.fullmatch(name)):
+            return "lxc" if name.startswith("machine-lxc-") else "systemd-nspawn", found[1]
+    return None, None
+
+
+class Cgroups:
+    """Know the cgroups by their identities.
+
+    The tree is walked at most once in ``pause`` updates: what then can be found in no other way is
+    reported later.
+    """
+
+    def __init__(self, proc: Path = Path("/proc"), *, pause: int = 10) -> None:
+        self._proc = proc
+        self._pause = pause
+        self._paths: dict[int, str | None] = {}
+        self._updates = 0
+        self._walk_after = 0
+        self._by_handle = True
+        self.mount = _mount(proc)
+        self._root = -1
+        if self.mount is not None:
+            try:
+                self._root = os.open(self.mount, _OPEN)
+            except OSError:
+                self.mount = None
+
+    def close(self) -> None:
+        """Let go of the mount."""
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+    def unseen(self) -> list[dict[str, str]]:
+        """Return what is missing, as items of recording.json."""
+        if self.mount is not None:
+            return []
+        return [{"what": "cgroups of sockets (cgroup)", "why": "no cgroup v2 is mounted"}]
+
+    def update(self, ids: npt.NDArray[np.uint64]) -> list[Cgroup]:
+        """Look up the identities of a sample, and return the cgroups met for the first time.
+
+        Zeros, which mean that there is none, and duplicates are allowed.
+        """
+        self._updates += 1
+        if not ids.size:
+            return []
+        distinct = [int(ids[0])] if (ids == ids[0]).all() else pa.array(ids).unique().to_pylist()
+        new = [number for number in distinct if number and number not in self._paths]
+        if not new:
+            return []
+        if len(self._paths) > _MOST:
+            self._paths = {n: self._paths[n] for n in distinct if n in self._paths}
+        found: dict[int, str | None] | None = None
+        if self.mount is None:
+            found = dict.fromkeys(new)
+        elif self._by_handle and (len(new) <= _FEW or self._updates < self._walk_after):
+            found = self._open(new)
+        if found is None:
+            if self._updates < self._walk_after:
+                return []
+            self._walk_after = self._updates + self._pause
+            found = self._walk(new)
+        self._paths.update(found)
+        return [
+            Cgroup(number, path, Origin() if path is None else describe(path))
+            for number, path in found.items()
+        ]
+
+    def paths(
+        self, ids: npt.NDArray[np.uint64], valid: npt.NDArray[np.bool_] | None = None
+    ) -> pa.DictionaryArray | None:
+        """Return the paths of N cgroups; NULL where unknown, None if all are."""
+        return named_column(ids, lambda distinct: [self._paths.get(n) for n in distinct], valid)
+
+    def _open(self, ids: Sequence[int]) -> dict[int, str | None] | None:
+        """Return the paths of cgroups by open_by_handle_at(2); None if that is not possible.
+
+        Those that could not be opened this time are left out.
+        """
+        found: dict[int, str | None] = {}
+        for number in ids:
+            handle = _FileHandle(8, _FILEID_KERNFS, number)
+            opened = _LIBC.open_by_handle_at(self._root, ctypes.byref(handle), _OPEN)
+            if opened >= 0:
+                try:
+                    found[number] = self._below(os.readlink(f"{self._proc}/self/fd/{opened}"))
+                finally:
+                    os.close(opened)
+            elif ctypes.get_errno() in (errno.ESTALE, errno.ENOENT):
+                found[number] = None
+            elif ctypes.get_errno() not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                self._by_handle = False
+                return None
+        return found
+
+    def _below(self, path: str) -> str | None:
+        assert self.mount is not None
+        if path != self.mount and not path.startswith(self.mount.rstrip("/") + "/"):
+            return None  # in no place that this mount shows
+        return decode(os.fsencode(path[len(self.mount) :])) or "/"
+
+    def _walk(self, ids: Sequence[int]) -> dict[int, str | None]:
+        assert self.mount is not None
+        found: dict[int, str | None] = dict.fromkeys(ids)
+        missing = set(ids)
+        if (root := os.fstat(self._root).st_ino) in missing:
+            missing.discard(root)
+            found[root] = "/"
+        directories = [self.mount]
+        while directories and missing:
+            try:
+                with os.scandir(directories.pop()) as entries:
+                    below = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+            except OSError:
+                continue  # it was removed
+            for entry in below:
+                directories.append(entry.path)
+                if (number := entry.inode()) in missing:
+                    missing.discard(number)
+                    found[number] = self._below(entry.path)
+        return found
+
+
+class _FileHandle(ctypes.Structure):
+    """Struct file_handle of name_to_handle_at(2) with the identity of a kernfs node."""
+
+    _fields_ = (
+        ("handle_bytes", ctypes.c_uint32),
+        ("handle_type", ctypes.c_int32),
+        ("number", ctypes.c_uint64),
+    )
+
+
+def _mount(proc: Path) -> str | None:
+    """Return where cgroup v2 is mounted, whole if it is anywhere; None if it is not mounted."""
+    try:
+        table = (proc / "self/mountinfo").read_bytes()
+    except OSError:
+        return None
+    mounts = sorted(_MOUNT.findall(table), key=lambda mount: bool(mount[0] != b"/"))
+    if not mounts:
+        return None
+    return os.fsdecode(_OCTAL.sub(lambda octal: bytes([int(octal[1], 8)]), mounts[0][1]))

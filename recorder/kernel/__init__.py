@@ -1,0 +1,1 @@
+"""What the kernel is asked and announces, in every network namespace."""

@@ -1,0 +1,270 @@
+"""The namespaces being recorded: the sockets that read them, and when it is whose turn.
+
+Every dump of TCP walks the hash table of the whole host, so an empty namespace costs as much as a
+full one. Therefore a namespace in which the kernel counts no socket is not dumped, of the others
+each table of which it counts none only once in a while, and all together may take a share of the
+interval: those past it wait for a later sample, the longest waiting first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from recorder.host.limits import lack
+from recorder.host.namespaces import RESERVED, Namespace, Namespaces, NamespacesStep
+from recorder.kernel.closes import Closes
+from recorder.kernel.tables import NO_INODES, Step
+from recorder.kernel.transport import (
+    EVENTS_BUFFER,
+    DiagSocket,
+    connect_destroy,
+    connect_diag,
+    make_buffer,
+)
+from recorder.wire.netlink import Dump, Framing, Words
+
+WHOLE_EVERY = 60
+"""Samples after which also those tables are dumped of which the kernel counts no socket."""
+
+UNCOUNTED = ("tcp", "netlink")
+"""Tables with sockets that the kernel does not count."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class Place:
+    """A namespace being recorded, and the means to read its tables."""
+
+    namespace: Namespace
+    diag: DiagSocket
+    run: Callable[[Callable[[], bytes]], bytes]
+    own: Mapping[str, int]
+    """The sockets by which it is recorded, by protocol name."""
+    cost: float = 0.0
+    """CPU seconds of the latest dump of its tables."""
+    dumped: int = -1
+    """Number of the latest sample that dumped it, or left it out as empty; -1 if none did."""
+    whole: int = 0
+    """Number of the latest sample that left out none of its tables."""
+    uncounted: dict[str, npt.NDArray[np.uint32]] = field(default_factory=dict)
+    """What was found last in each of the tables UNCOUNTED."""
+    inodes: npt.NDArray[np.uint32] = field(default_factory=lambda: NO_INODES)
+    """What the latest dump found, zeros and duplicates among them."""
+    in_use: Mapping[str, int] = field(default_factory=dict)
+    """Sockets by protocol as the kernel counts them, ``used`` and ``tw``."""
+
+    @property
+    def inode(self) -> int:
+        return self.namespace.inode
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing but our own sockets and the kernel's can be in it."""
+        if self.namespace.home or self.in_use.get("used") != sum(self.own.values()):
+            return False
+        return not any(
+            number for name, number in self.in_use.items() if name not in ("used", *self.own)
+        )
+
+    def skips(self, step: Step, sample: int) -> bool:
+        """Whether a sample may leave out a table of which the kernel counts no socket.
+
+        The kernel counts neither TCP sockets that are bound and nothing more, nor its own netlink
+        sockets; those of the recorder's own namespace are seen in every sample, those of others in
+        every whole one.
+        """
+        if sample >= self.whole + WHOLE_EVERY or (self.namespace.home and step.name in UNCOUNTED):
+            return False
+        return step.is_empty(self.in_use, self.own)
+
+    def dump(self, kind: int, body: bytes, decode: Callable[[Words, Framing, Dump], None]) -> Dump:
+        """Dump a table of sock_diag."""
+        return self.diag.dump(kind, body, decode)
+
+    def read_file(self, name: str) -> bytes:
+        """Return a file below /proc/net. Raises OSError."""
+        return self.run(lambda: Path(f"/proc/thread-self/net/{name}").read_bytes())
+
+
+class Places:
+    """All namespaces being recorded, as they come and go."""
+
+    def __init__(
+        self,
+        namespaces: Namespaces,
+        closes: Closes | None,
+        closes_buffer: int = EVENTS_BUFFER,
+        connect: Callable[[], tuple[socket.socket, int]] = connect_diag,
+    ) -> None:
+        """``closes`` gets a socket of each namespace, with a buffer of that many bytes.
+
+        ``connect``, called in a namespace, makes the socket for its dumps and tells its port.
+        """
+        self._namespaces = namespaces
+        self._closes = closes
+        self._closes_buffer = closes_buffer
+        self._connect = connect
+        self._buffer = make_buffer()
+        self._places: dict[int, Place] = {}
+        self._made = 0
+        self._leaving: list[int] = []
+        self.left: list[int] = []
+        """Namespaces that vanished an update ago. The kernel announces closes late, so their
+        events were received until now; the next take has the last of them."""
+        self._failed: dict[int, Namespace] = {}  # entered, but no socket could be opened
+        self._news: list[tuple[bool, Namespace, bool]] = []  # (came, which, entered) in order
+        self._since: dict[int, int] = {}
+        self._unseen: list[tuple[str, str]] = []
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter(self._places.values())
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, inode: int) -> bool:
+        return inode in self._places
+
+    def __getitem__(self, inode: int) -> Place:
+        return self._places[inode]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every namespace of the host is recorded."""
+        return self._namespaces.all and len(self) == len(self._namespaces.current)
+
+    @property
+    def oldest(self) -> int:
+        """Number of the sample since which every namespace was dumped; -1 if one never was."""
+        return min((place.dumped for place in self), default=-1)
+
+    def close(self) -> None:
+        """Close every socket and let go of the namespaces."""
+        for place in self._places.values():
+            place.diag.close()
+        self._places.clear()
+        self._namespaces.close()
+
+    def update(self) -> NamespacesStep:
+        """Find the namespaces of this moment; open sockets in new ones, close those of dead ones.
+
+        ``rows`` and ``take_unseen`` tell what was found.
+        """
+        self.left, self._leaving = self._leaving, []
+        for inode in self.left:
+            if self._closes is not None:
+                self._closes.remove(inode)
+        step = self._namespaces.update()
+        self._tell(False, *step.vanished, *(before for before, _ in step.changed))
+        for namespace in step.vanished:
+            place = self._places.pop(namespace.inode, None)
+            if place is not None:
+                place.diag.close()
+                self._leaving.append(namespace.inode)
+            self._failed.pop(namespace.inode, None)
+        for _, after in step.changed:
+            if after.inode in self._places:
+                self._places[after.inode].namespace = after
+            elif after.inode in self._failed:
+                self._failed[after.inode] = after
+        self._unseen += [(item["what"], item["why"]) for item in step.unseen]
+        again = list(self._failed.values())
+        seen = {namespace.inode for namespace in again}
+        entered = [*step.appeared, *(after for _, after in step.changed)]
+        new = [n for n in entered if n.entered and n.inode not in (self._places.keys() | seen)]
+        opened = self._namespaces.each([*again, *new], self._open)
+        for namespace, error in zip([*again, *new], opened, strict=True):
+            if isinstance(error, OSError):
+                self._failed[namespace.inode] = namespace
+                what = f"sockets of network namespace {namespace.inode}"
+                self._unseen.append(
+                    (what, f"no socket in it: {lack(error) or error.strerror or error}")
+                )
+            elif namespace.inode in self._failed:
+                self._tell(False, namespace)
+                del self._failed[namespace.inode]
+                self._tell(True, namespace)
+        self._tell(True, *step.appeared, *(after for _, after in step.changed))
+        return step
+
+    def _tell(self, come: bool, *namespaces: Namespace) -> None:
+        """Note for ``rows`` that namespaces came or went."""
+        for namespace in namespaces:
+            entered = namespace.entered and namespace.inode not in self._failed
+            self._news.append((come, namespace, entered))
+
+    def take_unseen(self) -> list[tuple[str, str]]:
+        """Return what could not be seen, and why, since the last call."""
+        unseen, self._unseen = self._unseen, []
+        return unseen
+
+    def rows(self, sample_us: int) -> Iterator[dict[str, object]]:
+        """Return the rows of ``namespaces`` for what came and went since the last call."""
+        for come, namespace, entered in self._news:
+            row: dict[str, object] = {
+                "netns": namespace.inode,
+                "name": ",".join(namespace.names) or None,
+                "pid": namespace.pid,
+                "start_us": namespace.start_us,
+                "comm": namespace.comm,
+                "home": int(namespace.home),
+                "entered": int(entered),
+            }
+            if come:
+                self._since[namespace.inode] = sample_us
+                yield row | {"valid_from": sample_us}
+            else:
+                since = self._since.pop(namespace.inode, sample_us)
+                yield row | {"valid_from": since, "valid_to": sample_us}
+        self._news = []
+
+    def _open(self, namespace: Namespace) -> None:
+        """Open the sockets of a namespace, in which the calling thread is."""
+        with ExitStack() as undo:
+            first = self._connect()
+            undo.callback(first[0].close)
+            own = 1
+            if self._closes is not None:
+                events = connect_destroy(self._closes_buffer)
+                most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED
+                if events.fileno() >= most and not namespace.home:
+                    events.close()  # some are to be left for everything else
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                self._closes.add(namespace.inode, events)
+                own = 2
+            undo.pop_all()
+        waiting = [first]
+
+        def connect() -> tuple[socket.socket, int]:
+            return waiting.pop() if waiting else self._namespaces.run(namespace, self._connect)
+
+        self._made += 1
+        self._places[namespace.inode] = Place(
+            namespace,
+            DiagSocket(connect, self._buffer),
+            lambda action: self._namespaces.run(namespace, action),
+            {"NETLINK": own},
+            whole=-(self._made % WHOLE_EVERY),  # that not all are whole in the same sample
+        )
+
+    def each(
+        self, places: list[Place], action: Callable[[Namespace], Result]
+    ) -> list[Result | OSError]:
+        """Run an action inside each of the namespaces."""
+        return self._namespaces.each([place.namespace for place in places], action)
+
+    def in_turn(self) -> list[Place]:
+        """Return all, the recorder's own first, then those first that wait longest."""
+        return sorted(self, key=lambda place: (not place.namespace.home, place.dumped))

@@ -1,0 +1,436 @@
+"""The kernel's tables: what ``-A`` may name, and the ways to read each of them.
+
+The names are those of ss --query. A *step* reads one table of one namespace. It has several ways,
+the best first; a way whose handler the kernel lacks makes place for the next, for good.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recorder.diag import (
+    netlink_diag,
+    packet_diag,
+    smc_diag,
+    tipc_diag,
+    unix_diag,
+    vsock_diag,
+    xdp_diag,
+)
+from recorder.diag.inet_diag import TCPDIAG_GETSOCK, InetDiag, request_tcp_both, request_v2
+from recorder.diag.sock_diag import SOCK_DIAG_BY_FAMILY
+from recorder.procnet.tables import ProcNet
+from recorder.schema import SockrecError
+from recorder.wire.columns import Columns, Values
+from recorder.wire.netlink import Dump, Framing, Outcome, Words
+
+ASK_AGAIN = 60
+"""Samples after which a table that could not be read in any way is tried again."""
+
+IPPROTO_DCCP, IPPROTO_UDPLITE, IPPROTO_MPTCP = 33, 136, 262
+
+NO_INODES = np.zeros(0, np.uint32)
+
+_STREAM, _DGRAM, _RAW, _SEQPACKET, _PACKET = (
+    int(kind)
+    for kind in (
+        socket.SOCK_STREAM,
+        socket.SOCK_DGRAM,
+        socket.SOCK_RAW,
+        socket.SOCK_SEQPACKET,
+        10,  # SOCK_PACKET, obsolete
+    )
+)
+_ANY = 0
+
+Choice = frozenset[tuple[str, int]]
+"""What to record: steps, and of unix, packet and vsock sockets their types."""
+
+
+def _choice(*steps: str, types: Iterable[int] = (_ANY,)) -> Choice:
+    return frozenset((step, kind) for step in steps for kind in types)
+
+
+_UNIX = (_STREAM, _DGRAM, _SEQPACKET)
+_PACKETS = (_RAW, _DGRAM, _PACKET)
+
+_QUERIES: dict[str, Choice] = {
+    "tcp": _choice("tcp"),
+    "udp": _choice("udp", "udp6"),
+    "raw": _choice("raw", "raw6"),
+    "mptcp": _choice("mptcp", "mptcp6"),
+    "sctp": _choice("sctp", "sctp6"),
+    "dccp": _choice("dccp", "dccp6"),
+    "udplite": _choice("udplite", "udplite6"),
+    "ping": _choice("ping"),
+    "unix": _choice("unix", types=_UNIX),
+    "unix_stream": _choice("unix", types=[_STREAM]),
+    "unix_dgram": _choice("unix", types=[_DGRAM]),
+    "unix_seqpacket": _choice("unix", types=[_SEQPACKET]),
+    "packet": _choice("packet", types=_PACKETS),
+    "packet_raw": _choice("packet", types=[_RAW, _PACKET]),
+    "packet_dgram": _choice("packet", types=[_DGRAM]),
+    "netlink": _choice("netlink"),
+    "vsock": _choice("vsock", types=_UNIX),
+    "vsock_stream": _choice("vsock", types=[_STREAM]),
+    "vsock_dgram": _choice("vsock", types=[_DGRAM]),
+    "xdp": _choice("xdp"),
+    "tipc": _choice("tipc"),
+    "smc": _choice("smc"),
+}
+_ALIASES = {
+    "u_str": "unix_stream",
+    "u_dgr": "unix_dgram",
+    "u_seq": "unix_seqpacket",
+    "p_raw": "packet_raw",
+    "p_dgr": "packet_dgram",
+    "v_str": "vsock_stream",
+    "v_dgr": "vsock_dgram",
+}
+_INET = ("tcp", "udp", "raw", "mptcp", "sctp", "dccp", "udplite", "ping")
+
+EVERYTHING: Choice = frozenset[tuple[str, int]]().union(*_QUERIES.values())
+
+QUERIES: Mapping[str, Choice] = {
+    "all": EVERYTHING,
+    "inet": frozenset[tuple[str, int]]().union(*(_QUERIES[name] for name in _INET)),
+    **_QUERIES,
+    **{alias: _QUERIES[name] for alias, name in _ALIASES.items()},
+}
+"""ss's names, and ping, udplite and smc, which ss does not show. ``all`` includes tipc."""
+
+
+class QueryError(SockrecError):
+    """A name of a table that does not exist, or no table left."""
+
+
+def parse_query(text: str) -> Choice:
+    """Return what a list such as ``tcp,unix_stream`` or ``!netlink`` names.
+
+    A list that begins with a ``!name`` starts from all.
+    """
+    names = [name.strip() for name in text.split(",")]
+    chosen = EVERYTHING if names[0].startswith("!") else Choice()
+    for name in names:
+        known = QUERIES.get(name.removeprefix("!"))
+        if known is None:
+            raise QueryError(f"{name!r} is no table; there are {', '.join(QUERIES)}")
+        chosen = chosen - known if name.startswith("!") else chosen | known
+    if not chosen:
+        raise QueryError(f"{text!r} leaves no table to record")
+    return chosen
+
+
+class Decoder(Protocol):
+    """What makes columns of the rows of one kind of socket, of several dumps in a row."""
+
+    columns: Columns
+
+    def keep(self, rows: npt.NDArray[np.int64]) -> None: ...
+
+    def rows(self) -> dict[str, Values | pa.Array]: ...
+
+
+class DumpDecoder(Decoder, Protocol):
+    """A decoder of sock_diag's messages."""
+
+    def decode(self, words: Words, framing: Framing, dump: Dump) -> None: ...
+
+
+class Reader(Protocol):
+    """Where a step finds its table: the means to read one network namespace."""
+
+    def dump(
+        self, kind: int, body: bytes, decode: Callable[[Words, Framing, Dump], None]
+    ) -> Dump: ...
+
+    def read_file(self, name: str) -> bytes:
+        """Return a file below /proc/net. Raises OSError."""
+        ...
+
+
+class Gathered:
+    """The rows that one decoder gathers in a sample, namespace by namespace."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self._netns: list[int] = []
+        self._counts: list[int] = []
+
+    def inodes(self, start: int) -> npt.NDArray[np.uint32]:
+        """Return the inodes that processes may hold, of the rows from ``start`` on."""
+        columns = self.decoder.columns
+        inodes: npt.NDArray[np.uint32] = columns["inode"][start:].astype(np.uint32)
+        if isinstance(self.decoder, netlink_diag.NetlinkDiag):
+            held = columns["local_id"][start:] != 0  # the kernel's own have port id 0
+            inodes = inodes[held]
+        return inodes
+
+    def begin(self) -> None:
+        """Forget the sample before."""
+        self.decoder.columns.clear()
+        self._netns, self._counts = [], []
+
+    def end_dump(self, netns: int, start: int, types: Iterable[int] | None) -> int:
+        """Take the rows decoded from ``start`` on as a namespace's; tell how many came twice.
+
+        The kernel may give a socket again while its tables change, and gives netlink sockets with
+        groups twice. ``types`` are the socket types to keep, None is all.
+        """
+        columns = self.decoder.columns
+        cookies = columns["cookie"][start:]
+        ordered = np.sort(cookies)
+        kept: npt.NDArray[np.intp] | None = None
+        if (ordered[1:] == ordered[:-1]).any():
+            kept = np.sort(np.unique(cookies, return_index=True)[1])
+        repeated = 0 if kept is None else int(cookies.size - kept.size)
+        if types is not None:
+            wanted = np.isin(columns["_type"][start:], list(types))
+            kept = np.flatnonzero(wanted) if kept is None else kept[wanted[kept]]
+        if kept is not None and kept.size < cookies.size:
+            self.decoder.keep(np.concatenate([np.arange(start), kept + start]))
+        self._netns.append(netns)
+        self._counts.append(columns.rows - start)
+        return repeated
+
+    @property
+    def rows(self) -> int:
+        return self.decoder.columns.rows
+
+    def netns(self) -> npt.NDArray[np.uint64]:
+        """Return the namespace of each row."""
+        return np.repeat(np.array(self._netns, np.uint64), self._counts)
+
+    def add_empty(self, netns: int) -> None:
+        """Note that a namespace has none of these sockets."""
+        self._netns.append(netns)
+        self._counts.append(0)
+
+    def places(self) -> npt.NDArray[np.uint64]:
+        """Return the namespaces whose rows are known, whether they gave any or not."""
+        return np.unique(np.array(self._netns, np.uint64))
+
+
+@dataclass
+class DiagWay:
+    """A table read by dump requests of sock_diag: (message type, body)."""
+
+    gathered: Gathered
+    decode: Callable[[Words, Framing, Dump], None]
+    requests: Sequence[tuple[int, bytes]]
+    source = "diag"
+
+    def read(self, reader: Reader) -> Dump:
+        whole = Dump()
+        parts = [reader.dump(kind, body, self.decode) for kind, body in self.requests]
+        for part in parts:
+            whole.bytes += part.bytes
+            whole.bad += part.bad
+            whole.count_unknown(part.unknown)
+        outcomes = [part.outcome for part in parts]
+        # without IPv6 the kernel has no handler for its half, and nothing is missing
+        there = [outcome for outcome in outcomes if outcome.name != "unavailable"] or outcomes
+        whole.outcome = next((outcome for outcome in there if outcome.name != "ok"), there[0])
+        return whole
+
+
+@dataclass
+class ProcWay:
+    """A table read from files of /proc/net; it is there if one of them is."""
+
+    gathered: Gathered
+    table: ProcNet
+    source = "proc"
+
+    def read(self, reader: Reader) -> Dump:
+        dump = Dump()
+        missing: OSError | None = None
+        found = False
+        for name in self.table.files:
+            try:
+                text = reader.read_file(name)
+            except OSError as error:
+                missing = error
+                continue
+            found = True
+            dump.bytes += len(text)
+            self.table.parse(name, text, dump)
+        if not found and missing is not None:
+            dump.outcome = Outcome.of_errno(missing.errno or 0, f"/proc/net/{self.table.files[0]}")
+        elif dump.bad:
+            dump.outcome = Outcome("corrupt", None, f"{dump.bad} broken lines left out")
+        return dump
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one step went in one namespace. ``source`` is None if the table could not be read."""
+
+    dump: Dump
+    source: str | None = None
+    rows: int = 0
+    inodes: npt.NDArray[np.uint32] = field(default_factory=lambda: NO_INODES)
+    """What processes may hold of it, zeros and duplicates among them."""
+
+
+@dataclass
+class Step:
+    """Reads one table.
+
+    ``counted`` are its protocols' names in /proc/net/protocols, none if they are not counted there.
+    """
+
+    name: str
+    ways: list[DiagWay | ProcWay]
+    counted: tuple[str, ...]
+    types: frozenset[int] | None = None
+    read_in: dict[str, set[int]] = field(default_factory=dict)
+    """The namespaces in which the table was read, by how."""
+    why: str | None = None
+    """Why not by the first of the ways, None if it was."""
+    _failed: Outcome | None = field(default=None, init=False)
+    _asked: int = field(default=0, init=False)
+
+    def read(self, reader: Reader, netns: int, sample: int) -> Reading:
+        """Read the table of a namespace into the decoder of the first way that works."""
+        if self._failed is not None and sample - self._asked < ASK_AGAIN:
+            return Reading(Dump(self._failed))
+        outcomes: list[Outcome] = []
+        for place, way in enumerate(self.ways):
+            start = way.gathered.rows
+            dump = way.read(reader)
+            outcomes.append(dump.outcome)
+            if _is_missing(dump.outcome):
+                way.gathered.decoder.columns.rows = start
+                continue
+            if place:
+                self.ways = self.ways[place:]
+                self.why = self.why or outcomes[0].detail
+            self.read_in.setdefault(way.source, set()).add(netns)
+            self._failed = None
+            dump.repeated = way.gathered.end_dump(netns, start, self.types)
+            rows = way.gathered.rows - start
+            return Reading(dump, way.source, rows, way.gathered.inodes(start))
+        self._failed, self._asked = outcomes[0], sample
+        self.why = outcomes[0].detail
+        return Reading(Dump(outcomes[0]))
+
+    def skip(self, netns: int) -> None:
+        """Leave out a namespace that has none of these sockets."""
+        for way in self.ways:
+            way.gathered.add_empty(netns)
+
+    def is_empty(self, in_use: Mapping[str, int], own: Mapping[str, int]) -> bool:
+        """Whether the kernel's own counts say that a namespace has no socket of this table.
+
+        ``own`` are the sockets by which the namespace is recorded.
+        """
+        known = [name for name in self.counted if name in in_use]
+        return bool(known) and all(in_use[name] <= own.get(name, 0) for name in known)
+
+
+def _is_missing(outcome: Outcome) -> bool:
+    """Whether the kernel does not know the request, rather than fail at it this once."""
+    return outcome.name == "unavailable" or outcome.errno == errno.EINVAL
+
+
+class Steps:
+    """The steps of a sample in their order, and what they gather."""
+
+    def __init__(self, choice: Choice, release: tuple[int, int]) -> None:
+        self._chosen: dict[str, set[int]] = {}
+        for name, kind in choice:
+            self._chosen.setdefault(name, set()).add(kind)
+        self._all: dict[str, set[int]] = {}
+        for name, kind in EVERYTHING:
+            self._all.setdefault(name, set()).add(kind)
+        self._gathered: dict[str, Gathered] = {}
+        self.steps = [step for step in self._build(release) if step.name in self._chosen]
+        ways = [way for step in self.steps for way in step.ways]
+        self.gathered = {
+            key: gathered
+            for key, gathered in self._gathered.items()
+            if any(way.gathered is gathered for way in ways)
+        }
+        """By the name of the table (``udp`` is udp and udp6), or /proc/net/NAME."""
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def begin(self) -> None:
+        """Forget the rows of the sample before."""
+        for gathered in self.gathered.values():
+            gathered.begin()
+
+    def _build(self, release: tuple[int, int]) -> Iterator[Step]:
+        v4, v6 = socket.AF_INET, socket.AF_INET6
+        tcp = InetDiag("tcp", release)
+        yield self._step(
+            "tcp",
+            ("TCP", "TCPv6", "tw"),
+            self._diag("tcp", tcp, (TCPDIAG_GETSOCK, request_tcp_both())),
+            self._diag(
+                "tcp", tcp, *(_by_family(request_v2(f, socket.IPPROTO_TCP)) for f in (v4, v6))
+            ),
+        )
+        for netid, protocol, names in (
+            ("udp", socket.IPPROTO_UDP, ("UDP", "UDPv6")),
+            ("mptcp", IPPROTO_MPTCP, ("MPTCP", "MPTCPv6")),
+            ("raw", socket.IPPROTO_RAW, ("RAW", "RAWv6")),
+            ("sctp", socket.IPPROTO_SCTP, ("SCTP", "SCTPv6")),
+            ("dccp", IPPROTO_DCCP, ("DCCP", "DCCPv6")),
+            ("udplite", IPPROTO_UDPLITE, ("UDP-Lite", "UDPLITEv6")),
+        ):
+            decoder = InetDiag(netid, release)
+            for name, family, counted in ((netid, v4, names[0]), (f"{netid}6", v6, names[1])):
+                request = _by_family(request_v2(family, protocol))
+                yield self._step(name, (counted,), self._diag(netid, decoder, request))
+        yield self._step("ping", ("PING", "PINGv6"))
+        for name, decoder_, request_all, counted_ in (
+            ("unix", unix_diag.UnixDiag(), unix_diag.request_all, ("UNIX", "UNIX-STREAM")),
+            ("packet", packet_diag.PacketDiag(), packet_diag.request_all, ("PACKET",)),
+            ("netlink", netlink_diag.NetlinkDiag(), netlink_diag.request_all, ("NETLINK",)),
+            ("vsock", vsock_diag.VsockDiag(), vsock_diag.request_all, ()),
+            ("xdp", xdp_diag.XdpDiag(), xdp_diag.request_all, ("XDP",)),
+            ("tipc", tipc_diag.TipcDiag(), tipc_diag.request_all, ()),
+            ("smc", smc_diag.SmcDiag(), smc_diag.request_all, ("SMC", "SMC6")),
+        ):
+            yield self._step(name, counted_, self._diag(name, decoder_, _by_family(request_all())))
+
+    def _diag(self, key: str, decoder: DumpDecoder, *requests: tuple[int, bytes]) -> DiagWay:
+        if key not in self._gathered:
+            self._gathered[key] = Gathered(decoder)
+        return DiagWay(self._gathered[key], decoder.decode, requests)
+
+    def _step(self, name: str, counted: tuple[str, ...], *ways: DiagWay) -> Step:
+        every: list[DiagWay | ProcWay] = list(ways)
+        if name in ProcNet.names:
+            table = ProcNet(name)
+            gathered = self._gathered[f"/proc/net/{name}"] = Gathered(table)
+            every.append(ProcWay(gathered, table))
+        types = self._chosen.get(name, set())
+        only = None if types == self._all[name] else frozenset(types)
+        return Step(name, every, counted, only)
+
+
+def _by_family(body: bytes) -> tuple[int, bytes]:
+    return SOCK_DIAG_BY_FAMILY, body
+
+
+def describe(choice: Choice) -> list[str]:
+    """Return the names of ss --query that make up a choice, none of them twice."""
+    names: list[str] = []
+    left: set[tuple[str, int]] = set(choice)
+    for name, part in _QUERIES.items():
+        if part <= left:
+            names.append(name)
+            left -= part
+    return names

@@ -1,0 +1,1 @@
+"""/proc/net as columns, where the kernel has no diag handler."""

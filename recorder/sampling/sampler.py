@@ -1,0 +1,481 @@
+"""A sample: the kernel's tables one after the other, their owners, and how each step went."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recorder.host import counters, settings
+from recorder.host.counters import HOST, Changes, Counters
+from recorder.host.settings import Settings
+from recorder.kernel.closes import Closes
+from recorder.kernel.places import UNCOUNTED, Place, Places
+from recorder.kernel.tables import EVERYTHING, NO_INODES, Choice, Gathered, Reading, Steps
+from recorder.owners.owners import Owners, OwnersStep
+from recorder.procnet.tables import in_use
+from recorder.sampling.labels import Labels
+from recorder.sampling.ownership import Ownership
+from recorder.sampling.steplog import Row, StepLog
+from recorder.sampling.unexplained import Unexplained
+from recorder.schema import TABLES
+from recorder.store.journal import BatchMaker
+from recorder.wire.columns import Arrays, Values
+from recorder.wire.netlink import Dump
+
+MERGED_ROWS = 10_000
+"""A sample of fewer sockets is one batch: a batch of 164 columns costs 15 kB, rows or none."""
+
+WARM_UP_BUDGET_S = 60.0
+"""Before the first sample every process is read, however long it takes."""
+
+OWNERS_SHARE = 0.2
+"""Share of the interval that finding owners may take."""
+
+PLACES_SHARE = 0.25
+"""Share of the interval that the tables of all namespaces but the recorder's own may take."""
+
+SETTINGS_EVERY = 30
+"""Samples after which the settings of a namespace are looked at again."""
+
+NEW_SETTINGS = 4
+"""Namespaces at most whose settings one sample looks at besides those whose turn it is."""
+
+Batches = list[tuple[str, pa.RecordBatch]]
+
+
+@dataclass
+class Sample:
+    """A sample ready to be written: batches by table, in the order of writing, and its facts."""
+
+    number: int
+    time_us: int
+    sockets: int = 0
+    namespaces: int = 0
+    closes: int = 0
+    lost: int = 0
+    batches: Batches = field(default_factory=list)
+    unknown: dict[str, dict[str, int]] = field(default_factory=dict)
+    unseen: list[tuple[str, str]] = field(default_factory=list)
+    reading: list[Row] = field(default_factory=list)
+    """How each table is read: step, source, why not by the first way, number of namespaces."""
+    missing_sysctls: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Closed:
+    """What was taken of the close events of one namespace since the last sample."""
+
+    events: int = 0
+    opened: int = 0
+    lost: int = 0
+
+
+class Sampler:
+    """Takes samples. The arrays of a sample are used again by the next.
+
+    Closes the places, owners and closes that it is given.
+    """
+
+    def __init__(
+        self,
+        choice: Choice,
+        *,
+        release: tuple[int, int],
+        places: Places,
+        owners: Owners | None,
+        closes: Closes | None,
+        interval_s: float,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self.steps = Steps(choice, release)
+        self.places = places
+        self._owners = owners
+        self._closes = closes
+        self._owners_budget = OWNERS_SHARE * interval_s
+        self._places_budget = PLACES_SHARE * interval_s
+        self._now_us = now_us
+        self._makers = {name: BatchMaker(table) for name, table in TABLES.items()}
+        self._labels = Labels(places)
+        self._who = Ownership(owners, self._labels.user, announced=closes is not None)
+        self._counters = Counters()
+        self._settings = Settings()
+        self._checked: dict[int, int] = {}
+        self._unexplained = Unexplained(owners) if owners and choice == EVERYTHING else None
+        self._closed: dict[int, _Closed] = {}
+        self._closes_dump = Dump()
+        self._new_places: list[int] = []
+        self._gone: list[Changes] = []
+        self._begin(0)
+
+    def close(self) -> None:
+        """Close every socket and descriptor."""
+        if self._closes is not None:
+            self._closes.close()
+        self.places.close()
+        if self._owners is not None:
+            self._owners.close()
+        self._labels.close()
+
+    def warm_up(self) -> None:
+        """Read everything once, unrecorded: the first look at every process is no sample's cost."""
+        self.places.update()
+        self._read_counters("counters", "before", list(self.places))
+        self._counters.restart()
+        self._read_tables(math.inf)
+        if self._owners is not None:
+            self._who.update(self._inodes(), self._now_us(), WARM_UP_BUDGET_S)
+        for key, gathered in self.steps.gathered.items():
+            self._who.observe(key, gathered)
+        if self._closes is not None:
+            self._who.closed(self._closes.take())
+
+    def begin_journal(self) -> None:
+        """Tell again in the next sample what is otherwise only told when it changes."""
+        self._counters.restart()
+
+    def take(self, number: int, *, late_us: int = 0, skipped: int = 0) -> Sample:
+        """Take a sample; it must be written before the next is taken."""
+        sample, log = self._begin(number), self._log
+        boottime_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+        self._find_places()
+        self._read_counters("counters", "before", list(self.places))
+        dumped = self._read_tables(self._places_budget)
+        self._read_owners()
+        self._make_sockets()
+        with log.measured() as cost:
+            sample.batches += self.take_closes(number)
+        self._log_closes(cost, dumped)
+        self._read_counters("counters_after", "after", dumped)
+        self._read_settings()
+        self._add_rows("cgroups", self._labels.cgroups())
+        for inode in self.places.left:  # now that its last events have their interfaces' names
+            self._labels.forget(inode)
+        for row in log.rows:
+            row |= {"late_us": late_us, "skipped": skipped, "boottime_us": boottime_us}
+        self._add_rows("samples", log.rows)
+        return sample
+
+    def take_closes(self, number: int) -> Batches:
+        """Return the close events since the last call, for the sample of this number.
+
+        Where samples are far apart this is also called in between, lest events pile up. What it
+        returns must be written before the next call.
+        """
+        if self._closes is None:
+            return []
+        taken = self._closes.take()
+        self._closes_dump.bytes += taken.dump.bytes
+        self._closes_dump.bad += taken.dump.bad
+        self._closes_dump.count_unknown(taken.dump.unknown)
+        for netns, lost in taken.lost.items():
+            self._closed_in(netns).lost += lost
+        for netns, events in taken.events.items():
+            self._closed_in(netns).events += events
+        count = taken.netns.size
+        if not count:
+            return []
+        columns = taken.columns()
+        owners, opened = self._who.closed(taken)
+        for netns, connections in _counts(taken.netns[opened]):
+            self._closed_in(netns).opened += connections
+        columns |= owners
+        columns |= self._labels.devices(taken.netns, taken.decoder.columns)
+        columns["sample"] = Values(np.full(count, number, np.uint32))
+        return [("closes", self._makers["closes"].make(count, columns))]
+
+    def _begin(self, number: int) -> Sample:
+        self._sample = Sample(number, self._now_us(), unseen=list(self._labels.unseen))
+        self._labels.begin()
+        self._log = StepLog(self._now_us)
+        return self._sample
+
+    def _find_places(self) -> None:
+        with self._log.timed("namespaces", HOST) as row:
+            step = self.places.update()
+            row |= {"source": "proc", "rows": len(self.places)}
+            if step.denied:
+                detail = f"{step.denied} processes whose namespaces may not be seen"
+                row |= {"outcome": "partial", "denied": step.denied, "detail": detail}
+        self._sample.namespaces = len(self.places)
+        for inode in self.places.left:
+            self._who.forget(inode)
+        for namespace in step.vanished:
+            self._gone.append(self._counters.forget(namespace.inode))
+            self._settings.forget(namespace.inode)
+            self._checked.pop(namespace.inode, None)
+        self._add_rows("namespaces", self.places.rows(self._sample.time_us))
+        self._sample.unseen += self.places.take_unseen()
+
+    def _read_counters(self, step: str, phase: str, places: list[Place]) -> None:
+        """Read the counters of namespaces, and what the kernel says they have of sockets."""
+        changes, self._gone = self._gone, []
+        with self._log.timed(step, HOST) as row:
+            row["source"] = "proc"
+            try:
+                changes.append(self._counters.changed(HOST, counters.read_host()))
+            except OSError as error:
+                row |= {"outcome": "error", "errno": error.errno, "detail": error.strerror}
+            else:
+                row |= _counted(changes[-1])
+        with self._log.measured() as cost:
+            every = self.places.each(places, lambda _: counters.read_namespace())
+        cost["cpu_us"] //= max(len(places), 1)
+        for place, files in zip(places, every, strict=True):
+            if isinstance(files, OSError):
+                place.in_use = {}
+                facts: Row = {"outcome": "error", "errno": files.errno, "detail": files.strerror}
+            else:
+                change = self._counters.changed(place.inode, files)
+                changes.append(change)
+                if phase == "before":
+                    place.in_use = in_use(
+                        *(files.get(name, b"") for name in ("protocols", "sockstat", "sockstat6"))
+                    )
+                facts = _counted(change)
+            self._log.note(step, place.inode, source="proc", **cost | facts)
+        self._add("counters", self._counters.columns(changes, phase))
+
+    def _read_tables(self, budget_s: float) -> list[Place]:
+        """Read the tables of the namespaces whose turn it is; return these."""
+        self.steps.begin()
+        self._new_places = []
+        dumped: list[Place] = []
+        spent = 0.0
+        for place in self.places.in_turn():
+            if place.is_empty:
+                place.inodes = NO_INODES
+                place.dumped = self._sample.number
+                for step in self.steps:
+                    step.skip(place.inode)
+                self._log.note("all", place.inode, outcome="skipped_empty", rows=0)
+                continue
+            others = not place.namespace.home
+            if others and spent and spent + place.cost > budget_s:
+                self._log.note("all", place.inode, outcome="rotated")
+                continue
+            began = time.process_time()
+            self._read_place(place)
+            place.cost = time.process_time() - began
+            if place.dumped < 0:
+                self._new_places.append(place.inode)
+            place.dumped = self._sample.number
+            spent += place.cost if others else 0.0
+            dumped.append(place)
+        self._sample.reading = self._reading()
+        return dumped
+
+    def _reading(self) -> list[Row]:
+        """Return how each table was read so far, and in how many namespaces."""
+        rows: list[Row] = []
+        for step in self.steps:
+            for source in tuple(step.read_in) or (None,):
+                why = step.why if source != "diag" else None
+                count = len(step.read_in.get(source, ())) if source else 0
+                rows.append({"step": step.name, "source": source, "why": why, "namespaces": count})
+        return rows
+
+    def _read_place(self, place: Place) -> None:
+        number, log = self._sample.number, self._log
+        inodes = [NO_INODES]
+        whole = True
+        for step in self.steps:
+            if place.skips(step, number):
+                whole = False
+                step.skip(place.inode)
+                log.note(step.name, place.inode, outcome="skipped_empty", rows=0)
+                continue
+            with log.timed(step.name, place.inode) as row:
+                reading = step.read(place, place.inode, number)
+                row |= _facts(reading)
+                if step.name == "tcp" and reading.source == "diag":
+                    row["opened"] = 0
+            inodes.append(reading.inodes)
+            if step.name in UNCOUNTED:
+                place.uncounted[step.name] = reading.inodes
+            if reading.dump.unknown:
+                counts = self._sample.unknown.setdefault(step.name, {})
+                for kind, count in reading.dump.unknown.items():
+                    counts[kind] = counts.get(kind, 0) + count
+        place.inodes = np.concatenate(inodes)
+        if whole:
+            place.whole = number
+
+    def _inodes(self) -> npt.NDArray[np.uint32]:
+        return np.concatenate([NO_INODES, *(place.inodes for place in self.places)])
+
+    def _read_owners(self) -> None:
+        if self._owners is None:
+            return
+        with self._log.timed("owners", HOST) as row:
+            inodes = self._inodes()
+            step = self._who.update(inodes, self._sample.time_us, self._owners_budget)
+            row |= _owners_facts(step)
+            if step.denied:
+                why = "descriptors are unreadable"
+                self._sample.unseen.append(("owners in some processes", why))
+            if self._unexplained is not None and self.places.complete:
+                before = [part for place in self.places for part in place.uncounted.values()]
+                shown = np.concatenate([inodes, *before])
+                self._add_rows(
+                    "unexplained",
+                    self._unexplained.update(shown, self._sample.number, self.places.oldest),
+                )
+        self._add_rows("owners", self._who.rows(self._sample.time_us))
+
+    def _make_sockets(self) -> None:
+        """Make the rows of all dumps, and count the connections first seen."""
+        sample = self._sample
+        batches = []
+        for key, table in self.steps.gathered.items():
+            owners = self._observe(key, table)
+            if table.rows:
+                batches.append(self._make_table(table, owners))
+        sample.sockets = sum(batch.num_rows for batch in batches)
+        if sample.sockets < MERGED_ROWS and len(batches) > 1:
+            batches = [pa.concat_batches(batches)]
+        sample.batches += [("sockets", batch) for batch in batches]
+
+    def _observe(self, key: str, table: Gathered) -> Arrays:
+        """Return the owner columns of a table."""
+        owners, opened = self._who.observe(key, table)
+        if opened is not None:
+            netns = table.netns()
+            # what is there when a namespace is first seen was opened before
+            opened &= ~np.isin(netns, np.array(self._new_places, np.uint64))
+            for place, count in _counts(netns[opened]):
+                self._log.of(key, place)["opened"] = count
+        return owners
+
+    def _make_table(self, table: Gathered, owners: Arrays) -> pa.RecordBatch:
+        netns = table.netns()
+        columns = table.decoder.rows() | owners | {"netns": Values(netns)}
+        columns |= self._labels.devices(netns, table.decoder.columns)
+        columns |= self._labels.columns(columns)
+        return self._batch("sockets", table.rows, columns)
+
+    def _closed_in(self, netns: int) -> _Closed:
+        return self._closed.setdefault(netns, _Closed())
+
+    def _log_closes(self, cost: Row, dumped: list[Place]) -> None:
+        """Add a row for each namespace that was dumped or had events; the first has the time."""
+        if self._closes is None:
+            return
+        dump, self._closes_dump = self._closes_dump, Dump()
+        if dump.unknown:
+            self._sample.unknown["closes"] = dump.unknown
+        cost["bytes"] = dump.bytes
+        if dump.bad:
+            detail = f"{dump.bad} broken events left out"
+            cost |= {"outcome": "corrupt", "detail": detail}
+        alive = {place.inode for place in dumped}
+        for netns in alive:
+            self._closed_in(netns)  # that none was received is told too
+        for netns, closed in self._closed.items():
+            if not (closed.events or closed.lost or netns in alive):
+                continue
+            self._sample.closes += closed.events
+            self._sample.lost += closed.lost
+            facts: Row = {"rows": closed.events, "opened": closed.opened, "lost": closed.lost}
+            if closed.lost:
+                facts |= {
+                    "outcome": "partial",
+                    "detail": f"{closed.lost} events lost as the buffer was full",
+                }
+            self._log.note("closes", netns, source="diag", **cost | facts)
+            cost = {"t0": cost["t0"], "t1": cost["t1"]}
+        self._closed = {}
+
+    def _read_settings(self) -> None:
+        """Look at the settings of new namespaces, and of those whose turn it is."""
+        number = self._sample.number
+        most = max(1, len(self.places) // SETTINGS_EVERY)
+        due = sorted(self.places, key=lambda place: self._checked.get(place.inode, -SETTINGS_EVERY))
+        due = [
+            place
+            for place in due[: most + NEW_SETTINGS]
+            if number - self._checked.get(place.inode, -SETTINGS_EVERY) >= SETTINGS_EVERY
+        ]
+        changed = []
+        if any(place.namespace.home for place in due) or not number:
+            changed.append((HOST, self._settings.changed(HOST, settings.read_host())))
+        every = self.places.each(due, lambda _: settings.read_namespace())
+        for place, values in zip(due, every, strict=True):
+            self._checked[place.inode] = number
+            if not isinstance(values, OSError):
+                changed.append((place.inode, self._settings.changed(place.inode, values)))
+        self._sample.missing_sysctls = self._settings.missing()
+        self._add("settings", settings.columns(changed))
+
+    def _add(self, table: str, columns: Arrays) -> None:
+        """Add rows to the sample; their number is that of any of the columns."""
+        first = next(iter(columns.values()))
+        count = len(first.data if isinstance(first, Values) else first)
+        if count:
+            self._sample.batches.append((table, self._batch(table, count, columns)))
+
+    def _add_rows(self, table: str, rows: Iterable[Row]) -> None:
+        listed = list(rows)
+        schema = self._makers[table].schema
+        columns = {
+            name: pa.array([row.get(name) for row in listed], schema.field(name).type)
+            for name in schema.names
+            if name not in ("sample", "sample_time")
+        }
+        self._add(table, columns)
+
+    def _batch(self, table: str, count: int, columns: Arrays) -> pa.RecordBatch:
+        sample = {
+            "sample": Values(np.full(count, self._sample.number, np.uint32)),
+            "sample_time": Values(np.full(count, self._sample.time_us, np.int64)),
+        }
+        return self._makers[table].make(count, columns | sample)
+
+
+def _counts(netns: npt.NDArray[np.uint64]) -> list[tuple[int, int]]:
+    """Return how often each namespace occurs."""
+    places, counts = np.unique(netns, return_counts=True)
+    return list(zip(places.tolist(), counts.tolist(), strict=True))
+
+
+def _counted(change: Changes) -> Row:
+    if not change.broken:
+        return {"rows": change.rows}
+    detail = f"{change.broken} lines or values could not be read"
+    return {"rows": change.rows, "outcome": "corrupt", "detail": detail}
+
+
+def _facts(reading: Reading) -> Row:
+    dump = reading.dump
+    return {
+        "source": reading.source,
+        "rows": reading.rows,
+        "bytes": dump.bytes,
+        "outcome": dump.outcome.name,
+        "errno": dump.outcome.errno,
+        "detail": dump.outcome.detail,
+        "repeated": dump.repeated,
+    }
+
+
+def _owners_facts(step: OwnersStep) -> Row:
+    detail = []
+    if step.unresolved:
+        detail.append(f"{step.unresolved} inodes without a process")
+    if step.denied:
+        detail.append(f"{step.denied} processes whose descriptors may not be read")
+    return {
+        "source": "proc",
+        "rows": step.processes,
+        "bytes": 0,
+        "outcome": "partial" if detail else "ok",
+        "detail": ", ".join(detail) or None,
+        "unresolved": step.unresolved,
+        "denied": step.denied,
+        "tables_read": step.tables_read,
+    }

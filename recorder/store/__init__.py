@@ -1,0 +1,1 @@
+"""A recording on the disk: journals, segments, the sealing child, recording.json."""

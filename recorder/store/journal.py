@@ -1,0 +1,224 @@
+"""Journals: the files being written, one Arrow IPC stream per table, and their commits.
+
+The format, and what a reader may rely on, is in docs/recording.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recorder.format.files import journal_name, number_of
+from recorder.format.journal import COMMIT_KEY, CRC_KEY, JournalFile
+from recorder.schema import JOURNAL_SUFFIX, TABLES, Table, journal_schema
+from recorder.store.directory import Directory
+from recorder.wire.columns import Values
+
+_FILE_BUFFER = 1 << 20
+
+
+class BatchMaker:
+    """Makes the record batches of one table, NULL in every column that is not given.
+
+    NULL columns share one buffer of zeros, so that a dump without some attribute costs no memory.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.schema = journal_schema(table)
+        self._zeros = pa.py_buffer(bytes(8 * 4096))
+        self._zero_rows = 4096
+        self._no_words = pa.array([], pa.string())
+
+    def make(self, rows: int, columns: Mapping[str, Values | pa.Array]) -> pa.RecordBatch:
+        """Return a batch of ``rows`` rows; it shares the memory of the values given."""
+        if rows > self._zero_rows:
+            self._zero_rows = 2 * rows
+            self._zeros = pa.py_buffer(bytes(8 * self._zero_rows))
+        bitmaps: dict[int, pa.Buffer] = {}
+        arrays = [
+            self._array(field.type, rows, columns.get(field.name), bitmaps) for field in self.schema
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def _array(
+        self,
+        kind: pa.DataType,
+        rows: int,
+        values: Values | pa.Array | None,
+        bitmaps: dict[int, pa.Buffer],
+    ) -> pa.Array:
+        if values is None:
+            if pa.types.is_dictionary(kind):
+                indices = self._nulls(kind.index_type, rows)
+                return pa.DictionaryArray.from_arrays(indices, self._no_words)
+            return self._nulls(kind, rows)
+        if isinstance(values, pa.Array):
+            return values if values.type == kind else values.cast(kind)
+        data = values.data
+        if data.dtype.byteorder == ">":
+            data = data.byteswap().view(data.dtype.newbyteorder())
+        return pa.Array.from_buffers(
+            kind, rows, [_bitmap(values.valid, bitmaps), pa.py_buffer(np.ascontiguousarray(data))]
+        )
+
+    def _nulls(self, kind: pa.DataType, rows: int) -> pa.Array:
+        return pa.Array.from_buffers(kind, rows, [self._zeros, self._zeros], null_count=rows)
+
+
+def _bitmap(valid: npt.NDArray[np.bool_] | None, bitmaps: dict[int, pa.Buffer]) -> pa.Buffer | None:
+    if valid is None:
+        return None
+    known = bitmaps.get(id(valid))
+    if known is None:
+        known = bitmaps[id(valid)] = pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return known
+
+
+class _Checked:
+    """A file opened for appending that counts and checksums what is written to it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._file: IO[bytes] = os.fdopen(descriptor, "wb", buffering=_FILE_BUFFER)
+        self.start = self.end = 0
+        self._crc = 0
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        self._crc = zlib.crc32(data, self._crc)
+        self._file.write(data)
+        size = memoryview(data).nbytes
+        self.end += size
+        return size
+
+    def take_range(self) -> tuple[int, int, int]:
+        """Return (start, end, CRC-32) of what was written since the last call."""
+        taken = (self.start, self.end, self._crc)
+        self.start, self._crc = self.end, 0
+        return taken
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Make durable what was flushed."""
+        os.fdatasync(self._file.fileno())
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            with contextlib.suppress(OSError):  # what is not committed by now is of no worth
+                self._file.close()
+
+
+class _Stream:
+    def __init__(self, directory: Directory, number: int, table: Table, *, sync: bool) -> None:
+        self.rows = 0  # since the last commit
+        with directory.folder(table.name, make=True) as folder:
+            self.file = _Checked(folder.create(journal_name(number)))
+            if sync:
+                folder.sync()
+        self._sink = pa.PythonFile(self.file, mode="w")
+        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+        self.writer = pa.ipc.new_stream(self._sink, journal_schema(table), options=options)
+
+    def close(self) -> None:
+        # without closing the writer, which would add an end mark no commit covers
+        self.file.close()
+
+
+class Journals:
+    """The open journals of one number; ``commit`` makes a sample part of the recording.
+
+    With ``sync`` a commit returns once the sample is on the disk, else once the kernel has it.
+    """
+
+    def __init__(self, directory: Directory, number: int, *, sync: bool = False) -> None:
+        self.number = number
+        self.rows = 0
+        self._sync = sync
+        with contextlib.ExitStack() as opened:
+            self._streams: dict[str, _Stream] = {}
+            for name, table in TABLES.items():
+                self._streams[name] = _Stream(directory, number, table, sync=sync)
+                opened.callback(self._streams[name].close)
+            if sync:
+                directory.sync()
+            opened.pop_all()
+        self._empty = BatchMaker(TABLES["samples"]).make(0, {})
+
+    @property
+    def size(self) -> int:
+        """Bytes written to all journals of this number."""
+        return sum(stream.file.end for stream in self._streams.values())
+
+    def append(self, table: str, batch: pa.RecordBatch) -> None:
+        """Write one batch; it counts once it is committed."""
+        stream = self._streams[table]
+        stream.writer.write_batch(batch)
+        stream.rows += batch.num_rows
+        self.rows += batch.num_rows
+
+    def commit(self, sample: int) -> None:
+        """Flush the sample's batches of all tables, then write and flush its commit."""
+        samples = self._streams["samples"]
+        rows = {name: stream.rows for name, stream in self._streams.items() if stream.rows}
+        ranges = {name: stream.file.take_range() for name, stream in self._streams.items()}
+        for name, stream in self._streams.items():
+            stream.file.flush()
+            stream.rows = 0
+            if self._sync and ranges[name][0] != ranges[name][1]:
+                stream.file.sync()
+        record = json.dumps(
+            {"sample": sample, "tables": ranges, "rows": rows}, separators=(",", ":")
+        )
+        crc = str(zlib.crc32(record.encode()))
+        samples.writer.write_batch(self._empty, custom_metadata={COMMIT_KEY: record, CRC_KEY: crc})
+        samples.file.take_range()
+        samples.file.flush()
+        if self._sync:
+            samples.file.sync()
+
+    def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+
+
+@contextlib.contextmanager
+def open_journals(directory: Directory, number: int) -> Iterator[dict[str, JournalFile]]:
+    """Open the journals of a number to be read, by table; one that is not there is left out.
+
+    Raises OSError for whatever else goes wrong.
+    """
+    with contextlib.ExitStack() as opened:
+        found = {}
+        for table in TABLES:
+            try:
+                with directory.folder(table) as folder:
+                    path = folder.path / journal_name(number)
+                    found[table] = JournalFile(path, directory=folder.descriptor)
+            except FileNotFoundError:
+                continue
+            opened.callback(found[table].close)
+        yield found
+
+
+def numbers(directory: Directory) -> list[int]:
+    """Return the numbers that have a journal of some table, in order."""
+    found: set[int] = set()
+    for table in TABLES:
+        with contextlib.suppress(FileNotFoundError), directory.folder(table) as folder:
+            found.update(
+                number
+                for name in folder.names()
+                if (number := number_of(name, JOURNAL_SUFFIX)) is not None
+            )
+    return sorted(found)

@@ -1,0 +1,1 @@
+"""Netlink framing, the columns of one dump, bytes to text."""
