@@ -144,6 +144,7 @@ class Engine:
         self._work: _Work | None = None
         self._links: dict[Path, Path] = {}
         self._checker = Checker(threads)
+        self._view_trees: dict[str, str] = {}
         self._told = 0
         self._folder = Folder()
         self._spill = self._folder.path
@@ -204,6 +205,15 @@ class Engine:
         for number, path in enumerate(self.recording.paths):
             self._links[path] = folder / f"{number}.parquet"
             self._links[path].symlink_to(path)
+
+    def _view_tree(self, name: str) -> str:
+        """Return a derived view as the tree that DuckDB makes of it."""
+        if name not in self._view_trees:
+            trees: list[str] = []
+            with closing(self._connection.cursor()) as cursor:
+                _interruptible(cursor, lambda: trees.append(_parse(cursor, derived_views()[name])))
+            self._view_trees[name] = trees[0]
+        return self._view_trees[name]
 
     def news(self) -> tuple[Missing, ...]:
         """Return what is missing of the recording, as far as that was not returned before."""
@@ -297,7 +307,7 @@ class Engine:
         Ctrl-C, an error of the caller or leaving the block early interrupts it.
         """
         trees = [self._checked(query), *self._checked_scope(scope)]
-        self._leave_out_damaged(named_columns(trees, derived_views()))
+        self._leave_out_damaged(named_columns(trees, derived_views(), self._view_tree))
         cursor = self._connection.cursor()
         journals = streams(self.recording)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from recorder.schema import TABLES
@@ -12,60 +12,56 @@ from recorder.schema import TABLES
 Columns = Mapping[str, frozenset[str]]
 
 _PLAIN_FUNCTIONS = frozenset("generate_series json_each json_tree range repeat unnest".split())
-_STAR_IN_TEXT = re.compile(r"(?:\bselect|\bdistinct|,|\.)\s*\*", re.IGNORECASE)
 _EVERY = {name: frozenset(table.names) for name, table in TABLES.items()}
+
+_KNOWN = frozenset(name for names in _EVERY.values() for name in names)
 
 # What is implied wherever rows of these are chosen: by time, or as those of the same socket.
 _IMPLIED = frozenset("cookie netns sample sample_time time valid_from".split())
 
 
-def named_columns(trees: Iterable[str], views: Mapping[str, str]) -> Columns:
+def named_columns(
+    trees: Iterable[str], views: Collection[str], tree_of: Callable[[str], str]
+) -> Columns:
     """Return the columns, by table, that statements name, as DuckDB writes their trees.
 
-    ``views`` gives the SQL of the views that they may name. Where a tree leaves it open, all are.
+    ``views`` are the names of those that they may name, of which ``tree_of`` gives the tree. Where
+    a tree leaves it open, all columns are named.
     """
+    words, named, stars = set[str](), set[str](), set[str]()
+    relations = {*_EVERY, *views, "baseline"}
+    waiting, seen = list(trees), set[str]()
     try:
-        parsed = [json.loads(tree) for tree in trees]
-        words, stars = set[str](), set[str]()
-        for tree in parsed:
+        while waiting:
+            tree = json.loads(waiting.pop())
             for node in _nodes(tree):
-                words.update(v.lower() for v in node.values() if isinstance(v, str))
-                for value in node.values():
-                    if isinstance(value, list):
-                        words.update(v.lower() for v in value if isinstance(v, str))
                 if _leaves_open(node):
                     return _EVERY
-                stars |= _starred(node)
-        if _names_a_row(parsed):
-            return _EVERY
+                words |= _words(node)
+                if node.get("type") == "BASE_TABLE":
+                    named.add(str(node["table_name"]).lower())
+                stars |= _starred(node) | _rows_named(node, relations)
+            more = {name for name in views if name in named} - seen
+            seen |= more
+            waiting += map(tree_of, more)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return _EVERY
-    named = _with_views(words, stars, views)
+    if "baseline" in named:
+        named.add("sockets")
+        stars |= {"sockets"} if "baseline" in stars else set()
     return {
-        name: columns if name in stars else columns & (named | _IMPLIED)
+        name: columns if name in stars else columns & (words | _IMPLIED)
         for name, columns in _EVERY.items()
         if name in named
     }
 
 
-def _with_views(words: set[str], stars: set[str], views: Mapping[str, str]) -> set[str]:
-    """Return the words, and those of the views among them; add to the stars what views star."""
-    named, waiting = set(words), [name for name in views if name in words]
-    seen = set(waiting)
-    while waiting:
-        view = waiting.pop()
-        inner = set(re.findall(r"\w+", views[view].lower()))
-        named |= inner
-        if view in stars or _STAR_IN_TEXT.search(views[view]):
-            stars |= inner & _EVERY.keys()
-        more = {name for name in views if name in inner} - seen
-        seen |= more
-        waiting += more
-    if "baseline" in named:
-        named.add("sockets")
-        if "baseline" in stars:
-            stars.add("sockets")
-    return named
+def _words(node: Mapping[str, Any]) -> set[str]:
+    words = {value.lower() for value in node.values() if isinstance(value, str)}
+    for value in node.values():
+        if isinstance(value, list):
+            words.update(item.lower() for item in value if isinstance(item, str))
+    return words
 
 
 def _nodes(tree: object) -> Iterator[dict[str, Any]]:
@@ -114,14 +110,20 @@ def _own(tree: object) -> Iterator[dict[str, Any]]:
             waiting += node
 
 
-def _names_a_row(trees: Iterable[object]) -> bool:
-    """Tell whether a table is named where a column could be: that is a row of all its columns."""
-    tables, columns = set[str](), set[str]()
-    for tree in trees:
-        for node in _nodes(tree):
-            if node.get("type") == "BASE_TABLE":
-                tables |= {str(node["table_name"]).lower(), str(node["alias"]).lower()}
-            elif node.get("class") == "COLUMN_REF":
-                columns.add(str(node["column_names"][-1]).lower())
-    known = {name for names in _EVERY.values() for name in names}
-    return bool(tables & columns - known)
+def _rows_named(node: Mapping[str, Any], relations: Collection[str]) -> set[str]:
+    """Return the tables of a SELECT named where a column could be: a row of all their columns."""
+    if "select_list" not in node:
+        return set()
+    tables: dict[str, str] = {}
+    for inner in _own(node.get("from_table")):
+        if inner.get("type") == "BASE_TABLE" and str(inner["table_name"]).lower() in relations:
+            name = str(inner["table_name"]).lower()
+            tables |= {name: name, str(inner["alias"]).lower() or name: name}
+    if not tables:
+        return set()
+    columns = {
+        str(inner["column_names"][-1]).lower()
+        for inner in _nodes(node)
+        if inner.get("class") == "COLUMN_REF"
+    }
+    return {tables[name] for name in tables.keys() & columns - _KNOWN}

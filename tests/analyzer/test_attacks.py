@@ -722,7 +722,9 @@ def test_flipped_bits_in_segments_are_known_errors_or_rows(tmp_path: Path) -> No
 def test_flipped_bits_in_journals_leave_samples_out(tmp_path: Path) -> None:
     every_table(tmp_path / "r")
     found = damage(tmp_path / "r", ".arrows", 60, random.Random(42))
-    assert not any(found)
+    # A cut is a sample in flight, and no error; a flipped bit is told.
+    assert sum(map(bool, found)) > 40
+    assert all("behind a damage" in text for text in found if text)
 
 
 def test_commits_of_a_stranger_are_known_errors(tmp_path: Path) -> None:

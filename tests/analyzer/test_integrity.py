@@ -285,7 +285,8 @@ def test_every_command_tells_what_is_missing_and_goes_on(words: list[str], damag
     assert done.exit_code == 0, done.exception
     told = [line for line in done.stderr.splitlines() if line.startswith("sockrec: missing: ")]
     assert any("closes/000003.parquet" in line for line in told)
-    assert any("column state is damaged" in line for line in told)
+    if words != ["info"]:  # which asks nothing of that column
+        assert any("column state is damaged" in line for line in told)
 
 
 def test_verify_says_where_and_ends_with_1(damaged: Path) -> None:
