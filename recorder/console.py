@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import sys
@@ -45,13 +46,16 @@ def write(text: str, patience_s: float = 0.0) -> None:
     """Write to standard error as much as it takes within that time; what fails is left out."""
     data = memoryview(text.encode("utf-8", "backslashreplace"))
     until = time.monotonic() + patience_s
-    # past sys.stderr, whose buffer would keep what could not be written until the process exits
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr:
             sys.stderr.flush()
-    with contextlib.suppress(OSError, ValueError):
-        # Python's standard error may have another number: see analyzer.supervisor
-        number = sys.stderr.fileno() if sys.stderr else STDERR
+        try:
+            # not always 2: see analyzer.supervisor
+            number = sys.stderr.fileno() if sys.stderr else STDERR
+        except io.UnsupportedOperation:  # it is in memory
+            sys.stderr.write(text)
+            return
+        # past sys.stderr, whose buffer would keep what could not be written until the process exits
         ready = select.poll()
         ready.register(number, select.POLLOUT)
         while data and ready.poll(1000 * max(0.0, until - time.monotonic())):

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import analyzer
-from tests.recorder.recorded import record
+from tests.recorder.support.recorded import record
 from tests.workloads.netns import inside, lacking, namespace
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(lacking() is not None, reason=str(lacking()))]

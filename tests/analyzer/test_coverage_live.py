@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import analyzer
-from tests.recorder.recorded import record
+from tests.recorder.support.recorded import record
 from tests.workloads.netns import inode_of, inside, lacking, namespace
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(lacking() is not None, reason=str(lacking()))]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.recorder.ss_oracle import Oracle
+from tests.recorder.support.ss_oracle import Oracle
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ import analyzer
 from recorder.host.cgroups import describe
 from recorder.host.facts import current_netns
 from recorder.schema import TABLES
-from tests.recorder.journals import committed
-from tests.recorder.owners_child import Child
-from tests.recorder.recorded import read, record
-from tests.recorder.sampling import ALONE
+from tests.recorder.support.journals import committed
+from tests.recorder.support.owners_child import Child
+from tests.recorder.support.recorded import read, record
+from tests.recorder.support.sampling import ALONE
 from tests.workloads.netns import MOUNTS, inode_of, lacking, namespace
 
 pytestmark = [

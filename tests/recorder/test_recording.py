@@ -29,7 +29,7 @@ from recorder.recording import Schedule
 from recorder.schema import TABLES
 from recorder.store.directory import Directory, open_list
 from recorder.store.sealer import Sealer
-from tests.recorder.journals import (
+from tests.recorder.support.journals import (
     committed,
     is_sealed,
     journal_path,

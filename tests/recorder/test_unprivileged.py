@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from tests.recorder.recorded import read, record
-from tests.recorder.rows import Row
+from tests.recorder.support.recorded import read, record
+from tests.recorder.support.rows import Row
 from tests.workloads.netns import inode_of, inside, lacking, namespace
 
 pytestmark = [

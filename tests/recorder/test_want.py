@@ -33,8 +33,8 @@ from recorder.host.limits import (
     lack,
     memory_limit,
 )
-from tests.recorder.journals import committed
-from tests.recorder.recorded import read
+from tests.recorder.support.journals import committed
+from tests.recorder.support.recorded import read
 from tests.workloads.netns import lacking, namespace
 
 KB = 1000  # as in ulimit -v

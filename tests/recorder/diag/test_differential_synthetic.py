@@ -16,13 +16,20 @@ from hypothesis import strategies as st
 from recorder.diag.inet_diag import InetDiag
 from recorder.diag.unix_diag import UnixDiag
 from recorder.wire.netlink import Dump, Framing
-from tests.recorder import messages, strategies
-from tests.recorder.messages import InetMessage, Md5Key, UnixMessage, Value, datagrams, tcp_info
-from tests.recorder.rows import Decoder, Row, batch_of, decode, feed
-from tests.recorder.ss_oracle import Oracle
-from tests.recorder.ss_words import COLUMNS, SsRow, parse, timer_range, users
+from tests.recorder.support import messages, strategies
+from tests.recorder.support.messages import (
+    InetMessage,
+    Md5Key,
+    UnixMessage,
+    Value,
+    datagrams,
+    tcp_info,
+)
+from tests.recorder.support.rows import Decoder, Row, batch_of, decode, feed
+from tests.recorder.support.ss_oracle import Oracle
+from tests.recorder.support.ss_words import COLUMNS, SsRow, parse, timer_range, users
 
-DUMPS = Path(__file__).parent / "dumps"
+DUMPS = Path(__file__).parents[1] / "dumps"
 LINUX_6, LINUX_7 = (6, 18), (7, 0)
 
 SOCKET: dict[str, Value] = {

@@ -16,7 +16,7 @@ from recorder.host.namespaces import CURRENT, Namespaces
 from recorder.kernel.places import Places
 from recorder.kernel.tables import ASK_AGAIN, parse_query
 from recorder.sampling.sampler import Sample, Sampler
-from tests.recorder.fake_kernel import FakeKernel, Reply, done, message, row
+from tests.recorder.support.fake_kernel import FakeKernel, Reply, done, message, row
 
 NOW_US = 1_800_000_000_000_000
 

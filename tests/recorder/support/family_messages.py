@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Mapping, Sequence
 
-from tests.recorder.messages import SOCK_DIAG_BY_FAMILY, attribute, message
+from tests.recorder.support.messages import SOCK_DIAG_BY_FAMILY, attribute, message
 
 SKMEM = dict(
     zip(

@@ -23,7 +23,7 @@ from recorder.host.namespaces import (
     NamespacesStep,
     interface_names,
 )
-from tests.recorder.owners_child import Child
+from tests.recorder.support.owners_child import Child
 from tests.workloads.netns import unmount
 
 pytestmark = [
@@ -528,7 +528,7 @@ def test_what_is_not_there_is_said_in_a_line(select: str, message: str) -> None:
 def report(script: str, *arguments: str) -> Any:
     """Run a script that must not be this process; return what it prints as JSON."""
     begin = "import json, os, resource, sys\nfrom recorder.host.namespaces import *\n"
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", begin + script, *arguments],
         cwd=root,

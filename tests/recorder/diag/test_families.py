@@ -29,10 +29,10 @@ from recorder.diag import (
 )
 from recorder.diag.inet_diag import InetDiag, request_v2
 from recorder.diag.sock_diag import NO_UID, SOCK_DIAG_BY_FAMILY
-from tests.recorder import family_messages as made
-from tests.recorder.messages import InetMessage, attribute, tcp_info
-from tests.recorder.rows import Row, decode, decoded, feed, live, release
-from tests.recorder.ss_oracle import kernel_cookie
+from tests.recorder.support import family_messages as made
+from tests.recorder.support.messages import InetMessage, attribute, tcp_info
+from tests.recorder.support.rows import Row, decode, decoded, feed, live, release
+from tests.recorder.support.ss_oracle import kernel_cookie
 
 MPTCP = 262
 SO_COOKIE = 57

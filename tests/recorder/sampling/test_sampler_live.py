@@ -22,10 +22,10 @@ from recorder.kernel.tables import Steps, parse_query
 from recorder.kernel.transport import DiagSocket, connect_diag
 from recorder.sampling import sampler
 from recorder.schema import TABLES
-from tests.recorder.fake_kernel import FakeKernel, done, message, row
-from tests.recorder.owners_child import Child, ProcTree
-from tests.recorder.rows import release
-from tests.recorder.sampling import ALONE, await_closes, rows_of, sampler_of
+from tests.recorder.support.fake_kernel import FakeKernel, done, message, row
+from tests.recorder.support.owners_child import Child, ProcTree
+from tests.recorder.support.rows import release
+from tests.recorder.support.sampling import ALONE, await_closes, rows_of, sampler_of
 from tests.workloads.netns import MOUNTS, inode_of, lacking, namespace
 
 pytestmark = pytest.mark.live

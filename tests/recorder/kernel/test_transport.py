@@ -11,7 +11,7 @@ import pytest
 from recorder.diag.inet_diag import InetDiag
 from recorder.kernel.transport import DATAGRAM, DiagSocket
 from recorder.wire.netlink import Dump
-from tests.recorder.fake_kernel import FakeKernel, Reply, done, message, row
+from tests.recorder.support.fake_kernel import FakeKernel, Reply, done, message, row
 
 
 def dump(*replies: Reply) -> tuple[list[Dump], list[list[int]], FakeKernel]:

@@ -17,7 +17,7 @@ from recorder.store import segment
 from recorder.store.directory import Directory
 from recorder.store.journal import BatchMaker, Journals
 from recorder.wire.columns import Values
-from tests.recorder.journals import (
+from tests.recorder.support.journals import (
     FACTS,
     committed,
     is_sealed,

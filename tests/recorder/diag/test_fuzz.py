@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from recorder.diag.inet_diag import InetDiag
 from recorder.diag.unix_diag import UnixDiag
 from recorder.wire.netlink import HEADER, Framing
-from tests.recorder.rows import Decoder, Row, decode
+from tests.recorder.support.rows import Decoder, Row, decode
 
-DUMPS = Path(__file__).with_name("dumps")
+DUMPS = Path(__file__).parents[1] / "dumps"
 CAPTURED = {name: (DUMPS / f"{name}.bin").read_bytes() for name in ("tcp", "udp4", "udp6", "unix")}
 
 

@@ -16,7 +16,7 @@ import pytest
 from recorder.host.procfs import ProcessDirectory
 from recorder.owners.holders import Inodes
 from recorder.owners.owners import Holders, Owners, OwnersStep, Process
-from tests.recorder.owners_child import Child, ProcTree, inodes
+from tests.recorder.support.owners_child import Child, ProcTree, inodes
 
 pytestmark = pytest.mark.live
 
@@ -469,7 +469,7 @@ def test_an_inode_of_no_process_is_sought_once_more_and_left_to_the_sweep(
 def test_processes_that_may_not_be_read_are_counted(tree: ProcTree, child: Child) -> None:
     inode = child.run("s = socket.socket(); answer = inode(s)")
     tree.path.chmod(0o755)
-    with Child(str(Path(__file__).parents[2])) as nobody:
+    with Child(str(Path(__file__).parents[3])) as nobody:
         answer = nobody.run(
             f"""
 sys.path[:0] = [sys.argv[1], {str(Path(np.__file__).parents[1])!r}]

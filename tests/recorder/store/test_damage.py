@@ -28,7 +28,7 @@ from recorder.format.segments import parse_list, read_list
 from recorder.schema import TABLES, SockrecError
 from recorder.store.directory import Directory, InUseError, open_list
 from recorder.store.recover import recover
-from tests.recorder.journals import (
+from tests.recorder.support.journals import (
     committed,
     is_sealed,
     journal_path,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tests.recorder.ss_words import (
+from tests.recorder.support.ss_words import (
     ARROWS,
     MULTIPATH_NUMBERS,
     OPTION_WORDS,

@@ -15,7 +15,7 @@ from recorder.format.files import FileError
 from recorder.schema import TABLES, SockrecError
 from recorder.store.directory import Directory, DirectoryError
 from recorder.store.recover import recover
-from tests.recorder.journals import numbers, seal, write
+from tests.recorder.support.journals import numbers, seal, write
 
 NOBODY = 65534
 

@@ -29,7 +29,7 @@ from recorder.schema import SOCKETS
 from recorder.store.journal import BatchMaker
 from recorder.wire.columns import Columns, Values
 from recorder.wire.netlink import Dump
-from tests.recorder.rows import Row, public, release
+from tests.recorder.support.rows import Row, public, release
 from tests.workloads import netns
 
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from recorder.diag.sock_diag import SOCK_DIAG_BY_FAMILY
 from recorder.diag.unix_diag import UnixDiag, request_all
 from recorder.host.namespaces import Namespace, Namespaces, interface_names
 from recorder.schema import TCP_INFO
-from tests.recorder.rows import Row, live, release
+from tests.recorder.support.rows import Row, live, release
 from tests.workloads.held import held
 from tests.workloads.keeper import V4, V6, Keeper
 from tests.workloads.netns import inode_of, ip, lacking, namespace

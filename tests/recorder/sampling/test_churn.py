@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.recorder.recorded import read, record
+from tests.recorder.support.recorded import read, record
 from tests.workloads.churn import CLIENT_FIRST, Truth
 from tests.workloads.netns import inode_of, inside, lacking, namespace
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(lacking() is not None, reason=str(lacking()))]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CHURN = str(ROOT / "tests" / "workloads" / "churn.py")
 
 TINY = "2304"

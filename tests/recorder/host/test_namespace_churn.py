@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.recorder.recorded import read, record
-from tests.recorder.rows import Row
+from tests.recorder.support.recorded import read, record
+from tests.recorder.support.rows import Row
 from tests.workloads.namespaces import COMM, PORT, Truth
 from tests.workloads.netns import lacking
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(lacking() is not None, reason=str(lacking()))]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 INTERVAL_S = 0.25
 COUNT = 20
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from tests.recorder.messages import (
+from tests.recorder.support.messages import (
     APP_LIMITED_LENGTH,
     BBR_COLUMNS,
     DCTCP_COLUMNS,

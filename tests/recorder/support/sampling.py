@@ -16,7 +16,7 @@ from recorder.kernel.places import Places
 from recorder.kernel.tables import parse_query
 from recorder.owners.owners import Owners
 from recorder.sampling.sampler import Sample, Sampler
-from tests.recorder.rows import release
+from tests.recorder.support.rows import release
 
 ALONE = """
 import fcntl, struct

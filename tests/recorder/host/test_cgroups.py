@@ -299,7 +299,7 @@ os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 
 print(met.path)
 """
     number = tree.make("a/b")
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     found = subprocess.check_output([sys.executable, "-c", script, str(number)], cwd=root)
     assert found.decode() == f"/{tree.path.name}/a/b\n"
 

@@ -29,7 +29,7 @@ from recorder.owners.holders import Holders
 from recorder.schema import CLOSES
 from recorder.store.journal import BatchMaker
 from recorder.wire.columns import Values
-from tests.recorder.fake_kernel import message, row
+from tests.recorder.support.fake_kernel import message, row
 from tests.workloads.netns import MOUNTS, inode_of, inside, lacking, namespace
 
 pytestmark = pytest.mark.live

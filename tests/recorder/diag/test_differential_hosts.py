@@ -16,10 +16,10 @@ from typing import TypeAlias
 import pyarrow.compute as pc
 import pytest
 
-from tests.recorder.recorded import read, record
-from tests.recorder.rows import Row
-from tests.recorder.ss_oracle import Oracle, kernel_cookie
-from tests.recorder.ss_words import SsRow, users
+from tests.recorder.support.recorded import read, record
+from tests.recorder.support.rows import Row
+from tests.recorder.support.ss_oracle import Oracle, kernel_cookie
+from tests.recorder.support.ss_words import SsRow, users
 from tests.workloads.hosts import Host, two_hosts
 from tests.workloads.keeper import Truth
 from tests.workloads.netns import lacking

@@ -22,9 +22,9 @@ from recorder.kernel.tables import parse_query
 from recorder.owners.owners import Owners
 from recorder.sampling.sampler import Sampler
 from recorder.schema import SOCKETS, public_schema
-from tests.recorder.rows import Row, public, release
-from tests.recorder.ss_oracle import Oracle
-from tests.recorder.ss_words import SsRow, parse
+from tests.recorder.support.rows import Row, public, release
+from tests.recorder.support.ss_oracle import Oracle
+from tests.recorder.support.ss_words import SsRow, parse
 from tests.workloads.held import MD5_KEY, held_by_child
 from tests.workloads.keeper import Truth
 

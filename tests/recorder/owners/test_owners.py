@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from recorder.host.procfs import GONE, ProcessDirectory, parse_stat
 from recorder.owners.holders import Index, Slots, Sockets, distinct, without
 from recorder.owners.owners import Owners, Process
-from tests.recorder.owners_child import Child, inodes
-from tests.recorder.owners_fake_proc import FakeProc, socket_of
+from tests.recorder.support.owners_child import Child, inodes
+from tests.recorder.support.owners_fake_proc import FakeProc, socket_of
 
 SOME_INODES = st.lists(st.integers(0, 40) | st.integers(0, 2**32 - 1), max_size=60)
 TABLES = st.lists(
