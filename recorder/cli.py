@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recorder.console import STDERR, hold_standard_descriptors, tell, write
+from recorder.console import StatusLine, hold_standard_descriptors, tell
 
 if TYPE_CHECKING:
     from recorder.recording import Progress, Result
@@ -25,9 +27,20 @@ class Sync(StrEnum):
     sample = "sample"
 
 
+_EXAMPLES = """\b
+Examples:
+  sockrec record
+      until Ctrl-C, into sockrec-HOST-TIME
+  sockrec record -o incident -i 500ms -d 5m
+      every half second, for five minutes
+  sockrec record -A tcp,udp -- ./load-test --all
+      while a command runs; its exit status is passed on
+  sockrec record --netns current -A '!unix'
+      this network namespace only, all but unix sockets
+"""
+
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MIN_INTERVAL = 0.01
-_CLEAR_LINE = "\r\x1b[K"
 
 
 def duration(text: str) -> float:
@@ -51,6 +64,17 @@ def _interval(text: str) -> float:
     return seconds
 
 
+def _count(least: int, most: int) -> Callable[[str], int]:
+    """Return what reads a whole number of that range."""
+
+    def count(text: str) -> int:
+        if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or not least <= int(text) <= most:
+            raise typer.BadParameter(f"{text!r} is not a whole number from {least:,} to {most:,}")
+        return int(text)
+
+    return count
+
+
 def _default_directory() -> Path:
     import platform
     import time
@@ -61,6 +85,7 @@ def _default_directory() -> Path:
 
 @app.command(
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    epilog=_EXAMPLES,
 )
 def record(
     command: Annotated[
@@ -92,7 +117,14 @@ def record(
         ),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option("-n", "--samples", min=1, help="End after this many samples.")
+        int | None,
+        typer.Option(
+            "-n",
+            "--samples",
+            metavar="N",
+            parser=_count(1, 1 << 53),
+            help="End after this many samples.",
+        ),
     ] = None,
     tables: Annotated[
         list[str] | None,
@@ -113,20 +145,19 @@ def record(
             "in it. May be given several times; the default is all that can be entered.",
         ),
     ] = None,
-    owners: Annotated[
+    no_owners: Annotated[
         bool,
-        typer.Option(" /--no-owners", help="Do not look up the processes that hold the sockets."),
-    ] = True,
-    closes: Annotated[
-        bool, typer.Option(" /--no-closes", help="Do not record when TCP and UDP sockets close.")
-    ] = True,
+        typer.Option("--no-owners", help="Do not look up the processes that hold the sockets."),
+    ] = False,
+    no_closes: Annotated[
+        bool, typer.Option("--no-closes", help="Do not record when TCP and UDP sockets close.")
+    ] = False,
     closes_buffer: Annotated[
         int | None,
         typer.Option(
             "--closes-buffer",
             metavar="BYTES",
-            min=1,
-            max=(1 << 30) - 1,
+            parser=_count(1, (1 << 30) - 1),
             help="Kernel memory for close events, in each namespace; the default is 32 MiB.",
         ),
     ] = None,
@@ -144,6 +175,9 @@ def record(
 
     Times are written 500ms, 1s, 5m. SIGINT, SIGTERM and SIGHUP end the recording cleanly; with a
     COMMAND they are passed on to it.
+
+    The exit status is 0, that of COMMAND, 127 if there is no such command or 126 if it cannot be
+    run; 1 if the recording failed, 2 for a wrong use.
     """
     hold_standard_descriptors()
     argv = tuple(command or ())
@@ -151,8 +185,9 @@ def record(
         import shutil
 
         if shutil.which(argv[0]) is None:
-            tell(f"sockrec: {argv[0]}: no such command")
-            raise typer.Exit(127)
+            there = os.path.dirname(argv[0]) and os.path.exists(argv[0])
+            tell(f"sockrec: {argv[0]}: " + ("cannot be run" if there else "no such command"))
+            raise typer.Exit(126 if there else 127)  # as a shell would
     from recorder.host.limits import Room, check_descriptors
     from recorder.signals import Signals
 
@@ -167,7 +202,7 @@ def record(
         from recorder.host.namespaces import NamespaceError
         from recorder.kernel.tables import QueryError, parse_query
         from recorder.kernel.transport import EVENTS_BUFFER
-        from recorder.recording import Options, Recording
+        from recorder.recording import CommandError, Options, Recording
 
         try:
             choice = parse_query(",".join(tables or ["all"]))
@@ -180,27 +215,31 @@ def record(
             samples=samples,
             choice=choice,
             netns=tuple(netns or ["all"]),
-            owners=owners,
-            closes=closes,
+            owners=not no_owners,
+            closes=not no_closes,
             closes_buffer=closes_buffer or EVENTS_BUFFER,
             command=argv,
             environment=environment,
             sync=sync is Sync.sample,
         )
-        live = os.isatty(STDERR) and not quiet
-        clear = _CLEAR_LINE * live
+        line = StatusLine()
+        status = _Status(line)
 
         def warn(what: str, why: str) -> None:
-            write(clear)
+            line.erase()
             tell(f"sockrec: not recorded: {what}: {why}", patience_s=0)
 
+        # What a command prints goes to the same terminal, and nothing tells when.
+        show = None if quiet or argv else status.show
         try:
-            recording = Recording(options, signals, _show if live else None, warn, room)
-            result = recording.run()
+            result = Recording(options, signals, show, warn, room).run()
         except NamespaceError as error:
             raise typer.BadParameter(str(error), param_hint="--netns") from error
+        except CommandError as error:
+            tell(f"sockrec: {error}")
+            raise typer.Exit(error.status) from error
         finally:
-            write(clear)
+            line.erase()
     if not quiet:
         tell(_summary(result, options.directory))
     for trouble in dict.fromkeys(result.trouble):
@@ -213,42 +252,69 @@ def record(
             "its journals are whole: free the cause and run sockrec recover"
         )
         raise typer.Exit(result.status or 1)
+    if not quiet and result.progress.samples:
+        tell(f"next: sockrec summary {shlex.quote(str(options.directory))}")
     raise typer.Exit(result.status)
 
 
-def _show(progress: Progress) -> None:
-    late = f"{progress.late} late" + f", {progress.skipped} skipped" * bool(progress.skipped)
-    late += f", {progress.lost:,} closes lost" * bool(progress.lost)
-    cpu = 100 * progress.cpu / max(progress.elapsed, 0.1)
-    line = (
-        f"{progress.elapsed:7.0f} s  {progress.samples:,} samples  {progress.sockets:,} sockets  "
-        f"{progress.closes:,} closes  {progress.namespaces:,} namespaces  "
-        f"{progress.bytes / 1e6:,.1f} MB  {cpu:.1f}% CPU  {late}"
-    )
-    try:
-        width = os.get_terminal_size(STDERR).columns
-    except OSError:  # the terminal is gone
-        return
-    # a terminal of no columns is one that does not say how many it has
-    write(f"{_CLEAR_LINE}{line[: (width or 80) - 1]}")
+class _Status:
+    """What the status line says of a recording, sample by sample."""
+
+    def __init__(self, line: StatusLine) -> None:
+        self._line = line
+        self._first: tuple[float, float] | None = None
+
+    def show(self, progress: Progress) -> None:
+        """Show where the recording stands."""
+        # Not what it took to start, nor the first look at all processes: that is over.
+        if self._first is None:
+            self._first = progress.elapsed, progress.cpu
+        elapsed, cpu = progress.elapsed - self._first[0], progress.cpu - self._first[1]
+        parts = [
+            _counted(progress.samples, "sample"),
+            _counted(progress.sockets, "socket"),
+            _counted(progress.closes, "close"),
+            _counted(progress.namespaces, "namespace"),
+            f"{progress.bytes / 1e6:,.1f} MB",
+        ]
+        parts += [f"{100 * cpu / elapsed:.1f}% CPU"] if elapsed > 0 else []
+        self._line.draw("  ".join([f"{progress.elapsed:7.0f} s", *parts, _trouble(progress)]))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + "s" * (number != 1)
+
+
+def _trouble(progress: Progress) -> str:
+    """Return what a user may have to do something about."""
+    parts = [f"{progress.late:,} late"] * bool(progress.late)
+    parts += [f"{progress.skipped:,} skipped"] * bool(progress.skipped)
+    parts += [f"{_counted(progress.lost, 'close')} lost"] * bool(progress.lost)
+    return ", ".join(parts)
 
 
 def _summary(result: Result, directory: Path) -> str:
     progress = result.progress
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    trouble = f", {progress.late} late" * bool(progress.late)
-    trouble += f", {progress.skipped} skipped" * bool(progress.skipped)
-    lost = f" ({progress.lost:,} lost)" * bool(progress.lost)
+    trouble = _trouble(progress)
     return (
-        f"{progress.samples:,} samples{trouble}, {progress.rows:,} socket rows, "
-        f"{progress.closes:,} closes{lost}, "
+        f"{_counted(progress.samples, 'sample')}{f' ({trouble})' * bool(trouble)}, "
+        f"{_counted(progress.rows, 'socket row')}, {_counted(progress.closes, 'close')}, "
         f"{size / 1e6:,.2f} MB in {directory}"
     )
 
 
-@app.command()
+@app.command(
+    epilog="""\b
+Examples:
+  sockrec recover incident
+  sockrec recover --salvage incident
+"""
+)
 def recover(
-    recording: Annotated[Path, typer.Argument(help="The directory of a recording.")],
+    recording: Annotated[
+        Path, typer.Argument(metavar="RECORDING", help="The directory of a recording.")
+    ],
     salvage: Annotated[
         bool,
         typer.Option(

@@ -11,6 +11,8 @@ import time
 
 STDERR = 2
 
+_ERASE = "\r\x1b[K"
+
 PATIENCE_S = 5.0
 """How long a message waits for a reader: of a pipe that is full, or a terminal that was stopped."""
 
@@ -60,3 +62,40 @@ def write(text: str, patience_s: float = 0.0) -> None:
         ready.register(number, select.POLLOUT)
         while data and ready.poll(1000 * max(0.0, until - time.monotonic())):
             data = data[os.write(number, data[:_AT_ONCE]) :]
+
+
+class StatusLine:
+    """A line that is drawn anew at the foot of a terminal, and makes way for all other output.
+
+    In the background the terminal is another's: nothing is drawn there, and nothing erased.
+    """
+
+    def __init__(self) -> None:
+        self._drawn = False
+
+    def draw(self, line: str) -> None:
+        """Show the line in place of the one before, cut to the width of the terminal."""
+        if not in_foreground():
+            self._drawn = False
+            return
+        try:
+            width = os.get_terminal_size(STDERR).columns
+        except OSError:  # the terminal is gone
+            return
+        # a terminal of no columns is one that does not say how many it has
+        write(f"{_ERASE}{line[: (width or 80) - 1]}")
+        self._drawn = True
+
+    def erase(self) -> None:
+        """Leave the place to what is told next."""
+        if self._drawn and in_foreground():
+            write(_ERASE)
+        self._drawn = False
+
+
+def in_foreground() -> bool:
+    """Tell whether standard error is a terminal that this process may draw on now."""
+    try:
+        return os.tcgetpgrp(STDERR) == os.getpgrp()
+    except OSError:  # it does not control this process: no shell has a prompt there
+        return os.isatty(STDERR)

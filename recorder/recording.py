@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -53,7 +54,11 @@ class RecordingError(SockrecError):
 
 
 class CommandError(SockrecError):
-    """The command could not be started."""
+    """The command could not be started; ``status`` is what a shell would exit with."""
+
+    def __init__(self, text: str, *, status: int) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -389,7 +394,10 @@ class Recording:
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             )
         except OSError as error:
-            raise CommandError(f"{command[0]}: cannot run it: {error.strerror}") from error
+            raise CommandError(
+                f"{command[0]}: cannot be run: {error.strerror}",
+                status=127 if error.errno == errno.ENOENT else 126,
+            ) from error
         finally:
             for kind, limits in ours.items():
                 resource.setrlimit(kind, limits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -164,8 +165,9 @@ def test_a_signal_ends_a_recording_cleanly(tmp_path: Path, number: signal.Signal
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert errors.count("\n") == 1
-    assert " samples" in errors
+    told, following = errors.splitlines()
+    assert " samples" in told
+    assert following == f"next: sockrec summary {target}"
     assert facts(target)["exit"] == "signal"
     assert not list(target.rglob("*.arrows"))
     assert len(samples_of(target)) >= 2 * 5
@@ -185,6 +187,27 @@ def test_a_command_that_does_not_exist_is_told_before_anything_is_made(tmp_path:
     assert result.returncode == 127
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "status"),
+    [
+        ("exit 3", 0o644, 126),
+        ("\x7fELF", 0o755, 126),
+        ("#!/nonexistent/interpreter", 0o755, 127),
+        ("#!/bin/sh\nexit 3", 0o755, 3),
+    ],
+)
+def test_a_command_that_cannot_be_run_gives_the_status_of_a_shell(
+    tmp_path: Path, text: str, mode: int, status: int
+) -> None:
+    program = tmp_path / "program"
+    program.write_text(text)
+    program.chmod(mode)
+    result = sockrec("record", "-q", "-o", tmp_path / "r", "--", program)
+    assert result.returncode == status
+    assert (f"sockrec: {program}: cannot be run" in result.stderr) == (status > 100)
+    assert result.stderr.count("\n") == (status > 100)
 
 
 def test_signals_are_forwarded_to_the_command_and_its_end_ends_the_recording(
@@ -277,21 +300,66 @@ def test_an_unprivileged_recorder_says_what_it_could_not_see(tmp_path: Path) -> 
         assert min(row["denied"] for row in owners) > 0
 
 
-def test_a_terminal_shows_a_status_line_and_a_pipe_does_not(tmp_path: Path) -> None:
+def on_terminal(script: str, tmp_path: Path, until: str) -> str:
+    """Run a shell's script on a terminal that controls it; return what is shown up to a text."""
     main, side = pty.openpty()
     termios.tcsetwinsize(side, (24, 120))
     with subprocess.Popen(
-        [sys.executable, "-m", "sockrec", "record", "-n", "3", "-i", "100ms", "-o", tmp_path / "r"],
+        ["bash", "-mc", script, "bash", sys.executable, str(tmp_path / "r")],
+        stdin=side,
+        stdout=side,
         stderr=side,
         env={**os.environ, "TERM": "xterm"},
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     ) as process:
+        os.close(side)
+        shown = ""
+        with contextlib.suppress(OSError):  # nobody has it open any more
+            while until not in shown:
+                shown += os.read(main, 65536).decode()
         process.wait(timeout=30)
-    os.close(side)
-    shown = os.read(main, 65536).decode()
     os.close(main)
-    assert "\x1b[K" in shown
-    assert "sockets" in shown
-    assert "late" in shown
+    assert until in shown
+    return shown
+
+
+def test_a_terminal_shows_a_status_line_that_goes_and_then_what_to_do_next(tmp_path: Path) -> None:
+    script = '"$1" -m sockrec record -n 3 -i 200ms -o "$2"; echo done'
+    shown = on_terminal(script, tmp_path, "done")
+    drawn, last = shown.rsplit("\r\x1b[K", 1)
+    first, second, *_ = drawn.split("\r\x1b[K")[1:]
+    assert re.match(r" +0 s  1 sample  [\d,]+ sockets?  ", first)
+    assert "CPU" not in first  # nothing to measure it by
+    found = re.search(r"2 samples .* ([\d.]+)% CPU", second)
+    assert found is not None
+    assert float(found[1]) <= 100 * (os.cpu_count() or 1)
+    assert re.fullmatch(
+        r"3 samples(?: \([^)]*\))?, [^\n]+\r\nnext: sockrec summary [^\n]+/r\r\ndone\r\n", last
+    )
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        # what a command prints goes to the same terminal
+        '"$1" -m sockrec record -i 100ms -o "$2" -- sh -c "echo begun; sleep 1; echo ended"',
+        # a prompt stands on it
+        '"$1" -m sockrec record -n 5 -i 100ms -o "$2" & sleep 0; echo ended; wait',
+    ],
+    ids=["command", "background"],
+)
+def test_no_status_line_is_drawn_over_the_output_of_others(tmp_path: Path, script: str) -> None:
+    shown = on_terminal(script, tmp_path, "next: ")
+    assert "ended\r\n" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_pipe_is_shown_no_status_line(tmp_path: Path) -> None:
+    result = sockrec("record", "-n", "1", "-o", tmp_path / "r r")
+    assert "\x1b" not in result.stderr
+    assert result.stderr.startswith("1 sample, ")
+    assert result.stderr.endswith(f"next: sockrec summary '{tmp_path / 'r r'}'\n")
 
 
 @pytest.fixture
