@@ -55,10 +55,12 @@ format: $(VENV)/.dev ## let ruff repair what it can
 bench: $(VENV)/.runtime ## measure CPU, bytes and lateness against the targets (minutes)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-docs: $(VENV)/.runtime ## write docs/schema.md, views.md and reports.md from what they describe
+docs: $(VENV)/.runtime ## write schema.md, views.md, reports.md and the man page from what they describe
 	$(BIN)/python docs/generate_schema.py > docs/schema.md.new
 	$(BIN)/python docs/generate_queries.py views > docs/views.md.new
 	$(BIN)/python docs/generate_queries.py reports > docs/reports.md.new
+	$(BIN)/python docs/generate_man.py > docs/sockrec.1.new
+	mv docs/sockrec.1.new docs/sockrec.1
 	for page in schema views reports; do mv docs/$$page.md.new docs/$$page.md || exit; done
 
 wheel: $(VENV)/.dev ## build wheel and sdist and try them without dev packages

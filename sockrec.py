@@ -1,27 +1,125 @@
-"""The command: joins the recorder's and the analyzer's, nothing else."""
+"""The door: ``import sockrec`` for Python, and the command; both join recorder and analyzer.
+
+import sockrec
+
+with sockrec.open("incident") as recording:
+    print(recording.summary())
+    recording.report("churn", by="peer").df()
+    recording.sql("SELECT state, count(*) AS sockets FROM sockets GROUP BY state")
+"""
+
+from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import analyzer.cli
 import recorder.cli
+from analyzer import Analysis, Answer, open
 from analyzer.cli import READING
 from analyzer.supervisor import supervise
 from recorder.console import tell
 from recorder.schema import SockrecError
 
+if TYPE_CHECKING:
+    from analyzer.catalog import CatalogError, ParameterError
+    from analyzer.engine import QueryError
+    from analyzer.recording import RecordingError
+    from analyzer.summary import Summary
+    from analyzer.times import TimeError
+    from analyzer.views import ScopeError
+
+__all__ = [
+    "Analysis",
+    "Answer",
+    "CatalogError",
+    "ParameterError",
+    "QueryError",
+    "RecordingError",
+    "ScopeError",
+    "SockrecError",
+    "Summary",
+    "TimeError",
+    "open",
+]
+
+_LATER = {
+    "CatalogError": "analyzer.catalog",
+    "ParameterError": "analyzer.catalog",
+    "QueryError": "analyzer.engine",
+    "RecordingError": "analyzer.recording",
+    "ScopeError": "analyzer.views",
+    "Summary": "analyzer.summary",
+    "TimeError": "analyzer.times",
+}
+"""What is imported when it is asked for: its module loads what takes a second."""
+
+_WIDEST = 120
+"""Columns of help: longer lines are hard to read."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class Command(TyperCommand):
+    """A command whose help and errors have the words of its metavars, not those of Python's types.
+
+    So that its arguments and numbers need a metavar.
+    """
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        arguments = [p for p in self.get_params(ctx) if p.param_type_name == "argument"]
+        return ["[OPTIONS]", *(str(p.metavar or p.name) for p in arguments)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        told: dict[str, list[tuple[str, str]]] = {"argument": [], "option": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None:
+                continue
+            name, text = record
+            if parameter.param_type_name == "argument":
+                name, text = str(parameter.metavar), text.removesuffix("[required]").rstrip()
+            told[parameter.param_type_name].append((name, text))
+        for kind, records in told.items():
+            if records:
+                with formatter.section(f"{kind.capitalize()}s"):
+                    formatter.write_dl(records)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     help="Record what the sockets of this host are doing, and ask afterwards with SQL.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDEST},
+    epilog="""\b
+Examples:
+  sockrec record -o incident -- ./load-test
+  sockrec summary incident
+  sockrec report churn incident
+
+'sockrec COMMAND --help' has more of each.""",
 )
-app.add_typer(recorder.cli.app)
-app.add_typer(analyzer.cli.app)
+for _part in (recorder.cli.app, analyzer.cli.app):
+    for _command in _part.registered_commands:
+        _command.cls = Command
+    app.add_typer(_part)
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,10 +154,19 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (SockrecError, OSError, MemoryError) as error:
-        tell(f"sockrec: {str(error) or 'no memory was left'}")
+        tell(f"sockrec: {_said(error)}")
+        for note in getattr(error, "__notes__", ()):
+            tell(note)
         if engine := sys.modules.get("analyzer.engine"):
             engine.leave(1)  # at once, should a query run that nothing can stop
         sys.exit(1)
+
+
+def _said(error: Exception) -> str:
+    """Return what an error says; what the system says of a file goes by the file's name."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or "no memory was left"
 
 
 def run() -> None:

@@ -37,8 +37,10 @@ def check_contents(built: Path, reports: set[str]) -> Path:
     (sdist,) = built.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
-    tops = {name.split("/")[0] for name in packed if ".dist-info/" not in name}
+    beside = (".dist-info/", ".data/data/share/man/man1/")
+    tops = {name.split("/")[0] for name in packed if not any(part in name for part in beside)}
     expect(tops == {"sockrec.py", "recorder", "analyzer"}, f"the wheel installs {sorted(tops)}")
+    expect(any(name.endswith("/man1/sockrec.1") for name in packed), "the wheel lacks the man page")
     missing = {"analyzer/py.typed", *(f"analyzer/queries/{name}" for name in reports)} - packed
     expect(not missing, f"the wheel lacks {sorted(missing)}")
     with tarfile.open(sdist) as archive:

@@ -1,20 +1,15 @@
-"""The analyzer: recording -> answers.
-
-import analyzer
-
-with analyzer.open("incident") as recording:
-    recording.summary().table()
-    recording.report("states", interval=10).df()
-    recording.sql("SELECT state, count(*) AS rows FROM sockets GROUP BY state").table()
-"""
+"""The analyzer: recording -> answers. Its door is ``import sockrec``."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
+from itertools import islice
 from typing import TYPE_CHECKING
+
+from analyzer.cells import printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -29,6 +24,11 @@ if TYPE_CHECKING:
     from analyzer.views import Scope
 
 __all__ = ["Analysis", "Answer", "open"]
+
+_SHOWN = 20
+"""Rows that an answer shows of itself."""
+
+_AND_MORE = "and more: .table() or .df() gives all"
 
 
 def open(
@@ -61,16 +61,17 @@ class Analysis:
         self,
         query: str,
         *,
-        start: str | None = None,
-        end: str | None = None,
+        start: str | datetime | None = None,
+        end: str | datetime | None = None,
         where: str | None = None,
         zone: tzinfo = UTC,
     ) -> Answer:
         """Ask one SELECT over the tables of docs/schema.md and the views of docs/views.md.
 
-        ``start`` and ``end`` bound the time as --from and --to do: ISO, in ``zone`` unless it has
-        an offset, ``+30s`` or ``-5m``. ``where`` chooses sockets: one SQL expression over their
-        columns.
+        ``start`` and ``end`` bound the time as --from and --to do: a datetime, or text: ISO,
+        ``22:31`` on a day of the recording, ``+30s`` after its first sample or ``-5m`` before its
+        last. They are in ``zone`` unless they have an offset. ``where`` chooses sockets: one SQL
+        expression over their columns. Raises QueryError, TimeError or ScopeError.
         """
         self.engine.check(query)
         return Answer(self.engine, query, self.scope(start, end, where, zone), {})
@@ -80,8 +81,8 @@ class Analysis:
         name: str | Query,
         /,
         *,
-        start: str | None = None,
-        end: str | None = None,
+        start: str | datetime | None = None,
+        end: str | datetime | None = None,
         where: str | None = None,
         zone: tzinfo = UTC,
         **parameters: object,
@@ -96,8 +97,8 @@ class Analysis:
     def summary(
         self,
         *,
-        start: str | None = None,
-        end: str | None = None,
+        start: str | datetime | None = None,
+        end: str | datetime | None = None,
         where: str | None = None,
         zone: tzinfo = UTC,
         parameters: Mapping[str, object] | None = None,
@@ -133,23 +134,33 @@ class Analysis:
         self.close()
 
     def scope(
-        self, start: str | None, end: str | None, where: str | None = None, zone: tzinfo = UTC
+        self,
+        start: str | datetime | None,
+        end: str | datetime | None,
+        where: str | None = None,
+        zone: tzinfo = UTC,
     ) -> Scope:
-        """Return what a query is to be about. Raises ScopeError."""
-        from analyzer.views import Scope, parse_time
+        """Return what a query is to be about. Raises TimeError."""
+        from analyzer.times import Times
+        from analyzer.views import Scope
 
         if start is None and end is None:
             return Scope(where=where)
-        first, last = self.engine.span()
-        return Scope(
-            None if start is None else parse_time(start, first, last, zone),
-            None if end is None else parse_time(end, first, last, zone),
-            where,
-        )
+        return Scope(*Times(*self.engine.span(), zone).bounds(start, end), where)
+
+    def __repr__(self) -> str:
+        recording = self.engine.recording
+        host = recording.facts.get("host")
+        of = f" of {printable(host)}" if isinstance(host, str) else ""
+        closed = ", closed" * self.engine.closed
+        return f"<recording{of} in {printable(str(recording.path))}{closed}>"
 
 
 class Answer:
-    """The rows that a query gives; the query runs each time they are asked for."""
+    """The rows that a query gives: to be iterated as dictionaries, shown, or taken as a table.
+
+    The query runs when they are asked for; ``table``, and all that needs every row, keep them.
+    """
 
     def __init__(
         self,
@@ -162,17 +173,66 @@ class Answer:
         self._query = query
         self._scope = scope
         self._parameters = parameters
+        self._table: pa.Table | None = None
 
     def table(self) -> pa.Table:
         """Return all rows."""
-        return self._engine.table(self._query, self._scope, self._parameters)
+        if self._table is None:
+            self._table = self._engine.table(self._query, self._scope, self._parameters)
+        return self._table
 
     def df(self) -> pd.DataFrame:
-        """Return all rows with Arrow's types, which do not depend on the data."""
+        """Return all rows with Arrow's types: integers stay integers, also where some are missing.
+
+        No type depends on the data.
+        """
         import pandas as pd
 
         frame: pd.DataFrame = self.table().to_pandas(types_mapper=pd.ArrowDtype)
         return frame
+
+    def __len__(self) -> int:
+        length: int = self.table().num_rows
+        return length
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        from analyzer.cells import distinct, rows
+
+        table = self.table()
+        names = distinct(table.column_names)
+        return (dict(zip(names, row, strict=True)) for row in rows(table.to_batches()))
+
+    def __repr__(self) -> str:
+        if self._unread:
+            return "<answer of a recording that is closed>"
+        from analyzer.render import write_plain
+
+        schema, shown, more = self._first()
+        return write_plain(schema, shown) + _AND_MORE * more
+
+    def _repr_html_(self) -> str:
+        from analyzer.cells import html_table
+
+        if self._unread:
+            return f"<pre>{repr(self).replace('<', '&lt;')}</pre>"
+        schema, shown, more = self._first()
+        return html_table(schema.names, shown) + f"<p>{_AND_MORE}</p>" * more
+
+    @property
+    def _unread(self) -> bool:
+        return self._table is None and self._engine.closed
+
+    def _first(self) -> tuple[pa.Schema, list[tuple[object, ...]], bool]:
+        """Return the schema, the first rows, and whether there are more."""
+        from analyzer.cells import rows
+
+        if self._table is not None:
+            schema, found = self._table.schema, rows(self._table.to_batches())
+            shown = list(islice(found, _SHOWN + 1))
+        else:
+            with self.batches() as (schema, batches):
+                shown = list(islice(rows(batches), _SHOWN + 1))
+        return schema, shown[:_SHOWN], len(shown) > _SHOWN
 
     def progress(self) -> float | None:
         """Return the share done of the query that runs, for another thread; None if unknown."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -108,6 +109,29 @@ def plain(value: object) -> object:
         case list() | tuple():
             return [plain(item) for item in value]
     return str(value)
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Return the names with a number added to each that was there before."""
+    found: list[str] = []
+    for name in names:
+        number, one = 1, name
+        while one in found:
+            one, number = f"{name}_{number}", number + 1
+        found.append(one)
+    return found
+
+
+def html_table(names: Sequence[str], shown: Iterable[Sequence[object]]) -> str:
+    """Return rows as a table of HTML, in which no value is markup."""
+    head = "".join(f"<th>{escape(printable(name))}</th>" for name in names)
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td>{escape(NOTHING if v is None else text(v))}</td>" for v in row)
+        + "</tr>"
+        for row in shown
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def csv_text(value: object) -> str:

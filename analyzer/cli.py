@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analyzer.cells import printable
+from analyzer.prose import paragraphs, two_columns, width_of
 from analyzer.render import BINARY, Format
 
 if TYPE_CHECKING:
@@ -31,10 +33,27 @@ READING = frozenset({"info", "report", "sql", "summary", "verify"})
 """The commands that open a recording, which may be a stranger's."""
 
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LEAST_MEMORY = 1 << 20
 _OPENS = "A directory (live, dead or sealed), a zip of one, a glob, or Parquet files of one table."
 
 
-_ENDINGS = {f".{form}": form for form in Format} | {".jsonl": Format.ndjson, ".md": Format.markdown}
+_ENDINGS = {f".{form}": form for form in Format} | {
+    "": Format.table,
+    ".jsonl": Format.ndjson,
+    ".md": Format.markdown,
+    ".txt": Format.table,
+}
+"""The formats by the endings of the files that they are written to."""
+
+_FOUND, _UNKNOWN = 3, 4
+"""What --fail-on makes summary exit with: something was found, or nothing could be told."""
+
+
+class Severity(StrEnum):
+    """What a summary may be made to fail on."""
+
+    warning = "warning"
+    critical = "critical"
 
 
 class Told(StrEnum):
@@ -54,21 +73,51 @@ def _duration(text: str) -> float:
 
 def _memory(text: str) -> str:
     """Return a size as DuckDB takes it."""
+    from analyzer.memory import parse_size
+
     if not re.fullmatch(r"\d{1,9}(?:\.\d{1,9})? ?[KMGT]i?B", text, re.ASCII | re.IGNORECASE):
         raise typer.BadParameter(f"{text!r} is not a size; write 500MB or 2GiB")
+    if parse_size(text) < _LEAST_MEMORY:
+        raise typer.BadParameter(f"{text!r} is too little; write 500MB or 2GiB")
     return text
 
 
+def _number(least: int, most: int) -> Callable[[str], int]:
+    """Return what reads a whole number of that range."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or not least <= int(text) <= most:
+            raise typer.BadParameter(f"{text!r} is not a whole number from {least:,} to {most:,}")
+        return int(text)
+
+    return number
+
+
+def _complete_report(incomplete: str) -> list[tuple[str, str]]:
+    """Return the reports that a word begins, for a shell."""
+    from analyzer.catalog import read_catalog
+
+    return [(q.name, q.title) for q in read_catalog().values() if q.name.startswith(incomplete)]
+
+
 Recordings = Annotated[
-    list[Path], typer.Argument(metavar="RECORDING", help=_OPENS, show_default=False)
+    list[Path], typer.Argument(metavar="RECORDING...", help=_OPENS, show_default=False)
+]
+MaybeRecordings = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[RECORDING...]",
+        help=f"{_OPENS} Without one, the newest recording in or below this directory.",
+        show_default=False,
+    ),
 ]
 From = Annotated[
     str | None,
     typer.Option(
         "--from",
         metavar="TIME",
-        help="Only what was sampled from then on: 2026-11-22T15:04:05 (in the zone of --tz), +30s "
-        "after the first sample, or -5m before the last.",
+        help="Only what was sampled from then on: 2026-11-22T15:04:05, or 15:04 on a day of the "
+        "recording (in the zone of --tz), +30s after the first sample, or -5m before the last.",
     ),
 ]
 To = Annotated[
@@ -102,7 +151,11 @@ Thresholds = Annotated[
 ]
 Top = Annotated[
     int | None,
-    typer.Option(metavar="N", min=0, help="How many rows or series the report lists; 0 is all."),
+    typer.Option(
+        metavar="N",
+        parser=_number(0, 1 << 53),
+        help="How many rows or series the report lists; 0 is all.",
+    ),
 ]
 Zone = Annotated[
     str,
@@ -116,7 +169,9 @@ Form = Annotated[
     Format | None,
     typer.Option(
         "--format",
-        help="How rows are printed: by the ending of --output, else as a table.",
+        metavar="FORMAT",
+        help="How rows are printed: table, csv, json, ndjson, markdown, parquet or arrow; the "
+        "ending of --output says it too.",
         show_default=False,
     ),
 ]
@@ -126,12 +181,17 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="Write this file instead, whole or not at all.",
+        help="Write this file instead, whole or not at all: .csv, .json, .ndjson, .md, .parquet, "
+        ".arrow, or .txt for a table.",
         show_default=False,
     ),
 ]
+Text = Annotated[
+    Told, typer.Option("--format", metavar="FORMAT", help="How it is printed: table or json.")
+]
 Threads = Annotated[
-    int | None, typer.Option(metavar="N", min=1, max=1024, help="Threads to use; all by default.")
+    int | None,
+    typer.Option(metavar="N", parser=_number(1, 1024), help="Threads to use; all by default."),
 ]
 Memory = Annotated[
     str | None,
@@ -164,10 +224,18 @@ def _request(
 ) -> Request:
     """Return what is asked for, or end a wrong use."""
     from analyzer.request import Request
-    from analyzer.zones import ZoneError, find_zone, with_offset
+    from analyzer.zones import ZoneError, find_zone
 
     if form is None:
-        form = _ENDINGS.get(output.suffix.lower() if output else "", Format.table)
+        ending = output.suffix.lower() if output else ""
+        if ending not in _ENDINGS:
+            known = ", ".join(filter(None, _ENDINGS))
+            raise typer.BadParameter(
+                f"{printable(ending)!r} is no ending that tells a format: use one of {known}, or "
+                "say --format",
+                param_hint="--output",
+            )
+        form = _ENDINGS[ending]
     if form in BINARY and output is None and sys.stdout.isatty():
         typer.echo(f"sockrec: {form} is not for a terminal: redirect it, or say -o FILE", err=True)
         raise typer.Exit(2)
@@ -177,8 +245,8 @@ def _request(
         raise typer.BadParameter(printable(str(error)), param_hint="--tz") from error
     return Request(
         recordings=recordings,
-        start=start and with_offset(start, zone),
-        end=end and with_offset(end, zone, latest=True),
+        start=start,
+        end=end,
         where=where,
         zone=zone,
         form=form,
@@ -189,10 +257,58 @@ def _request(
     )
 
 
-@app.command()
+def _named(recordings: Sequence[Path] | None) -> Sequence[Path]:
+    """Return the recordings that are named, else the newest one, and say which that is."""
+    from analyzer.newest import newest
+
+    if recordings:
+        return recordings
+    found = newest(Path())
+    if found is None:
+        raise typer.BadParameter(
+            "name one: none was found in or below this directory", param_hint="RECORDING"
+        )
+    typer.echo(f"sockrec: the newest recording here: {printable(str(found))}", err=True)
+    return [found]
+
+
+@contextmanager
+def _wrong_options() -> Iterator[None]:
+    """Let what is wrong about an option end as a wrong use, and name it."""
+    from analyzer.catalog import ParameterError
+    from analyzer.times import TimeError
+    from analyzer.views import ScopeError
+
+    try:
+        yield
+    except ParameterError as error:
+        raise typer.BadParameter(printable(str(error)), param_hint="--param") from error
+    except TimeError as error:
+        raise typer.BadParameter(printable(str(error)), param_hint=error.option) from error
+    except ScopeError as error:
+        raise typer.BadParameter(printable(str(error)), param_hint="--where") from error
+
+
+@contextmanager
+def _printed() -> Iterator[Callable[[Iterable[str]], None]]:
+    """Give what prints lines, by a pager where they are many."""
+    from analyzer.output import destination
+
+    with destination(None) as out:
+        yield lambda lines: out.writelines(line + "\n" for line in lines)
+
+
+@app.command(
+    short_help="What a recording is, and what could not be seen.",
+    epilog="""\b
+Examples:
+  sockrec info incident
+  sockrec info incident --format json | jq .coverage
+""",
+)
 def info(
-    recording: Recordings,
-    form: Annotated[Told, typer.Option("--format", help="How it is printed.")] = Told.table,
+    recording: MaybeRecordings = None,
+    form: Text = Told.table,
 ) -> None:
     """Tell what a recording is: host, span, samples, rows, and what could not be seen."""
     import json
@@ -200,21 +316,26 @@ def info(
     from analyzer.info import describe
     from analyzer.request import opened
 
-    with opened(recording) as analysis:
+    with opened(_named(recording)) as analysis:
         told = describe(analysis.engine)
-    if form is Told.json:
-        typer.echo(json.dumps(told.facts, indent=2))
-        return
-    lines = told.lines()
-    width = max(len(label) for label, _ in lines)
-    for label, text in lines:
-        typer.echo(f"{label:<{width}}  {text}")
+        with _printed() as say:
+            if form is Told.json:
+                say([json.dumps(told.facts, indent=2)])
+            else:
+                say(two_columns(told.lines(), width_of(sys.stdout)))
 
 
-@app.command()
+@app.command(
+    short_help="Is a recording whole? Exit 1 unless it is.",
+    epilog="""\b
+Examples:
+  sockrec verify incident
+  sockrec verify incident.zip --format json
+""",
+)
 def verify(
     recording: Recordings,
-    form: Annotated[Told, typer.Option("--format", help="How it is printed.")] = Told.table,
+    form: Text = Told.table,
 ) -> None:
     """Check every checksum of a recording, its order and its sums; exit 1 unless it is whole.
 
@@ -241,13 +362,33 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    short_help="What is wrong, worst first, and what to read next.",
+    epilog="""\b
+Examples:
+  sockrec summary
+  sockrec summary incident --from 22:31 --to 22:35 --tz local
+  sockrec summary incident --where "comm = 'nginx'" -p close_wait.age_s=30
+  sockrec summary incident --format json | jq -r '.findings[].sentence'
+  sockrec summary incident --fail-on warning || page-someone
+""",
+)
 def summary(
-    recording: Recordings,
+    recording: MaybeRecordings = None,
     start: From = None,
     end: To = None,
     where: Where = None,
     param: Thresholds = None,
+    fail_on: Annotated[
+        Severity | None,
+        typer.Option(
+            "--fail-on",
+            metavar="SEVERITY",
+            help="Exit with 3 if something as bad as that was found, warning or critical, and with "
+            "4 if nothing could be told.",
+            show_default=False,
+        ),
+    ] = None,
     zone: Zone = "UTC",
     form: Form = None,
     output: Output = None,
@@ -255,37 +396,70 @@ def summary(
     memory: Memory = None,
     timeout: Timeout = None,
 ) -> None:
-    """Tell what is wrong in a recording, worst first, and what to read next."""
-    from analyzer.catalog import ParameterError
+    """Tell what is wrong in a recording, worst first, and what to read next.
 
-    request = _request(recording, start, end, where, zone, form, output, threads, memory, timeout)
-    with request.opened() as opened:
-        try:
-            request.summary(opened, _pairs(param or []))
-        except ParameterError as error:
-            raise typer.BadParameter(printable(str(error)), param_hint="--param") from error
+    With --format json it is one object, which docs/summary.md describes; csv, ndjson and the other
+    formats have a row for each finding.
+
+    The exit status is 0 whatever was found, 1 if it failed, 2 for a wrong use. With --fail-on it is
+    3 if something that bad was found, and 4 if nothing was found because nothing could be checked.
+    """
+    recordings = _named(recording)
+    request = _request(recordings, start, end, where, zone, form, output, threads, memory, timeout)
+    with _wrong_options(), request.opened() as opened:
+        verdict = request.summary(opened, _pairs(param or []))
+    if fail_on is None:
+        return
+    if verdict == "unknown":
+        raise typer.Exit(_UNKNOWN)
+    if verdict == "critical" or verdict == fail_on:
+        raise typer.Exit(_FOUND)
 
 
-@app.command()
+@app.command(
+    short_help="List the reports, or describe one.",
+    epilog="""\b
+Examples:
+  sockrec reports
+  sockrec reports churn
+""",
+)
 def reports(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Describe this one in full.", show_default=False),
+        typer.Argument(
+            metavar="[NAME]",
+            help="Describe this one in full.",
+            show_default=False,
+            autocompletion=_complete_report,
+        ),
     ] = None,
-    form: Annotated[Told, typer.Option("--format", help="How it is printed.")] = Told.table,
+    form: Text = Told.table,
 ) -> None:
     """List the reports, or describe one with its columns and parameters."""
     import json
 
-    from analyzer.catalog import find_report, read_catalog
+    from analyzer.catalog import read_catalog
 
-    found = list(read_catalog().values()) if name is None else [find_report(name)]
-    if form is Told.json:
-        typer.echo(json.dumps([_facts(report) for report in found], indent=2))
-    elif name is None:
-        _echo_pairs([(report.name, report.title) for report in found], indent="")
-    else:
-        _describe(found[0])
+    found = list(read_catalog().values()) if name is None else [_report(name)]
+    width = width_of(sys.stdout)
+    with _printed() as say:
+        if form is Told.json:
+            say([json.dumps([_facts(report) for report in found], indent=2)])
+        elif name is None:
+            say(two_columns([(report.name, report.title) for report in found], width))
+        else:
+            say(_described(found[0], width))
+
+
+def _report(name: str) -> Query:
+    """Return the report of that name, or end a wrong use."""
+    from analyzer.catalog import CatalogError, find_report
+
+    try:
+        return find_report(name)
+    except CatalogError as error:
+        raise typer.BadParameter(printable(str(error)), param_hint="NAME") from error
 
 
 def _facts(report: Query) -> dict[str, object]:
@@ -303,26 +477,45 @@ def _facts(report: Query) -> dict[str, object]:
     }
 
 
-def _describe(report: Query) -> None:
-    typer.echo(f"{printable(report.name)}: {printable(report.title)}\n")
-    for line in report.description.splitlines():
-        typer.echo(printable(line))
-    typer.echo("\ncolumns:")
-    _echo_pairs(list(report.columns.items()))
+def _described(report: Query, width: int | None) -> Iterator[str]:
+    """Yield what a report's header says, for people."""
+    yield f"{printable(report.name)}: {printable(report.title)}"
+    yield ""
+    yield from paragraphs(report.description, width)
+    yield ""
+    yield "columns:"
+    yield from two_columns(list(report.columns.items()), width, "  ")
     if report.params:
-        typer.echo("\nparameters (--param NAME=VALUE):")
-        _echo_pairs([(p.name, f"{p.doc} {p.type}, default {p.default}.") for p in report.params])
+        yield ""
+        yield "parameters (--param NAME=VALUE):"
+        told = [(p.name, f"{p.doc} {p.type}, default {p.default}.") for p in report.params]
+        yield from two_columns(told, width, "  ")
     if report.needs:
-        typer.echo(f"\nneeds: {', '.join(report.needs)}")
+        yield ""
+        yield f"needs: {', '.join(report.needs)}"
 
 
-@app.command()
+@app.command(
+    short_help="Print a report of a recording.",
+    epilog="""\b
+Examples:
+  sockrec report churn
+  sockrec report churn incident --param by=peer --top 5
+  sockrec report connections incident --from +30s --to -10s --where "comm = 'nginx'"
+  sockrec report time_wait incident -o time_wait.csv
+  sockrec report ./mine.sql incident
+""",
+)
 def report(
     name: Annotated[
         str,
-        typer.Argument(help="A report of 'sockrec reports', or a file of your own: ./mine.sql."),
+        typer.Argument(
+            metavar="NAME",
+            help="A report of 'sockrec reports', or a file of your own: ./mine.sql.",
+            autocompletion=_complete_report,
+        ),
     ],
-    recording: Recordings,
+    recording: MaybeRecordings = None,
     start: From = None,
     end: To = None,
     where: Where = None,
@@ -336,19 +529,24 @@ def report(
     timeout: Timeout = None,
 ) -> None:
     """Print a report of a recording."""
-    from analyzer.catalog import CatalogError, find_report
-
-    try:
-        found = find_report(name)
-    except CatalogError as error:
-        raise typer.BadParameter(printable(str(error)), param_hint="NAME") from error
+    found = _report(name)
     given = _given(found, param or [], top)
-    request = _request(recording, start, end, where, zone, form, output, threads, memory, timeout)
-    with request.opened() as opened:
+    recordings = _named(recording)
+    request = _request(recordings, start, end, where, zone, form, output, threads, memory, timeout)
+    with _wrong_options(), request.opened() as opened:
         request.report(opened, found, given)
 
 
-@app.command()
+@app.command(
+    short_help="Ask with one SELECT of SQL, or at a prompt.",
+    epilog="""\b
+Examples:
+  sockrec sql incident 'SELECT peer_addr, max(send_q) FROM sockets GROUP BY ALL'
+  sockrec sql incident --from -5m < query.sql
+  sockrec sql incident
+      a prompt, with history and completion
+""",
+)
 def sql(
     words: Annotated[
         list[str],
@@ -383,7 +581,8 @@ def sql(
             raise typer.BadParameter(
                 "give one, or let a terminal be the output", param_hint="QUERY"
             )
-        with request.opened() as opened:
+        with _wrong_options(), request.opened() as opened:
+            request.scope(opened)
             _converse(request, opened)
         return
     if query is None:
@@ -392,7 +591,7 @@ def sql(
         query = read_query(sys.stdin)
         if not query:
             raise typer.BadParameter("there is none, nor at standard input", param_hint="QUERY")
-    with request.opened() as opened:
+    with _wrong_options(), request.opened() as opened:
         request.sql(opened, query)
 
 
@@ -451,9 +650,3 @@ def _pairs(texts: Sequence[str]) -> dict[str, str]:
             raise ParameterError(f"{text!r} is not NAME=VALUE")
         pairs[name] = value
     return pairs
-
-
-def _echo_pairs(pairs: Sequence[tuple[str, str]], indent: str = "  ") -> None:
-    width = max((len(name) for name, _ in pairs), default=0)
-    for name, text in pairs:
-        typer.echo(f"{indent}{printable(name):<{width}}  {printable(text)}")

@@ -28,6 +28,7 @@ import duckdb
 import pyarrow as pa
 
 from analyzer import landlock
+from analyzer.complaint import complaint
 from analyzer.integrity import Checker, span
 from analyzer.memory import SizeError, default_size, parse_size
 from analyzer.reads import Columns, named_columns
@@ -84,6 +85,10 @@ _NO_MEMORY = re.compile(
     r"Out of Memory Error|bad.?alloc|failed to allocate|malloc of size|realloc of size",
     re.IGNORECASE,
 )
+
+# Of what follows no more is asked than of any other query: that it is one SELECT. With options, as
+# ANALYZE, it is none.
+_EXPLAIN = re.compile(r"\s*(?:--[^\n]*\n\s*)*EXPLAIN\b", re.IGNORECASE)
 
 # DuckDB 2.0 takes 160 MB to see that there is no end to a thousand brackets, and 2.6 GB for 5,000.
 _DEEP = re.compile(r"(?:[-+~!(]\s*){1000}")
@@ -146,6 +151,7 @@ class Engine:
         self._checker = Checker(threads)
         self._view_trees: dict[str, str] = {}
         self._told = 0
+        self.closed = False
         self._folder = Folder()
         self._spill = self._folder.path
         _OPEN.add(self)
@@ -245,12 +251,15 @@ class Engine:
     def check(self, query: str) -> None:
         """Raise QueryError unless the text is exactly one SELECT that only reads what it is given.
 
-        Whatever may be read may be overwritten by COPY, so nothing but SELECT gets through.
+        Whatever may be read may be overwritten by COPY, so nothing but SELECT gets through, and
+        EXPLAIN before one.
         """
         self._checked(query)
 
     def _checked(self, query: str) -> str:
         """Check a query, and return the tree that DuckDB makes of it."""
+        if self.closed:
+            raise QueryError("the recording is closed: open it again")
         try:
             size = len(query.encode())
         except ValueError as error:
@@ -262,10 +271,12 @@ class Engine:
         if _DEEP.search(query):
             raise QueryError("the query is nested too deeply")
         trees: list[str] = []
+        explained = _EXPLAIN.match(query)
+        select = query[explained.end() :] if explained else query
         with closing(self._connection.cursor()) as cursor:
             _interruptible(
                 cursor,
-                lambda: trees.append(_parse(cursor, query)),
+                lambda: trees.append(_parse(cursor, select)),
                 self._timeout,
                 self._ruleset.enter,
             )
@@ -324,7 +335,7 @@ class Engine:
         try:
             yield work.start(), work.batches()
         except duckdb.Error as error:
-            raise _query_error(error) from error
+            raise _query_error(error, query) from error
         finally:
             work.stop()
 
@@ -359,6 +370,7 @@ class Engine:
 
     def close(self) -> None:
         """Remove all files; a query that did not stop keeps the connection until it does."""
+        self.closed = True
         work, self._work = self._work, None
         if work is None or work.ended:
             self._connection.close()
@@ -453,7 +465,7 @@ class _Work:
         except queue.Empty:
             raise QueryError(f"the query took longer than {self._timeout:g} s") from None
         if isinstance(result, BaseException):
-            raise _query_error(result) from result
+            raise _query_error(result, self._query) from result
         return result
 
     def _run(self) -> None:
@@ -560,7 +572,7 @@ def _parse(cursor: duckdb.DuckDBPyConnection, query: str) -> str:
         tree: str
         ((tree,),) = cursor.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
     except duckdb.Error as error:
-        raise _query_error(error) from error
+        raise _query_error(error, query) from error
     return tree
 
 
@@ -629,8 +641,8 @@ def columns_read(cursor: duckdb.DuckDBPyConnection, query: str) -> frozenset[str
         return None
 
 
-def _query_error(error: BaseException) -> BaseException:
-    """Make one line of what DuckDB says."""
+def _query_error(error: BaseException, query: str = "") -> BaseException:
+    """Make one line of what DuckDB says, with notes that show where in the query."""
     if isinstance(error, SockrecError | KeyboardInterrupt):
         return error
     text = re.split(r"\n\s*LINE \d+:", str(error), maxsplit=1)[0]
@@ -650,7 +662,13 @@ def _query_error(error: BaseException) -> BaseException:
             "out of memory: the query needs more than --memory allows: narrow it by --from, --to "
             "or --where, or raise --memory"
         )
-    return QueryError(" ".join(text.split())[:1000] or type(error).__name__)
+    if not isinstance(error, duckdb.Error):
+        return QueryError(" ".join(text.split())[:1000] or type(error).__name__)
+    told = complaint(str(error), query, _refused_functions())
+    made = QueryError(told.text or type(error).__name__)
+    for line in told.place:
+        made.add_note(line)
+    return made
 
 
 def _kind_name(kind: duckdb.StatementType) -> str:

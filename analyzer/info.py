@@ -11,6 +11,7 @@ from pathlib import Path
 from analyzer.catalog import find_report
 from analyzer.engine import Engine
 from analyzer.render import printable
+from analyzer.segment import Missing
 from analyzer.views import WHOLE
 from recorder.schema import TABLES
 
@@ -160,8 +161,8 @@ def describe(engine: Engine, *, now: float | None = None, boot_id: str | None = 
             "host": _text(said.get("host")),
             "kernel": " ".join(_texts([said.get("kernel"), said.get("machine")])) or None,
             "command": " ".join(_texts(said.get("command"))) or None,
-            "first_sample": _iso(first),
-            "last_sample": _iso(last),
+            "first_sample": iso(first),
+            "last_sample": iso(last),
             "span_s": None if first is None or last is None else (last - first) / 1e6,
             "interval_s": None if interval_us is None else interval_us / 1e6,
             "samples": samples["samples"],
@@ -173,7 +174,7 @@ def describe(engine: Engine, *, now: float | None = None, boot_id: str | None = 
             "files": {"segments": len(recording.segments), "journals": len(recording.journals)},
             "namespaces": namespaces if namespaces["found"] else {"found": None, "entered": None},
             "reading": _reading(said.get("reading")),
-            "coverage": _coverage(engine),
+            "coverage": coverage(engine),
             "closes": _one(engine, _CLOSES),
             "unresolved_owners": owners["unresolved"],
             "most_unresolved_owners": owners["most_unresolved"],
@@ -182,16 +183,7 @@ def describe(engine: Engine, *, now: float | None = None, boot_id: str | None = 
             "unknown_attributes": _counts(said.get("unknown_attributes")),
             "missing_sysctls": _texts(said.get("missing_sysctls")),
             "not_seen": _unseen(said.get("unseen")),
-            "missing": [
-                {
-                    "file": lost.what,
-                    "rows": lost.rows,
-                    "first": _iso(lost.first),
-                    "last": _iso(lost.last),
-                    "why": lost.why,
-                }
-                for lost in engine.recording.missing
-            ],
+            "missing": [lost(missing) for missing in engine.recording.missing],
             "left_out": [
                 {"number": rest.number, "bytes": rest.bytes, "why": rest.why or None}
                 for rest in recording.left_out
@@ -275,7 +267,7 @@ def _one(engine: Engine, query: str) -> dict[str, object]:
     return row
 
 
-def _coverage(engine: Engine) -> dict[str, object]:
+def coverage(engine: Engine) -> dict[str, object]:
     """Return what the report coverage says of the whole recording."""
     report = find_report("coverage")
     rows = engine.table(report.sql, WHOLE, report.values({"top": 1})).to_pylist()
@@ -289,7 +281,19 @@ def _boot_id() -> str:
         return ""
 
 
-def _iso(microseconds: int | None) -> str | None:
+def lost(missing: Missing) -> dict[str, object]:
+    """Return what no answer can rest on, in words of facts."""
+    return {
+        "file": missing.what,
+        "rows": missing.rows,
+        "first": iso(missing.first),
+        "last": iso(missing.last),
+        "why": missing.why,
+    }
+
+
+def iso(microseconds: int | None) -> str | None:
+    """Return a moment, in microseconds UTC, as ISO writes it."""
     if microseconds is None:
         return None
     try:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from analyzer.pager import paged
 from recorder.schema import RECORDING_FILE, SockrecError
 
 _MAX_LINKS = 40
@@ -24,14 +25,16 @@ class OutputError(SockrecError):
 def destination(path: Path | None, recordings: Collection[Path] = ()) -> Iterator[TextIO]:
     """Give standard output, or a new file that takes the name ``path`` when the block is done.
 
-    Neither a recording nor anything within one is ever written. A device or a pipe is written as
-    it is. Raises OutputError.
+    On a terminal what is long goes through a pager, whose reader may end the block early. Neither
+    a recording nor anything within one is ever written. A device or a pipe is written as it is.
+    Raises OutputError.
     """
     if path is None:
         # What the locale cannot write must not end in a traceback.
         if reconfigure := getattr(sys.stdout, "reconfigure", None):
             reconfigure(errors="backslashreplace")
-        yield sys.stdout
+        with paged(sys.stdout) as out:
+            yield out
         return
     try:
         _check_links(path)

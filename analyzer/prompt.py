@@ -28,6 +28,8 @@ from prompt_toolkit.shortcuts import clear
 
 from analyzer.cells import printable
 from analyzer.header import Query, parse_query, read_folder
+from analyzer.pager import paged
+from analyzer.prose import two_columns, width_of
 from recorder.schema import SOCKETS, TABLES, SockrecError
 
 COMMANDS = {
@@ -142,6 +144,8 @@ class Prompt:
             print("stopped", file=sys.stderr)
         except SockrecError as error:
             print(f"error: {printable(str(error))}", file=sys.stderr)
+            for note in getattr(error, "__notes__", ()):
+                print(printable(note), file=sys.stderr)
         return True
 
     def _command(self, line: str) -> None:
@@ -171,9 +175,9 @@ class Prompt:
                 raise SockrecError(f"there is no command {name!r}: .help lists them")
 
     def _pairs(self, pairs: Mapping[str, str]) -> None:
-        width = max(map(len, pairs), default=0)
-        for name, text in pairs.items():
-            self._out.write(f"{printable(name):<{width}}  {printable(text)}\n")
+        with paged(self._out) as out:
+            for line in two_columns(list(pairs.items()), width_of(self._out)):
+                out.write(line + "\n")
 
 
 class _Signalled(Exception):

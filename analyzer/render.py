@@ -11,7 +11,7 @@ from enum import StrEnum
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TextIO
 
-from analyzer.cells import NOTHING, csv_text, markdown_text, plain, printable, rows, text
+from analyzer.cells import NOTHING, csv_text, distinct, markdown_text, plain, printable, rows, text
 from analyzer.sparkline import read_chart
 from analyzer.terminal import GAP, PLAIN, Look, Terminal
 from analyzer.zones import UTC_NAME, zoned, zoned_schema
@@ -30,6 +30,7 @@ __all__ = [
     "RenderError",
     "printable",
     "write",
+    "write_plain",
 ]
 
 MAX_TABLE_ROWS = 1_000
@@ -55,6 +56,9 @@ class Format(StrEnum):
     parquet = "parquet"
     arrow = "arrow"
 
+
+_EXPLAINED = ["explain_key", "explain_value"]
+"""The columns of what EXPLAIN gives."""
 
 BINARY = frozenset({Format.parquet, Format.arrow})
 """What no terminal is to be given."""
@@ -112,22 +116,11 @@ def _write_ndjson(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: Tex
 
 
 def _json_lines(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
-    names = _distinct(schema.names)
+    names = distinct(schema.names)
     for row in rows(batches):
         named = dict(zip(names, map(plain, row), strict=True))
         # ASCII only: what a terminal could take for a command is escaped, and nothing is lost.
         yield json.dumps(named, allow_nan=False)
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Return the names with a number added to each that was there before."""
-    found: list[str] = []
-    for name in names:
-        number, distinct = 1, name
-        while distinct in found:
-            distinct, number = f"{name}_{number}", number + 1
-        found.append(distinct)
-    return found
 
 
 def _write_csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: TextIO) -> None:
@@ -173,7 +166,7 @@ def _write_arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: Text
 def _renamed(schema: pa.Schema) -> pa.Schema:
     import pyarrow as pa
 
-    names = _distinct(schema.names)
+    names = distinct(schema.names)
     return pa.schema([f.with_name(name) for f, name in zip(schema, names, strict=True)])
 
 
@@ -197,6 +190,9 @@ def _write_table(
     shown = list(islice(passing, most))
     more = sum(1 for _ in (passing if chart is not None else islice(passing, 1)))
     look.begin()
+    if schema.names == _EXPLAINED:
+        _write_explained(shown, out)
+        return
     names = [printable(name) for name in schema.names]
     if on_terminal:
         terminal = Terminal(out)
@@ -208,7 +204,7 @@ def _write_table(
             return
         terminal.table(names, shown, _flush(schema), look)
     else:
-        _write_plain(names, shown, _flush(schema), out)
+        out.write(write_plain(schema, shown))
     if more:
         print(
             f"sockrec: only the first {most:,} rows are shown; --format csv or json gives all",
@@ -226,20 +222,26 @@ def _flush(schema: pa.Schema) -> list[bool]:
     ]
 
 
-def _write_plain(
-    names: Sequence[str],
-    shown: Sequence[Sequence[object]],
-    right: Sequence[bool],
-    out: TextIO,
-) -> None:
+def write_plain(schema: pa.Schema, shown: Sequence[Sequence[object]]) -> str:
+    """Return rows as a table of plain text, as wide as it needs."""
+    names = [printable(name) for name in schema.names]
     cells = [[NOTHING if value is None else text(value) for value in row] for row in shown]
     widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    lines = []
     for row in chain([names], cells):
         padded = (
             cell.rjust(width) if flush else cell.ljust(width)
-            for cell, width, flush in zip(row, widths, right, strict=True)
+            for cell, width, flush in zip(row, widths, _flush(schema), strict=True)
         )
-        out.write((" " * GAP).join(padded).rstrip() + "\n")
+        lines.append((" " * GAP).join(padded).rstrip() + "\n")
+    return "".join(lines)
+
+
+def _write_explained(shown: Sequence[Sequence[object]], out: TextIO) -> None:
+    """Print a plan as it is drawn, of which a table would make one line."""
+    for _, plan in shown:
+        for line in str(plan).splitlines():
+            out.write(printable(line) + "\n")
 
 
 _WRITERS = {

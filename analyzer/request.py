@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from analyzer.cells import printable
 from analyzer.output import destination
 from analyzer.progress import Bar
+from analyzer.prose import width_of
 from analyzer.render import Format, Look, write
+from analyzer.zones import UTC_NAME
 from recorder.schema import SockrecError
 
 if TYPE_CHECKING:
@@ -59,9 +62,16 @@ class Request:
             timeout=self.timeout,
         )
 
+    def scope(self, opened: Analysis) -> Scope:
+        """Return what is asked about. Raises TimeError."""
+        return opened.scope(self.start, self.end, self.where, ZoneInfo(self.zone))
+
     def sql(self, opened: Analysis, query: str) -> None:
         """Print what a query gives."""
-        answer = opened.sql(query, start=self.start, end=self.end, where=self.where)
+        from analyzer import Answer
+
+        opened.engine.check(query)
+        answer = Answer(opened.engine, query, self.scope(opened), {})
         if not self.show(opened, answer, Look(self.zone)) and sys.stdout.isatty():
             _note("no rows")
         tell_missing(opened)
@@ -71,7 +81,7 @@ class Request:
         from analyzer import Answer
 
         values = report.values(given)  # of any names, which keywords could not have
-        scope = opened.scope(self.start, self.end, self.where)
+        scope = self.scope(opened)
         answer = Answer(opened.engine, report.sql, scope, values)
         _, top = values.get("top", ("BIGINT", 0))
         shown = self.show(opened, answer, Look(self.zone, report.title, report.chart, int(top)))
@@ -82,35 +92,41 @@ class Request:
             _note(f"what rests on it is missing or too low: {why}")
         self._note_unknown(opened)
 
-    def summary(self, opened: Analysis, given: Mapping[str, str]) -> None:
-        """Print what is wrong, in words or as rows."""
-        from shutil import get_terminal_size
-        from zoneinfo import ZoneInfo
+    def summary(self, opened: Analysis, given: Mapping[str, str]) -> str:
+        """Print what is wrong, in words, as one object or as rows; return the verdict."""
+        import json
 
+        from analyzer.account import account, verdict
         from analyzer.summary import lines, summarize
 
         done: list[float] = []
-        scope = opened.scope(self.start, self.end, self.where)
+        scope = self.scope(opened)
         with Bar(lambda: done[-1] if done else None, sys.stderr):
             found = summarize(opened.engine, scope, given, lambda n, of: done.append(n / of))
+            told = account(opened.engine, found, scope) if self.form is Format.json else {}
         with destination(self.output, self._own(opened)) as out:
             if self.form is Format.table:
-                width = get_terminal_size().columns if out.isatty() else None
-                told = lines(
-                    found,
-                    self._again(),
-                    zone=ZoneInfo(self.zone),
-                    width=width,
-                    narrowed=bool(self.start or self.end or self.where),
+                out.writelines(
+                    line + "\n"
+                    for line in lines(
+                        found,
+                        self._again(),
+                        zone=ZoneInfo(self.zone),
+                        width=width_of(out),
+                        narrowed=bool(self.start or self.end or self.where),
+                    )
                 )
-                out.writelines(line + "\n" for line in told)
+            elif self.form is Format.json:
+                out.write(json.dumps(told, indent=2, allow_nan=False) + "\n")
             else:
                 table = found.table()
                 write(table.schema, table.to_batches(), self.form, out, Look(self.zone))
         self._note_unknown(opened)
+        return verdict(found)
 
     def show(self, opened: Analysis, answer: Answer, look: Look) -> int:
         """Print an answer and return how many rows it has."""
+        written = 1  # where the reader of a pager has seen enough
         with (
             _wants_told(),
             Bar(opened.engine.progress, sys.stderr) as bar,
@@ -120,11 +136,14 @@ class Request:
             # A pager may share the terminal with the bar; a file does not.
             if self.output is None:
                 look = replace(look, begin=bar.stop)
-            return write(schema, batches, self.form, out, look)
+            written = write(schema, batches, self.form, out, look)
+        return written
 
     def _again(self) -> str:
         """Return the recording and the scope as a command has them."""
+        zone = None if self.zone == UTC_NAME else self.zone
         scope = [("--from", self.start), ("--to", self.end), ("--where", self.where)]
+        scope += [("--tz", zone)]
         options = [part for name, value in scope if value for part in (name, value)]
         return shlex.join([*map(str, self.recordings), *options])
 
@@ -132,7 +151,7 @@ class Request:
         """Tell what a condition on processes cannot find."""
         if self.where is None or not re.search(r"\b(pid|comm|start_us|owner_by)\b", self.where):
             return
-        scope = opened.scope(self.start, self.end)
+        scope = opened.scope(self.start, self.end, zone=ZoneInfo(self.zone))
         query = "SELECT count(*) AS n FROM closes WHERE connection AND pid IS NULL"
         count = opened.engine.table(query, scope)["n"][0].as_py()
         if count:

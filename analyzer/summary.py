@@ -65,6 +65,8 @@ _HINTS = {
 """Every word of ``needs``, and what to say where nothing tells the reason."""
 
 _NO_SAMPLE = "no sample lies in that time"
+_FEWEST = 2
+_TOO_FEW = "one sample does not show what changes: record for longer"
 _MARGIN = " " * 10
 _ALIKE = 5
 """How many findings of one kind are told in words."""
@@ -119,6 +121,20 @@ class Summary:
         frame: pd.DataFrame = self.table().to_pandas(types_mapper=pd.ArrowDtype)
         return frame
 
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __iter__(self) -> Iterator[Mapping[str, object]]:
+        return iter(self.found)
+
+    def __repr__(self) -> str:
+        return "\n".join(lines(self, None)).rstrip()
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(repr(self))}</pre>"
+
 
 def summarize(
     engine: Engine,
@@ -154,6 +170,10 @@ def summarize(
             for row in rows(table.to_batches())
         )
         checked.append(finding)
+    if checked and sampled(engine, scope)[0] < _FEWEST:  # that nothing was found says nothing
+        seen = {row["finding"] for row in found}
+        unchecked += [Unchecked(f.name, f.title, _TOO_FEW) for f in checked if f.name not in seen]
+        checked = [f for f in checked if f.name in seen]
     return Summary(tuple(sorted(found, key=_order)), tuple(checked), tuple(unchecked))
 
 
@@ -195,7 +215,7 @@ def _filled(engine: Engine, scope: Scope | None = None) -> Mapping[str, int]:
 
 def lines(
     summary: Summary,
-    recording: str,
+    recording: str | None,
     *,
     zone: tzinfo = UTC,
     width: int | None = None,
@@ -203,7 +223,8 @@ def lines(
 ) -> Iterator[str]:
     """Yield the summary in words: each finding with what to read next, then what was checked.
 
-    ``recording`` is how a command names it, and the scope; a ``width`` wraps what is longer;
+    ``recording`` is how a command names it, and the scope, None where there is no command; a
+    ``width`` wraps what is longer;
     ``narrowed`` says that not all of it was looked at. No line can harm a terminal.
     """
     if not summary.found:
@@ -215,7 +236,7 @@ def lines(
         if told[row["finding"]] > _ALIKE:
             continue
         yield from _wrapped(f"{row['severity']!s:<{len(_MARGIN)}}{row['sentence']}", width)
-        command = f"sockrec report {row['report']} {recording}"
+        command = f"sockrec report {row['report']} {recording}" if recording else row["report"]
         yield printable(f"{_MARGIN}{_when(row, zone)} → {command}")
     for finding, count in told.items():
         if count > _ALIKE:
@@ -295,3 +316,14 @@ def _order(row: Mapping[str, object]) -> tuple[object, ...]:
         str(row["netns"]),
         str(row["sentence"]),
     )
+
+
+def sampled(engine: Engine, scope: Scope = WHOLE) -> tuple[int, int | None, int | None]:
+    """Return how many samples are in scope, and the times of the first and last in us UTC."""
+    # A file of sockets alone has no samples.
+    for table in ("samples", "sockets"):
+        query = f"SELECT count(DISTINCT sample) AS n, min(t_us) AS a, max(t_us) AS z FROM {table}"
+        row = engine.table(query, scope).to_pylist()[0]
+        if row["n"]:
+            return row["n"], row["a"], row["z"]
+    return 0, None, None

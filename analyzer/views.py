@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from analyzer.complaint import complaint
 from analyzer.header import parse_query, read_folder
 from analyzer.journal import Journal
 from analyzer.recording import Recording
@@ -30,17 +29,11 @@ _TIME_COLUMN = {"closes": "time", "owners": "valid_from", "namespaces": "valid_f
 _LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
 
-_FURTHEST_US = 1e17
-"""Some three thousand years."""
-
-_RELATIVE = re.compile(r"([+-])(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
 Value = str | int | float | bool
 
 
 class ScopeError(SockrecError):
-    """A time that is not one, or a condition that does not hold for a socket."""
+    """A condition that does not hold for a socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +51,6 @@ class Scope:
 
 
 WHOLE = Scope()
-
-
-def parse_time(text: str, first: int | None, last: int | None, zone: tzinfo = UTC) -> int:
-    """Return microseconds UTC of an ISO time, of ``+30s`` after first or of ``-5m`` before last.
-
-    An ISO time without an offset is one of ``zone``.
-    """
-    relative = _RELATIVE.fullmatch(text)
-    if relative:
-        sign, number, unit = relative.groups()
-        origin = first if sign == "+" else last
-        if origin is None:
-            raise ScopeError(f"{text}: the recording has no sample to count from")
-        micros = float(sign + number) * _SECONDS[unit] * 1_000_000
-        if abs(micros) > _FURTHEST_US:
-            raise ScopeError(f"{text}: is too far away")
-        return origin + round(micros)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ScopeError(
-            f"{text!r} is no time: give 2026-11-22T15:04:05, +30s (after the first sample) or "
-            "-5m (before the last)"
-        ) from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 class Stream:
@@ -263,7 +230,7 @@ def _closes_condition(connection: DuckDBPyConnection, scope: Scope) -> str:
 
 
 def _no_condition(text: str, error: Exception) -> ScopeError:
-    said = " ".join(str(error).split("\n\nLINE")[0].split())
+    said = complaint(str(error), text).text
     return ScopeError(f"{text!r} is no condition on a row of sockets: {said}")
 
 

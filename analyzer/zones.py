@@ -1,4 +1,4 @@
-"""Time zones by their IANA name: of the times that a user gives, and of those that are shown."""
+"""Time zones by their IANA name, and the times of rows in one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import difflib
 import os
 import zoneinfo
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,26 +53,6 @@ def _local_name(variable: str | None, localtime: Path) -> str:
     if _SHARED not in target:
         raise ZoneError("the name of the local time zone is not known: give it, as Europe/Berlin")
     return target.rpartition(_SHARED)[2]
-
-
-def with_offset(text: str, zone: str, *, latest: bool = False) -> str:
-    """Return an ISO time without an offset as one of the zone; any other text as it is.
-
-    A time that the clock shows twice, or skips, as it is put back or forward, means the earliest
-    moment that it can, or the latest.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return text
-    if moment.tzinfo or zone == UTC_NAME:
-        return text
-    info = zoneinfo.ZoneInfo(zone)
-    try:
-        both = [moment.replace(tzinfo=info, fold=fold).astimezone(UTC) for fold in (0, 1)]
-    except OverflowError:
-        return text
-    return (max(both) if latest else min(both)).isoformat()
 
 
 def zoned_schema(schema: pa.Schema, zone: str, *, naive: bool = True) -> pa.Schema:

@@ -84,6 +84,7 @@ def _default_directory() -> Path:
 
 
 @app.command(
+    short_help="Record sockets until -d, -n, Ctrl-C or the end of COMMAND.",
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
     epilog=_EXAMPLES,
 )
@@ -165,6 +166,7 @@ def record(
         Sync,
         typer.Option(
             "--sync",
+            metavar="WHAT",
             help="What is on the disk, power loss or not, before recording goes on: each segment, "
             "or each sample too.",
         ),
@@ -305,11 +307,12 @@ def _summary(result: Result, directory: Path) -> str:
 
 
 @app.command(
+    short_help="Seal what a killed recorder left in journals.",
     epilog="""\b
 Examples:
   sockrec recover incident
   sockrec recover --salvage incident
-"""
+""",
 )
 def recover(
     recording: Annotated[

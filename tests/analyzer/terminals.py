@@ -24,7 +24,7 @@ class Terminal:
             [sys.executable, "-m", "sockrec", *map(str, words)],
             cwd=ROOT,
             env=os.environ
-            | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+            | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "PAGER": "cat"}
             | {name: str(value) for name, value in environ.items()},
             stdin=follower,
             stdout=follower,

@@ -13,6 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import analyzer
+import sockrec
+from analyzer.catalog import FINDING_COLUMNS, read_findings
 from analyzer.cli import app
 from analyzer.engine import Engine
 from analyzer.info import describe
@@ -80,7 +82,6 @@ def test_reports_lists_and_describes_every_report() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("report", "states"),
         ("report", "state", "."),
         ("report", "states", ".", "-p", "interval"),
         ("report", "states", ".", "-p", "interval=soon"),
@@ -98,8 +99,9 @@ def test_reports_lists_and_describes_every_report() -> None:
         ("sql", ".", "SELECT 1", "--tz", "../../etc/passwd"),
         ("reports", "--format", "csv"),
         ("sql", "."),
-        ("info",),
+        ("verify",),
         ("info", ".", "--format", "csv"),
+        ("reports", "nosuch"),
         ("report", "states", ".", "--nosuch"),
     ],
 )
@@ -113,16 +115,147 @@ def test_a_wrong_use_is_status_2(words: tuple[str, ...]) -> None:
     "words",
     [
         ("info", "/nonexistent"),
-        ("reports", "nosuch"),
         ("report", "states", "/etc"),
         ("sql", "{r}", "DROP VIEW sockets"),
-        ("sql", "{r}", "SELECT 1", "--from", "soon"),
     ],
 )
 def test_a_failure_is_a_known_error(words: tuple[str, ...], recording: Path) -> None:
     done = run(*(word.format(r=recording) for word in words))
     assert isinstance(done.exception, SockrecError)
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--from", "soon"), "--from: 'soon' is no time: write 2026-11-22T15:04:05, 15:04"),
+        (("--to", "+9s", "--from", "+9s"), "--from: +9s is not before +9s"),
+        (
+            ("--from", "+9s"),
+            "--from: +9s is after the last sample; the recording lasts from "
+            "2026-11-22 15:04:05 to 15:04:08 UTC",
+        ),
+        (
+            ("--to", "14:00", "--tz", "Europe/Berlin"),
+            "--to: 14:00 is not after the first sample; the recording lasts from "
+            "2026-11-22 16:04:05 to 16:04:08 +01:00",
+        ),
+        (("--where", "nosuch = 1"), "--where: 'nosuch = 1' is no condition on a row of sockets"),
+        (("--where", "1) OR (1"), "--where: "),
+        (("--memory", "1kB"), "'--memory': '1kB' is too little"),
+        (("--memory", "lots"), "'--memory': 'lots' is not a size"),
+        (("--threads", "0"), "'--threads': '0' is not a whole number from 1 to 1,024"),
+        (("--threads", "two"), "'--threads': 'two' is not a whole number"),
+        (("--format", "xml"), "'--format': 'xml' is not one of 'table', 'csv'"),
+        (("-o", "answer.xlsx"), "'.xlsx' is no ending that tells a format: use one of .table, "),
+    ],
+)
+@pytest.mark.parametrize("command", ["sql", "report", "summary"])
+def test_a_wrong_option_is_named(
+    recording: Path, command: str, words: tuple[str, ...], says: str
+) -> None:
+    given = {"sql": (recording, "SELECT 1 FROM sockets"), "report": ("states", recording)}
+    words = (command, *map(str, given.get(command, (recording,))), *words)
+    done = CliRunner().invoke(sockrec.app, words, env={"COLUMNS": "1000"})
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert not re.search("Value error|Input should|Traceback|Errno", done.stderr)
+
+
+def test_times_mean_what_the_zone_says(recording: Path) -> None:
+    query = "SELECT count(DISTINCT sample) AS n FROM sockets"
+    for words, n in [
+        (("--from", "15:04:07"), 2),
+        (("--from", "16:04:07", "--tz", "Europe/Berlin"), 2),
+        (("--from", "15:04", "--to", "15:04:06"), 1),
+        (("--from", "-1s"), 2),
+    ]:
+        assert run("sql", recording, query, *words, "--format", "csv").stdout == f"n\n{n}\n"
+
+
+@pytest.mark.parametrize("command", [("summary",), ("info",), ("report", "states")])
+def test_without_a_recording_the_newest_is_read_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    none = run(*command)
+    assert none.exit_code == 2
+    assert "name one: none was found in or below this directory" in " ".join(none.stderr.split())
+    (tmp_path / "a").mkdir()
+    small(tmp_path / "old", started="2026-11-22T10:00:00.000000Z")
+    small(tmp_path / "a/new", started="2026-11-22T15:04:05.000000Z")
+    done = run(*command)
+    assert done.exit_code == 0
+    assert done.stderr.startswith("sockrec: the newest recording here: a/new\n")
+    assert done.stdout == run(*command, "a/new").stdout
+
+
+def test_explain_shows_the_plan_and_runs_nothing(recording: Path) -> None:
+    done = run("sql", recording, "EXPLAIN SELECT state FROM sockets WHERE pid = 1")
+    assert done.exit_code == 0
+    assert done.stdout.count("\n") > 5
+    assert "pid" in done.stdout
+    for query in ("EXPLAIN ANALYZE SELECT 1", "EXPLAIN COPY (SELECT 1) TO 'x'", "EXPLAIN ;"):
+        assert isinstance(run("sql", recording, query).exception, SockrecError)
+
+
+def test_the_place_of_an_error_is_shown(recording: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sockrec", "sql", recording, 'SELECT 1 FROM sockets\nWHERE x="E"'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        'sockrec: there is no column x\n  WHERE x="E"\n        ^\n'
+        if "column x" in done.stderr
+        else "sockrec: there is no column E; text goes in single quotes: 'E'\n"
+        '  WHERE x="E"\n           ^\n'
+    )
+
+
+def test_fail_on_says_by_the_exit_status_what_was_found(tmp_path: Path) -> None:
+    samples = ROOT / "samples"
+    overflow, storm = (samples / name / "recording" for name in ("accept_overflow", "healthy"))
+    for words, status in [
+        ((overflow,), 0),
+        ((overflow, "--fail-on", "critical"), 3),
+        ((overflow, "--fail-on", "warning"), 3),
+        ((storm, "--fail-on", "warning"), 0),
+        ((storm, "--fail-on", "warning", "--to", "+100ms"), 4),
+    ]:
+        assert run("summary", *words).exit_code == status, words
+    Writer(tmp_path / "empty")
+    assert run("summary", tmp_path / "empty").exit_code == 0
+    assert run("summary", tmp_path / "empty", "--fail-on", "critical").exit_code == 4
+
+
+def test_a_summary_in_json_is_one_object_as_its_page_describes(tmp_path: Path) -> None:
+    sample = ROOT / "samples/accept_overflow/recording"
+    words = ("--from", "+1s", "--where", "local_port = 8081", "--format", "json")
+    found = json.loads(run("summary", sample, *words).stdout)
+    page = (ROOT / "docs/summary.md").read_text()
+    assert list(found) == re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert (found["version"], found["verdict"]) == (1, "critical")
+    assert found["asked"] == {
+        "from": "2026-11-22T22:26:53.453Z",
+        "to": None,
+        "where": "local_port = 8081",
+    }
+    assert found["findings"][0]["finding"] == "accept_queue"
+    assert set(found["findings"][0]) == {"finding", *FINDING_COLUMNS}
+    assert found["span"]["samples"] > 10
+    assert found["coverage"]["share_percent"] > 99
+    assert found["missing"] == []
+    told = {*found["checked"], *(one["finding"] for one in found["could_not_check"])}
+    assert told == set(read_findings())
+    Writer(tmp_path / "empty")
+    empty = json.loads(run("summary", tmp_path / "empty", "--format", "json").stdout)
+    assert (empty["verdict"], empty["checked"], empty["findings"]) == ("unknown", [], [])
+    assert {one["why"] for one in empty["could_not_check"]} == {"no sockets are in it"}
+    assert empty["span"] == {"first": None, "last": None, "samples": 0}
 
 
 def told(path: Path, now: float = NOW, boot_id: str = FACTS["boot_id"]) -> dict[str, str]:
@@ -456,7 +589,7 @@ def test_summary_tells_what_is_wrong_and_what_to_read_next() -> None:
         f"→ sockrec report listen_queues {sample} --from +1s --where 'local_port = 8081'"
     )
     done = run("summary", sample, "--format", "json")
-    assert json.loads(done.stdout)[0]["finding"] == "accept_queue"
+    assert json.loads(done.stdout)["findings"][0]["finding"] == "accept_queue"
     done = run("summary", sample, "--to", "+3s")
     assert done.stdout.startswith("nothing found in the part that was asked for\n")
     done = run("summary", sample, "-p", "accept_queue.nosuch=1")
@@ -527,7 +660,7 @@ def test_a_query_that_fails_leaves_the_file_that_was_there(recording: Path, tmp_
 @pytest.mark.parametrize("name", ["recording.json", "sockets/000001.arrows", "new.csv", "."])
 def test_an_answer_is_not_written_into_the_recording(recording: Path, name: str) -> None:
     before = {path: path.read_bytes() for path in recording.rglob("*") if path.is_file()}
-    done = run("sql", recording, "SELECT 1", "-o", recording / name)
+    done = run("sql", recording, "SELECT 1", "-o", recording / name, "--format", "csv")
     assert isinstance(done.exception, SockrecError)
     after = {path: path.read_bytes() for path in recording.rglob("*") if path.is_file()}
     assert after == before

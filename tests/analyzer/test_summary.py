@@ -232,12 +232,34 @@ def test_a_file_of_sockets_alone_is_checked_for_what_it_can_tell(tmp_path: Path)
 
 def test_a_time_without_a_sample_is_no_healthy_one(tmp_path: Path) -> None:
     whole(tmp_path / "r")
-    found = summary(tmp_path / "r", start="+60s")
+    found = summary(tmp_path / "r", start="+100ms", end="+900ms")
     assert found.found == ()
     assert {u.why for u in found.unchecked} == {"no sample lies in that time"}
     assert next(lines(found, "r")) == "nothing could be checked"
     Writer(tmp_path / "empty")
     assert set(reasons(tmp_path / "empty").values()) == {"no sockets are in it"}
+
+
+def test_one_sample_is_not_called_healthy(tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "samples/healthy/recording"
+    found = summary(path, end="+100ms")
+    assert (found.found, found.checked) == ((), ())
+    assert next(lines(found, "r")) == "nothing could be checked"
+    assert "one sample does not show what changes: record for longer" in {
+        one.why for one in found.unchecked
+    }
+    assert {one.finding for one in found.unchecked} == set(read_findings())
+    both = summary(path, end="+1500ms")
+    assert next(lines(both, "r")) == "nothing found"
+
+
+def test_what_one_sample_shows_is_found(tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "samples/accept_overflow/recording"
+    found = summary(path, start="+20s", end="+20400ms", parameters={"accept_queue.full_samples": 1})
+    names = {row["finding"] for row in found.found}
+    assert names
+    assert {finding.name for finding in found.checked} == names
+    assert not {one.finding for one in found.unchecked} & names
 
 
 # Parameters, scope and order.

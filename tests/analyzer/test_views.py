@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import analyzer
-from analyzer.views import ScopeError, parse_time
+from analyzer.times import TimeError
 from recorder.schema import TABLES, public_schema
 from tests.analyzer.recordings import (
     FACTS,
@@ -27,48 +27,6 @@ from tests.analyzer.recordings import (
     write_segment,
 )
 
-FIRST, LAST = micros(time_of(0)), micros(time_of(3))
-
-
-@pytest.mark.parametrize(
-    ("text", "sample"),
-    [
-        ("2026-11-22T15:04:06", 1),
-        ("2026-11-22 15:04:06", 1),
-        ("2026-11-22T15:04:06Z", 1),
-        ("2026-11-22T16:04:06+01:00", 1),
-        ("+2s", 2),
-        ("+2000ms", 2),
-        ("-1s", 2),
-        ("-0s", 3),
-    ],
-)
-def test_a_time_is_iso_or_counted_from_an_end(text: str, sample: int) -> None:
-    assert parse_time(text, FIRST, LAST) == micros(time_of(sample))
-
-
-def test_units_are_what_record_takes() -> None:
-    assert parse_time("+1.5m", 0, 0) == 90_000_000
-    assert parse_time("+1h", 0, 0) == 3_600_000_000
-    assert parse_time("+1d", 0, 0) == 86_400_000_000
-
-
-@pytest.mark.parametrize("text", ["", "soon", "5s", "+5", "+5 s", "+-5s", "15:04", "+٣s", "1e9"])
-def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ScopeError, match="is no time"):
-        parse_time(text, FIRST, LAST)
-
-
-@pytest.mark.parametrize("text", [f"+{'9' * 400}s", "+99999999999999d", f"-{'9' * 20}h"])
-def test_a_time_beyond_all_calendars_is_refused(text: str) -> None:
-    with pytest.raises(ScopeError, match="too far away"):
-        parse_time(text, FIRST, LAST)
-
-
-def test_an_empty_recording_has_nothing_to_count_from() -> None:
-    with pytest.raises(ScopeError, match="no sample"):
-        parse_time("+5s", None, None)
-
 
 def test_the_scope_is_half_open(tmp_path: Path) -> None:
     small(tmp_path / "r")
@@ -79,8 +37,7 @@ def test_the_scope_is_half_open(tmp_path: Path) -> None:
             (None, "+1s", [0]),
             ("+1s", "+3s", [1, 2]),
             ("-1s", None, [2, 3]),
-            ("+9s", None, []),
-            ("+2s", "+1s", []),
+            ("+1100ms", "+1900ms", []),
         ]:
             for table in ("sockets", "samples"):
                 found = opened.sql(
@@ -111,7 +68,7 @@ def test_what_was_so_before_the_scope_is_in_it(table: str, tmp_path: Path) -> No
             ("+3s", None, [0, 2]),
             ("+1s", "+2s", [0]),
             (None, "+3s", [0, 2]),
-            ("+9s", None, [0, 2]),
+            ("+3s", None, [0, 2]),
         ]:
             found = opened.sql(f"SELECT sample FROM {table} ORDER BY sample", start=start, end=end)
             assert [row["sample"] for row in found.table().to_pylist()] == samples
@@ -288,6 +245,11 @@ def test_counter_values_are_those_that_were_read(
             return sorted(tuple(row.values())[:5] for row in rows)
 
         with analyzer.open(Path(folder) / "r") as opened:
+            try:
+                opened.scope(scope["start"], scope["end"])
+            except TimeError:  # no sample lies there
+                assert within == []
+                return
             assert found(opened, query) == within
             assert found(opened, f"{query} WHERE name = 'a' AND netns = 0") == [
                 row for row in within if row[1] == 0 and row[3] == "a"

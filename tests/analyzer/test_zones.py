@@ -1,4 +1,4 @@
-"""Time zones: names, the times a user gives, days on which the clock is put back or forward."""
+"""Time zones: names, and the times of rows in one."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from analyzer.zones import UTC_NAME, ZoneError, _local_name, find_zone, with_offset, zoned
+from analyzer.zones import UTC_NAME, ZoneError, _local_name, find_zone, zoned
 from analyzer.zones import zoned_schema as schema_of
 
 
@@ -59,28 +59,6 @@ def test_the_local_zone_has_its_iana_name(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
     with pytest.raises(ZoneError, match="no time zone"):
         find_zone("local")
-
-
-@pytest.mark.parametrize(
-    "text", ["+30s", "-5m", "soon", "2026-11-22T15:04:05+05:00", "2026-11-22T15:04:05Z"]
-)
-def test_a_time_that_says_what_it_means_stays(text: str) -> None:
-    assert with_offset(text, "Europe/Berlin") == text
-
-
-def test_a_time_without_an_offset_is_of_the_zone() -> None:
-    assert with_offset("2026-11-22T15:04:05", "Europe/Berlin") == "2026-11-22T14:04:05+00:00"
-    assert with_offset("2026-07-01", "Europe/Berlin") == "2026-06-30T22:00:00+00:00"
-    assert with_offset("2026-11-22T15:04:05", UTC_NAME) == "2026-11-22T15:04:05"
-    assert with_offset("0001-01-01T00:00:00", "Asia/Tokyo") == "0001-01-01T00:00:00"
-
-
-def test_a_time_that_the_clock_shows_twice_or_never_leaves_nothing_out() -> None:
-    twice, never = "2026-10-25T02:30:00", "2026-03-29T02:30:00"
-    assert with_offset(twice, "Europe/Berlin") == "2026-10-25T00:30:00+00:00"
-    assert with_offset(twice, "Europe/Berlin", latest=True) == "2026-10-25T01:30:00+00:00"
-    assert with_offset(never, "Europe/Berlin") == "2026-03-29T00:30:00+00:00"
-    assert with_offset(never, "Europe/Berlin", latest=True) == "2026-03-29T01:30:00+00:00"
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])

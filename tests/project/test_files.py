@@ -1,6 +1,7 @@
 """What must hold for the files of the repository: pins, generated pages, layers, no registry."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -101,9 +102,10 @@ def test_the_registry_pattern_recognises_one() -> None:
 @pytest.mark.parametrize(
     ("page", "command"),
     [
-        ("schema", ["docs/generate_schema.py"]),
-        ("reports", ["docs/generate_queries.py", "reports"]),
-        ("views", ["docs/generate_queries.py", "views"]),
+        ("schema.md", ["docs/generate_schema.py"]),
+        ("reports.md", ["docs/generate_queries.py", "reports"]),
+        ("views.md", ["docs/generate_queries.py", "views"]),
+        ("sockrec.1", ["docs/generate_man.py"]),
     ],
 )
 def test_a_generated_page_is_current(page: str, command: list[str]) -> None:
@@ -115,7 +117,21 @@ def test_a_generated_page_is_current(page: str, command: list[str]) -> None:
         text=True,
         check=True,
     ).stdout
-    assert (ROOT / f"docs/{page}.md").read_text() == printed, "say: make docs"
+    assert (ROOT / "docs" / page).read_text() == printed, "say: make docs"
+
+
+def test_the_man_page_is_one(tmp_path: Path) -> None:
+    if shutil.which("groff") is None:
+        pytest.skip("needs groff")
+    shown = subprocess.run(
+        ["groff", "-man", "-ww", "-Tutf8", "-P-cbou", str(ROOT / "docs/sockrec.1")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stderr == ""
+    for words in ("sockrec summary [OPTIONS] [RECORDING...]", "--fail-on SEVERITY", "PAGER"):
+        assert words in shown.stdout
 
 
 def test_the_reports_are_reached_by_a_link() -> None:
