@@ -47,7 +47,7 @@ def test_a_reader_who_leaves_early_ends_the_query_without_an_error(recording: Pa
 
 
 def test_ctrl_c_waits_for_the_pager(recording: Path) -> None:
-    pager = "trap '' INT; echo begun; cat >/dev/null; echo left"
+    pager = """sh -c 'trap "" INT; echo begun; cat >/dev/null; echo left'"""
     endless = "SELECT range AS n FROM range(1000000000000)"
     terminal = Terminal("sql", recording, endless, "--format", "csv", PAGER=pager)
     try:
