@@ -1,6 +1,7 @@
 """What the command promises as a whole: light help, known errors in one line, documentation."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,33 @@ def test_every_command_has_help(name: str) -> None:
     done = run(name, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"Usage: sockrec {name}")
+
+
+@pytest.mark.parametrize("width", [60, 110])
+@pytest.mark.parametrize(
+    "name", ["record", "recover", "info", "verify", "summary", "report", "sql"]
+)
+def test_help_has_examples_the_width_of_the_terminal_and_no_types_of_python(
+    name: str, width: int
+) -> None:
+    done = run(name, "-h", COLUMNS=str(width))
+    assert done.returncode == 0
+    assert f"  Examples:\n    sockrec {name}" in done.stdout
+    assert not re.search(r"<\w+[ >\[]|list\[|\[required\]", done.stdout)
+    said, _, examples = done.stdout.partition("Examples:")
+    assert width - 25 < max(map(len, said.splitlines())) < width
+    for line in examples.splitlines():
+        assert not line.startswith("    sockrec") or line.startswith(f"    sockrec {name}")
+
+
+def test_a_shell_is_told_commands_reports_and_formats() -> None:
+    for words, wanted in [("su", "summary"), ("report short", "short_lived")]:
+        done = run(
+            _SOCKREC_COMPLETE="complete_bash",
+            COMP_WORDS=f"sockrec {words}",
+            COMP_CWORD=str(len(words.split())),
+        )
+        assert wanted in done.stdout.split(), done.stderr
 
 
 def test_every_command_stands_in_the_readme() -> None:
