@@ -6,6 +6,7 @@
 -- net.core.somaxconn, whichever is less) only helps against short bursts.
 -- """
 -- needs = ["tcp"]
+-- uses = ["left_out", "newborn"]
 --
 -- [params.full_samples]
 -- type = "BIGINT"

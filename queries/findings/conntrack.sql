@@ -5,6 +5,7 @@
 -- connections (churn, peers), shorten net.netfilter.nf_conntrack_tcp_timeout_*, or raise nf_conntrack_max.
 -- """
 -- needs = ["counters"]
+-- uses = ["counter_values"]
 --
 -- [params.percent]
 -- type = "DOUBLE"

@@ -6,6 +6,7 @@
 -- more. Tables that this kernel does not have are no loss.
 -- """
 -- needs = ["samples"]
+-- uses = ["doors", "pace"]
 --
 -- [params.late_percent]
 -- type = "DOUBLE"

@@ -6,6 +6,7 @@
 -- (ulimit -n, LimitNOFILE) only helps if it needs them all. Files and pipes are not counted.
 -- """
 -- needs = ["sockets", "owners", "limits"]
+-- uses = ["grown"]
 --
 -- [params.percent]
 -- type = "DOUBLE"

@@ -7,6 +7,7 @@
 -- where more attempts fail than such probes explain.
 -- """
 -- needs = ["counters"]
+-- uses = ["counter_values"]
 --
 -- [params.percent]
 -- type = "DOUBLE"

@@ -6,6 +6,7 @@
 -- kernel gives up, after a quarter of an hour (net.ipv4.tcp_retries2) or its TCP_USER_TIMEOUT.
 -- """
 -- needs = ["tcp"]
+-- uses = ["pace"]
 --
 -- [params.seconds]
 -- type = "DOUBLE"

@@ -6,6 +6,7 @@
 -- Many of them are peers that vanished, or a server that closes with much still unsent.
 -- """
 -- needs = ["counters"]
+-- uses = ["counter_values"]
 --
 -- [params.percent]
 -- type = "DOUBLE"

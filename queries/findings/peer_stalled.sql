@@ -6,6 +6,7 @@
 -- (reader_stalled) and this is not said again.
 -- """
 -- needs = ["tcp"]
+-- uses = ["pace"]
 --
 -- [params.seconds]
 -- type = "DOUBLE"

@@ -7,6 +7,7 @@
 -- the kernel would take again (net.ipv4.tcp_tw_reuse) does not count.
 -- """
 -- needs = ["tcp", "settings"]
+-- uses = ["port_ranges"]
 --
 -- [params.percent]
 -- type = "DOUBLE"

@@ -6,6 +6,7 @@
 -- all of them live between two samples: they are known by the kernel's announcement of their end.
 -- """
 -- needs = ["closes", "settings"]
+-- uses = ["doors", "port_ranges"]
 --
 -- [params.percent]
 -- type = "DOUBLE"

@@ -6,6 +6,7 @@
 -- limit is the listener's backlog, and net.ipv4.tcp_max_syn_backlog without cookies.
 -- """
 -- needs = ["counters"]
+-- uses = ["counter_values", "doors"]
 --
 -- [params.count]
 -- type = "BIGINT"

@@ -6,6 +6,7 @@
 -- A higher tcp_mem only helps if the memory is there and the queues are wanted.
 -- """
 -- needs = ["counters"]
+-- uses = ["counter_values"]
 --
 -- [params.pressures]
 -- type = "BIGINT"

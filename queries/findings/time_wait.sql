@@ -7,6 +7,7 @@
 -- end close first. Ports that the kernel would take again (net.ipv4.tcp_tw_reuse) do not count.
 -- """
 -- needs = ["tcp", "settings"]
+-- uses = ["counter_values", "doors", "port_ranges"]
 --
 -- [params.percent]
 -- type = "DOUBLE"

@@ -6,6 +6,7 @@
 -- reason (its own filter, a checksum) does not count where the kernel tells them apart.
 -- """
 -- needs = ["udp"]
+-- uses = ["left_out", "newborn"]
 --
 -- [params.datagrams]
 -- type = "BIGINT"
