@@ -18,6 +18,7 @@
 -- ports = "Ports in use."
 -- waiting = "Of these in TIME-WAIT."
 -- reusable = "Of these the kernel would take again; nothing if that was not recorded."
+-- held = "Ports that cannot be taken again now; where it was not recorded, by the kernel's default: reuse over loopback."
 -- most = "Ports of the range; nothing if it was not recorded."
 WITH counts AS (
   SELECT
@@ -43,10 +44,17 @@ levels AS (
   GROUP BY ALL
 )
 SELECT
-  l.ns, l.local_addr, l.peer_addr, l.peer_port, l.sample, l.sample_time, l.pid, l.comm, l.ports, l.waiting,
-  CASE
-    WHEN u.reuse = '1' OR (u.reuse = '2' AND (is_loopback(l.local_addr) OR is_loopback(l.peer_addr))) THEN l.waiting
-    WHEN u.reuse IS NOT NULL THEN 0
-  END AS reusable,
-  l.most
-FROM levels AS l LEFT JOIN tw_reuse AS u USING (ns)
+  ns, local_addr, peer_addr, peer_port, sample, sample_time, pid, comm, ports, waiting,
+  CASE WHEN reuse IS NOT NULL THEN waiting * may_reuse END AS reusable,
+  ports - waiting * may_reuse AS held,
+  most
+FROM (
+  SELECT
+    l.*, u.reuse,
+    CAST(
+      coalesce(u.reuse, '2') = '1'
+        OR (coalesce(u.reuse, '2') = '2' AND (is_loopback(l.local_addr) OR is_loopback(l.peer_addr)))
+      AS INT
+    ) AS may_reuse
+  FROM levels AS l LEFT JOIN tw_reuse AS u USING (ns)
+) AS judged
