@@ -68,6 +68,11 @@ class Parameter:
     doc: str
     choices: tuple[str, ...] = ()
 
+    @property
+    def values(self) -> str:
+        """What it can be, in words."""
+        return f"One of {', '.join(self.choices)}" if self.choices else self.type
+
     def parse(self, text: str) -> str | int | float | bool:
         """Return the value that a user typed. Raises ParameterError."""
         if self.choices and text not in self.choices:

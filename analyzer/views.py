@@ -233,7 +233,7 @@ def _names_of_columns(connection: DuckDBPyConnection, scope: Scope) -> frozenset
 
 
 def _timed(table: Table) -> str:
-    """Return the whole table with the columns made of others, under a name that a condition uses."""
+    """Return the whole table with what is made of it, under a name that a condition may use."""
     return (
         f"(SELECT *, {_made(table)} FROM raw.{table.name}) AS "
         f"{SOCKETS.name if table == CLOSES else table.name}"

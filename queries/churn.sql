@@ -42,7 +42,8 @@
 -- [params.by]
 -- type = "VARCHAR"
 -- default = "process"
--- doc = "process, listener (outgoing: the connections of no listener) or peer; any other word means process."
+-- choices = ["process", "listener", "peer"]
+-- doc = "process, listener (outgoing: the connections of no listener) or peer."
 --
 -- [params.interval]
 -- type = "DOUBLE"

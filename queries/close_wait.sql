@@ -13,7 +13,8 @@
 -- """
 -- needs = ["tcp"]
 -- uses = [
---   "close_waits", "endpoint", "netns_of", "slice_of", "slice_width", "table_reads", "the_only",
+--   "close_waits", "endpoint", "netns_of", "slice_of", "slice_width_by", "table_reads",
+--   "the_only",
 -- ]
 --
 -- [columns]
@@ -36,7 +37,8 @@
 -- [params.by]
 -- type = "VARCHAR"
 -- default = "process"
--- doc = "What a row is: process, socket or time (a process in a slice of the time). Any other word counts as process."
+-- choices = ["process", "socket", "time"]
+-- doc = "What a row is: process, socket or time (a process in a slice of the time)."
 --
 -- [params.interval]
 -- type = "DOUBLE"
@@ -94,11 +96,9 @@ moments AS (
 sliced AS (
   SELECT
     h.holder,
-    CASE
-      -- One slice for all, unless rows are slices.
-      WHEN params.by <> 'time' THEN 0
-      ELSE slice_of(m.t_us, span.start_us, slice_width(span.start_us, span.end_us, params.interval))
-    END AS slice,
+    slice_of(
+      m.t_us, span.start_us, slice_width_by(params.by, span.start_us, span.end_us, params.interval)
+    ) AS slice,
     min(m.sample_time) AS time,
     max_by(coalesce(c.sockets, 0), m.sample) AS sockets, min_by(coalesce(c.sockets, 0), m.sample) AS first,
     max(coalesce(c.sockets, 0)) AS peak, max(c.oldest_us) AS oldest_us,

@@ -10,7 +10,7 @@
 -- a socket lost when it reset its connection is nothing, never 0.
 -- """
 -- needs = ["tcp"]
--- uses = ["larger", "since_opened"]
+-- uses = ["connections", "larger", "since_opened"]
 --
 -- [columns]
 -- comm = "Process that held it last; nothing if it was not found."
@@ -34,7 +34,8 @@
 -- [params.order]
 -- type = "VARCHAR"
 -- default = "duration"
--- doc = "What comes first: duration, bytes (both ways), sent, received, retrans, rtt, queue (the larger of both) or recent (opened last); any other word means duration."
+-- choices = ["duration", "bytes", "sent", "received", "retrans", "rtt", "queue", "recent"]
+-- doc = "What comes first: duration, bytes (both ways), sent, received, retrans, rtt, queue (the larger of both) or recent (opened last)."
 --
 -- [params.top]
 -- type = "BIGINT"

@@ -11,7 +11,7 @@
 -- listeners drop nothing, there a client waits or gets EAGAIN. Unknown is nothing, never 0.
 -- """
 -- needs = ["sockets"]
--- uses = ["counter_growth", "half_open", "handshakes", "listeners"]
+-- uses = ["counter_growth", "half_open", "listeners"]
 --
 -- [columns]
 -- verdict = "overflows, full, drops, fills or ok, as above."
@@ -44,7 +44,7 @@
 -- x = { field = "fill_percent", type = "quantitative" }
 -- y = { field = "local", sort = "-x" }
 -- color = { field = "verdict" }
-WITH handshakes AS (
+WITH unfinished AS (
   SELECT l.ns, l.cookie, h.sample, sum(h.waiting) AS sockets
   FROM listeners AS l JOIN half_open AS h ON h.ns = l.ns AND h.local_port = l.local_port
   WHERE l.local_addr IN (h.local_addr, '0.0.0.0', '::', '*')
@@ -61,7 +61,7 @@ ranked AS (
     ) AS place
   FROM listeners AS l
   CROSS JOIN params
-  LEFT JOIN (SELECT ns, cookie, max(sockets) AS peak FROM handshakes GROUP BY ns, cookie) AS u USING (ns, cookie)
+  LEFT JOIN (SELECT ns, cookie, max(sockets) AS peak FROM unfinished GROUP BY ns, cookie) AS u USING (ns, cookie)
   LEFT JOIN (
     SELECT
       ns,

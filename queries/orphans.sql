@@ -11,7 +11,7 @@
 -- """
 -- needs = ["tcp"]
 -- uses = [
---   "counter_steps", "kernel_orphans", "larger", "max_orphans", "slice_of", "slice_width",
+--   "counter_steps", "kernel_orphans", "larger", "max_orphans", "slice_of", "slice_width_by",
 --   "table_reads",
 -- ]
 --
@@ -41,7 +41,8 @@
 -- [params.by]
 -- type = "VARCHAR"
 -- default = "process"
--- doc = "process: a line per last owner and state; peer: per peer address and state; time: per state and slice of the time. Any other word is taken for process."
+-- choices = ["process", "peer", "time"]
+-- doc = "process: a line per last owner and state; peer: per peer address and state; time: per state and slice of the time."
 --
 -- [params.interval]
 -- type = "DOUBLE"
@@ -80,10 +81,7 @@ orphaned AS (
 slicing AS (
   SELECT
     min(t_us) AS start_us,
-    CASE
-      WHEN any_value(params.by) <> 'time' THEN max(t_us) - min(t_us) + 1
-      ELSE slice_width(min(t_us), max(t_us), any_value(params.interval))
-    END AS wide_us
+    slice_width_by(any_value(params.by), min(t_us), max(t_us), any_value(params.interval)) AS wide_us
   FROM (SELECT t_us FROM moments UNION ALL SELECT t_us FROM orphaned) AS times CROSS JOIN params
 ),
 looks AS (

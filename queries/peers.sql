@@ -32,7 +32,8 @@
 -- [params.order]
 -- type = "VARCHAR"
 -- default = "bytes"
--- doc = "What comes first: bytes (both ways), connections, retrans (segments), rtt (worst), resets or failed; any other word means bytes."
+-- choices = ["bytes", "connections", "retrans", "rtt", "resets", "failed"]
+-- doc = "What comes first: bytes (both ways), connections, retrans (segments), rtt (worst), resets or failed."
 --
 -- [params.top]
 -- type = "BIGINT"

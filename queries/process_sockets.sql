@@ -14,7 +14,7 @@
 -- where these connections are recorded themselves: nothing is counted twice.
 -- """
 -- needs = ["sockets"]
--- uses = ["fd_limits", "process_counts", "slice_of", "slice_width", "table_reads"]
+-- uses = ["fd_limits", "process_counts", "slice_of", "slice_width_by", "table_reads"]
 --
 -- [columns]
 -- time = "First sample of the slice, where by is time; else nothing."
@@ -43,7 +43,8 @@
 -- [params.by]
 -- type = "VARCHAR"
 -- default = "kind"
--- doc = "kind: a line per process, kind of socket and state; process: one per process; time: one per process, kind, state and slice of the time. Any other word is taken for kind."
+-- choices = ["kind", "process", "time"]
+-- doc = "kind: a line per process, kind of socket and state; process: one per process; time: one per process, kind, state and slice of the time."
 --
 -- [params.interval]
 -- type = "DOUBLE"
@@ -76,10 +77,7 @@ seen_whole AS (
 slicing AS (
   SELECT
     min(t_us) AS start_us,
-    CASE
-      WHEN any_value(params.by) <> 'time' THEN max(t_us) - min(t_us) + 1
-      ELSE slice_width(min(t_us), max(t_us), any_value(params.interval))
-    END AS wide_us
+    slice_width_by(any_value(params.by), min(t_us), max(t_us), any_value(params.interval)) AS wide_us
   FROM (SELECT t_us FROM table_reads UNION ALL SELECT t_us FROM counted) AS moments CROSS JOIN params
 ),
 sliced AS (

@@ -37,7 +37,8 @@
 -- [params.by]
 -- type = "VARCHAR"
 -- default = "socket"
--- doc = "What a row is: socket, process or peer (its address). Any other word counts as socket."
+-- choices = ["socket", "process", "peer"]
+-- doc = "What a row is: socket, process or peer (its address)."
 --
 -- [params.top]
 -- type = "BIGINT"

@@ -34,7 +34,8 @@
 -- [params.by]
 -- type = "VARCHAR"
 -- default = "peer"
--- doc = "What a row is: peer (a process and a peer address), process or socket. Any other word counts as peer."
+-- choices = ["peer", "process", "socket"]
+-- doc = "What a row is: peer (a process and a peer address), process or socket."
 --
 -- [params.floor_ms]
 -- type = "DOUBLE"

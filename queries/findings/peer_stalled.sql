@@ -53,8 +53,8 @@ worst AS (
   QUALIFY row_number() OVER (PARTITION BY ns, pid, start_us ORDER BY lasted_us DESC, cookie) = 1
 )
 SELECT
-  CASE WHEN 100.0 * n.share >= p.critical_percent THEN 'critical' ELSE 'warning' END AS severity,
-  CAST(n.share AS DOUBLE) AS score, n.peer AS subject, netns_of(n.ns) AS netns, n.pid, n.comm, n.since, n.until,
+  CASE WHEN 100.0 * n.share >= p.critical_percent THEN 'critical' ELSE 'warning' END AS severity, CAST(n.share AS DOUBLE) AS score,
+  n.peer AS subject, netns_of(n.ns) AS netns, n.pid, n.comm, n.since, n.until,
   CAST(n.lasted_us / 1000000.0 AS DOUBLE) AS measured, CAST(n.patience_us / 1000000.0 AS DOUBLE) AS threshold,
   concat(
     'the peer ', n.peer, ' does not read what ', coalesce(who(n.comm, n.pid), 'an unknown process'),

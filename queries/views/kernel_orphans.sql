@@ -3,6 +3,8 @@
 -- uses = ["counter_values"]
 -- [columns]
 -- sample = "Number of the sample."
+-- sample_time = "When it was begun."
+-- t_us = "The same in microseconds UTC."
 -- orphans = "TCP connections that no process holds any more."
 SELECT sample, min(sample_time) AS sample_time, min(t_us) AS t_us, max(value) AS orphans
 FROM counter_values
