@@ -18,7 +18,7 @@
 -- """
 -- needs = ["tcp", "closes", "counters"]
 -- uses = [
---   "counter_steps", "counter_values", "endpoint", "grown", "process", "services", "slice_of",
+--   "counter_steps", "counter_values", "endpoint", "process", "services", "slice_of",
 --   "slice_width", "was_read",
 -- ]
 --
@@ -167,7 +167,7 @@ series AS (
   UNION ALL
   SELECT 'all' AS who, 0 AS place
 ),
-grown AS (
+openings AS (
   SELECT
     ns, sample,
     sum(growth) FILTER (WHERE name IN ('Tcp.ActiveOpens', 'Tcp.PassiveOpens')) AS opens,
@@ -184,16 +184,16 @@ grown AS (
 ),
 kernel AS (
   SELECT
-    looks.slice, CAST(sum(grown.failed) AS BIGINT) AS failed, CAST(sum(grown.resets) AS BIGINT) AS resets,
-    sum(grown.opens) FILTER (WHERE met.opened IS NOT NULL) AS opens, sum(met.opened) FILTER (WHERE grown.opens IS NOT NULL) AS met
-  FROM grown
+    looks.slice, CAST(sum(openings.failed) AS BIGINT) AS failed, CAST(sum(openings.resets) AS BIGINT) AS resets,
+    sum(openings.opens) FILTER (WHERE met.opened IS NOT NULL) AS opens, sum(met.opened) FILTER (WHERE openings.opens IS NOT NULL) AS met
+  FROM openings
   JOIN looks USING (sample)
   LEFT JOIN (
     SELECT ns, sample, sum(opened) AS opened
     FROM samples
     WHERE step IN ('tcp', 'closes')
     GROUP BY ns, sample
-  ) AS met ON met.ns = grown.ns AND met.sample = grown.sample
+  ) AS met ON met.ns = openings.ns AND met.sample = openings.sample
   GROUP BY looks.slice
 )
 SELECT

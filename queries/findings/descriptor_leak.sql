@@ -6,7 +6,7 @@
 -- (ulimit -n, LimitNOFILE) only helps if it needs them all. Files and pipes are not counted.
 -- """
 -- needs = ["sockets", "owners", "limits"]
--- uses = ["endpoint", "fd_limits", "grown", "netns_of", "process_counts", "rise_time", "who"]
+-- uses = ["endpoint", "fd_limits", "netns_of", "process_counts", "rise_time", "who"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -37,7 +37,7 @@ WITH moments AS (
   GROUP BY s.holder, s.start_us, s.sample, a.fd_limit
   WINDOW life AS (PARTITION BY s.holder, s.start_us)
 ),
-grown AS (
+trends AS (
   SELECT
     pid, start_us, fd_limit, min_by(sockets, sample) AS at_first, max_by(sockets, sample) AS at_last, max(sockets) AS peak,
     max_by(sample, 1000000000 * sockets - sample) AS peak_sample,
@@ -63,7 +63,7 @@ chosen AS (
         AND 10 * (g.at_last - g.at_last_fifth) >= g.at_last - g.at_first
         THEN (g.fd_limit - g.at_last) * 1.0 * g.span_us / (1000000.0 * nullif(g.at_last - g.at_first, 0))
     END AS left_s
-  FROM grown AS g CROSS JOIN params AS p CROSS JOIN (SELECT min(sample) AS sample FROM sockets) AS f
+  FROM trends AS g CROSS JOIN params AS p CROSS JOIN (SELECT min(sample) AS sample FROM sockets) AS f
   WHERE 100.0 * g.peak >= p.percent * g.fd_limit
     OR (100.0 * (g.at_last - g.at_first) >= p.growth_percent * g.fd_limit AND left_s <= p.forecast_s)
 ),
