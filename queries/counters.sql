@@ -223,7 +223,7 @@ chosen AS (
       ORDER BY
         CASE WHEN j.growth > 0 THEN m.place END NULLS LAST, j.moves = 0, j.gauge, j.growth DESC, m.place NULLS LAST,
         j.name, j.source, j.ns
-    ) AS place
+    ) AS line
   FROM judged AS j
   CROSS JOIN params AS a
   JOIN spans AS s USING (ns)
@@ -232,10 +232,10 @@ chosen AS (
   LEFT JOIN paces AS p ON p.ns = t.ns AND p.sample = t.sample
   LEFT JOIN meanings AS m ON m.name = j.known_as
   WHERE a.all OR (NOT j.gauge AND j.growth > 0) OR (j.gauge AND (j.peak > j.first OR j.last <> j.first))
-  QUALIFY a.top = 0 OR place <= a.top
+  QUALIFY a.top = 0 OR line <= a.top
 )
 SELECT
   netns_of(ns) AS netns, source, name, CASE WHEN gauge THEN 'gauge' ELSE 'counter' END AS kind, growth,
   round(per_s, 2) AS growth_per_s, round(peak_per_s, 2) AS peak_per_s, peak_time, first, peak, last, meaning, report
 FROM chosen
-ORDER BY place
+ORDER BY line

@@ -131,7 +131,8 @@ counted AS (
 kernel AS (
   SELECT ns, looks.slice, max(k.sockets) AS sockets, CAST(sum(k.overflows) AS BIGINT) AS overflows
   FROM (
-    SELECT ns, sample, value AS sockets, NULL AS overflows FROM counter_values WHERE name = 'TCP.tw'
+    SELECT ns, sample, min_by(value, phase) AS sockets, NULL AS overflows
+    FROM counter_values WHERE name = 'TCP.tw' GROUP BY ns, sample
     UNION ALL
     SELECT ns, sample, NULL AS sockets, 0 AS overflows FROM counter_values WHERE name = 'TcpExt.TCPTimeWaitOverflow'
     UNION ALL

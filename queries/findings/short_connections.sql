@@ -36,7 +36,7 @@ seconds AS (
 churning AS (
   SELECT
     s.ns, s.addr, s.port, s.role, max(s.closed_in_10_s) / 10.0 AS rate, sum(s.closed) AS closed, min(s.since) AS since,
-    max(s.until) AS until, CASE WHEN b.most < g.ports THEN b.most ELSE g.ports END AS most, 60.0 * rate / most AS share,
+    max(s.until) AS until, CASE WHEN b.most < g.ports THEN b.most ELSE g.ports END AS room, 60.0 * rate / room AS share,
     CASE WHEN b.most < g.ports THEN 'TIME-WAIT sockets allowed' ELSE 'local ports' END AS of_what
   FROM seconds AS s
   JOIN port_ranges AS g USING (ns)
@@ -100,7 +100,7 @@ SELECT
   CAST(0.5 * least(1.0, n.share) AS DOUBLE) AS score, n.destination AS subject, netns_of(n.ns) AS netns,
   CAST(CASE WHEN n.client_comm IS NOT NULL THEN n.client_pid ELSE n.server_pid END AS INTEGER) AS pid,
   coalesce(n.client_comm, n.server_comm) AS comm, n.since, n.until,
-  CAST(n.rate AS DOUBLE) AS measured, CAST(p.percent * n.most / 6000.0 AS DOUBLE) AS threshold,
+  CAST(n.rate AS DOUBLE) AS measured, CAST(p.percent * n.room / 6000.0 AS DOUBLE) AS threshold,
   concat(
     n.client, printf(' opens %,.0f connections a second to ', CAST(n.rate AS DOUBLE)), n.destination, ' of ' || n.server,
     printf(
@@ -111,7 +111,7 @@ SELECT
       WHEN n.share >= 2 THEN printf('%,.1f times', CAST(n.share AS DOUBLE))
       ELSE printf('%.0f %% of', CAST(100.0 * n.share AS DOUBLE))
     END,
-    printf(' the %,d ', CAST(n.most AS BIGINT)), n.of_what
+    printf(' the %,d ', CAST(n.room AS BIGINT)), n.of_what
   ) AS sentence,
   'short_lived' AS report
 FROM named AS n CROSS JOIN params AS p
