@@ -14,7 +14,7 @@
 -- of their TCP subflows. Netlink is left out; listeners have a report of their own, listen_queues.
 -- """
 -- needs = ["sockets"]
--- uses = ["culprit", "netns_of", "opposite"]
+-- uses = ["culprit", "endpoint", "netns_of", "opposite"]
 --
 -- [columns]
 -- queue = "Recv-Q: received and not read by the process; Send-Q: not acknowledged by the peer."
@@ -135,7 +135,7 @@ spells AS (
     min(sample_time) AS since, max(sample_time) AS until, max(t_us) - min(t_us) AS lasted_us,
     any_value(netid) AS netid, any_value(local_addr) AS local_addr, any_value(local_port) AS local_port,
     any_value(peer_addr) AS peer_addr, any_value(peer_port) AS peer_port, any_value(peer_inode) AS peer_inode,
-    any_value(local) AS local, any_value(peer) AS peer, max_by(pid, sample) AS pid, max_by(comm, sample) AS comm,
+    max_by(pid, sample) AS pid, max_by(comm, sample) AS comm,
     max(bytes) AS peak_bytes, max_by(bytes, sample) AS last_bytes,
     max(bytes) - min_by(former_bytes, sample) AS grown_bytes,
     min(t_us) FILTER (WHERE bytes = peak_bytes) - min(former_us) AS grown_us,
@@ -184,7 +184,7 @@ culprits AS (
 )
 SELECT
   l.queue, l.verdict, culprit(l.verdict, l.comm, l.pid, c.comm, c.pid, l.peer_addr) AS culprit, l.comm, l.pid, l.netid,
-  l.local, l.peer, l.peak_bytes, l.last_bytes,
+  endpoint(l.local_addr, l.local_port) AS local, endpoint(l.peer_addr, l.peer_port) AS peer, l.peak_bytes, l.last_bytes,
   round(1000000.0 * l.grown_bytes / nullif(l.grown_us, 0), 1) AS growth_bytes_per_s,
   round(1000000.0 * l.moved_bytes / nullif(l.moved_us, 0), 1) AS moved_bytes_per_s,
   round(l.stuck_us / 1000000.0, 1) AS stuck_s, round(l.lasted_us / 1000000.0, 1) AS duration_s,

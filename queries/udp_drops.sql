@@ -83,7 +83,7 @@ lines AS (
   LEFT JOIN (SELECT ns, sum(drops) AS drops FROM udp_sockets GROUP BY ns) AS a USING (ns)
   WHERE n.rcvbuf_errors > 0
     AND coalesce(a.drops, 0) < 0.9 * n.rcvbuf_errors
-    AND NOT EXISTS (SELECT 1 FROM left_out WHERE netid <> 'tcp')
+    AND NOT EXISTS (SELECT 1 FROM left_out WHERE kind = 'udp')
 )
 SELECT
   netns_of(l.ns) AS netns, l.pid, l.comm, l.local_addr, l.local_port, l.drops, l.verdict, l.since, l.until,

@@ -82,5 +82,5 @@ SELECT
   'listen_queues' AS report
 FROM kernel AS k CROSS JOIN params AS p
 WHERE k.overflows >= p.drops
-  AND NOT EXISTS (SELECT 1 FROM left_out WHERE netid = 'tcp')
+  AND NOT EXISTS (SELECT 1 FROM left_out WHERE kind = 'tcp')
   AND NOT EXISTS (SELECT 1 FROM troubled AS t WHERE t.ns = k.ns)

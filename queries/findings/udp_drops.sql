@@ -73,5 +73,5 @@ SELECT
   'udp_drops' AS report
 FROM kernel AS k CROSS JOIN params AS p
 WHERE k.errors >= p.datagrams
-  AND NOT EXISTS (SELECT 1 FROM left_out WHERE netid <> 'tcp')
+  AND NOT EXISTS (SELECT 1 FROM left_out WHERE kind = 'udp')
   AND NOT EXISTS (SELECT 1 FROM udp_sockets AS d WHERE d.ns = k.ns AND d.drops > 0)

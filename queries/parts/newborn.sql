@@ -1,10 +1,11 @@
 -- title = "Sockets that came while it was recorded"
 -- description = """
 -- TCP listeners and UDP sockets that the first whole reading of their table did not show: they have
--- dropped nothing before. Of the whole recording, whatever the scope.
+-- dropped nothing before. Of the whole recording, whatever the scope. Ask it WHERE kind = …
 -- """
 -- uses = ["was_read"]
 -- [columns]
+-- kind = "tcp for listeners, udp for UDP and UDP-Lite."
 -- ns = "Network namespace."
 -- cookie = "Identity of the socket, the key together with ns."
 WITH begun AS (
@@ -14,12 +15,15 @@ WITH begun AS (
     FROM raw.samples JOIN (VALUES ('tcp'), ('udp'), ('udplite')) AS k (kind) ON step IN (k.kind, k.kind || '6', 'all')
     GROUP BY ns, sample, k.kind
     HAVING bool_and(was_read(outcome))
-  ) AS whole
+  ) AS read_whole
   GROUP BY ns, kind
 )
-SELECT r.ns, r.cookie
-FROM raw.sockets AS r
+SELECT r.kind, r.ns, r.cookie
+FROM (
+  SELECT 'tcp' AS kind, ns, cookie, netid, sample FROM raw.sockets WHERE netid = 'tcp' AND state = 'LISTEN'
+  UNION ALL
+  SELECT 'udp' AS kind, ns, cookie, netid, sample FROM raw.sockets WHERE netid IN ('udp', 'udplite')
+) AS r
 JOIN begun AS b ON b.ns = r.ns AND b.kind = r.netid
-WHERE r.netid = 'tcp' AND r.state = 'LISTEN' OR r.netid IN ('udp', 'udplite')
-GROUP BY r.ns, r.cookie, b.sample
+GROUP BY r.kind, r.ns, r.cookie, b.sample
 HAVING min(r.sample) > b.sample

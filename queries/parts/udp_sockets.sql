@@ -22,7 +22,7 @@ steps AS (
       WHEN n.cookie IS NOT NULL THEN 0
       ELSE s.drops
     END AS former_drops
-  FROM seen AS s LEFT JOIN newborn AS n USING (ns, cookie)
+  FROM seen AS s LEFT JOIN newborn AS n ON n.kind = 'udp' AND n.ns = s.ns AND n.cookie = s.cookie
   WINDOW life AS (PARTITION BY s.ns, s.cookie ORDER BY s.sample)
 )
 SELECT

@@ -188,7 +188,7 @@ known AS (
   -- Where ports are taken again at once it is one of several, whichever: none is counted twice.
   WHERE NOT EXISTS (SELECT 1 FROM matches AS taken WHERE taken.ns = s.ns AND taken.time_wait_cookie = s.cookie)
 ),
-neighbours AS (
+neighbours AS MATERIALIZED (
   SELECT
     ns, kind AS netid, sample, t_us,
     lag(t_us) OVER read_life AS former_us, lead(t_us) OVER read_life AS next_us

@@ -59,7 +59,7 @@ looks AS (
       WHEN n.cookie IS NOT NULL THEN 0
       ELSE l.drops
     END AS former_drops
-  FROM listening AS l LEFT JOIN newborn AS n USING (ns, cookie)
+  FROM listening AS l LEFT JOIN newborn AS n ON n.kind = 'tcp' AND n.ns = l.ns AND n.cookie = l.cookie
   WINDOW life AS (PARTITION BY l.ns, l.cookie ORDER BY l.sample)
 ),
 summed AS (
