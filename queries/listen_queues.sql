@@ -85,7 +85,7 @@ SELECT
   END AS verdict,
   comm, pid, netid, local, backlog, queue_peak, round(queue_avg, 1) AS queue_avg,
   round(100.0 * fill, 1) AS fill_percent,
-  round(100.0 * full_samples / nullif(samples, 0), 1) AS full_percent,
+  CASE WHEN queue_peak IS NOT NULL THEN round(100.0 * full_samples / samples, 1) END AS full_percent,
   round(full_us / 1000000.0, 1) AS full_s, full_since AS since, full_until AS until,
   drops, syn_recv_peak, namespace_overflows, namespace_drops, netns, cookie
 FROM ranked

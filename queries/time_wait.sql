@@ -134,7 +134,9 @@ kernel AS (
     SELECT ns, sample, min_by(value, phase) AS sockets, NULL AS overflows
     FROM counter_values WHERE name = 'TCP.tw' GROUP BY ns, sample
     UNION ALL
-    SELECT ns, sample, NULL AS sockets, 0 AS overflows FROM counter_values WHERE name = 'TcpExt.TCPTimeWaitOverflow'
+    SELECT ns, sample, NULL AS sockets, 0 AS overflows
+    FROM counter_values WHERE name = 'TcpExt.TCPTimeWaitOverflow'
+    QUALIFY sample > min(sample) OVER (PARTITION BY ns)
     UNION ALL
     SELECT ns, sample, NULL AS sockets, growth AS overflows FROM counter_steps WHERE name = 'TcpExt.TCPTimeWaitOverflow'
   ) AS k

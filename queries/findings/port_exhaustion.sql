@@ -7,7 +7,7 @@
 -- the kernel would take again (net.ipv4.tcp_tw_reuse) does not count.
 -- """
 -- needs = ["tcp", "settings"]
--- uses = ["endpoint", "guessed", "netns_of", "port_ranges", "port_use", "rise_time"]
+-- uses = ["endpoint", "guessed", "netns_of", "port_use", "rise_time"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -18,26 +18,8 @@
 -- type = "DOUBLE"
 -- default = 95.0
 -- doc = "Share from which it is critical: connect() fails, or will at the next burst."
-WITH busy AS (
-  -- By numbers first: addresses are looked at for these few services only.
-  SELECT s.ns, s.peer_port
-  FROM (
-    SELECT ns, peer_port, sample, count(*) AS sockets
-    FROM sockets
-    WHERE netid = 'tcp' AND peer_port > 0
-    GROUP BY ns, peer_port, sample
-  ) AS s
-  JOIN port_ranges AS r USING (ns)
-  CROSS JOIN params AS p
-  GROUP BY s.ns, s.peer_port
-  HAVING bool_or(100.0 * s.sockets >= p.percent * r.ports)
-  -- Never so many; but the planner may know that they are few.
-  ORDER BY max(s.sockets) DESC, s.ns, s.peer_port
-  LIMIT 1000
-),
-used AS MATERIALIZED (
-  SELECT u.*
-  FROM port_use AS u SEMI JOIN busy USING (ns, peer_port)
+WITH used AS MATERIALIZED (
+  SELECT * FROM port_use
 ),
 crowded AS (
   SELECT

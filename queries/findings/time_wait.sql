@@ -8,8 +8,8 @@
 -- """
 -- needs = ["tcp", "settings"]
 -- uses = [
---   "counter_growth", "doors", "endpoint", "guessed", "netns_of", "port_ranges", "port_use",
---   "rise_time", "tw_buckets", "unmapped",
+--   "counter_growth", "doors", "endpoint", "guessed", "netns_of", "port_use", "rise_time",
+--   "tw_buckets", "unmapped",
 -- ]
 --
 -- [params.percent]
@@ -21,27 +21,13 @@
 -- type = "DOUBLE"
 -- default = 80.0
 -- doc = "Share of tcp_max_tw_buckets. Above it the kernel drops them: TCPTimeWaitOverflow."
-WITH busy AS (
-  -- By numbers first: addresses are looked at for these few services only.
-  SELECT s.ns, s.peer_port
-  FROM (
-    SELECT ns, peer_port, sample, count(*) AS waiting
-    FROM sockets
-    WHERE state = 'TIME-WAIT' AND netid = 'tcp'
-    GROUP BY ns, peer_port, sample
-  ) AS s
-  JOIN port_ranges AS r USING (ns)
-  GROUP BY s.ns, s.peer_port
-  HAVING 100.0 * max(s.waiting) >= (SELECT percent FROM params) * max(r.ports)
-  ORDER BY max(s.waiting) DESC, s.ns, s.peer_port
-  LIMIT 1000
-),
-levels AS (
+WITH levels AS (
   -- What blocks a port towards one service, and all that lie in a namespace.
   SELECT
     'ports' AS limited_by, ns, local_addr, peer_addr AS addr, peer_port AS port, sample, min(sample_time) AS sample_time,
     CAST(sum(waiting + held - ports) AS BIGINT) AS waiting, most, p.percent AS percent
-  FROM port_use SEMI JOIN busy USING (ns, peer_port) CROSS JOIN params AS p
+  FROM port_use CROSS JOIN params AS p
+  WHERE waiting > 0
   GROUP BY ns, local_addr, peer_addr, peer_port, sample, most, p.percent
   UNION ALL
   SELECT 'buckets', s.ns, NULL, NULL, NULL, s.sample, min(s.sample_time), count(*), b.most, p.buckets_percent

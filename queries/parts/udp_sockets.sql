@@ -1,6 +1,6 @@
 -- title = "UDP sockets and the datagrams that they dropped"
 -- description = "One row per socket: what its receive buffer dropped in this time."
--- uses = ["newborn"]
+-- uses = ["grown", "newborn"]
 -- [columns]
 -- ns = "Network namespace."
 -- cookie = "Identity of the socket, the key together with ns."
@@ -32,7 +32,8 @@ SELECT
   max(recv_q) AS recv_q_peak, max_by(rcvbuf, sample) AS rcvbuf,
   count(*) FILTER (WHERE recv_q >= 0.9 * rcvbuf) AS full_samples, count(*) FILTER (WHERE rcvbuf > 0) AS rcvbuf_samples,
   min_by(former_drops, sample) AS drops_before,
-  CAST(sum(greatest(drops - former_drops, 0)) FILTER (WHERE drops IS NOT NULL) AS BIGINT) AS drops,
+  CAST(sum(coalesce(grown(drops, former_drops), 0)) FILTER (WHERE drops IS NOT NULL AND former_drops IS NOT NULL) AS BIGINT)
+    AS drops,
   count(*) FILTER (WHERE drops > former_drops) AS dropping_samples,
   min(sample_time) FILTER (WHERE drops > former_drops) AS since,
   max(sample_time) FILTER (WHERE drops > former_drops) AS until,

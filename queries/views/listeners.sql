@@ -3,7 +3,7 @@
 -- One row per listening socket: TCP, MPTCP and SCTP ports, unix sockets. The accept queue is full,
 -- and the kernel drops who comes, when more connections wait than the backlog says.
 -- """
--- uses = ["counter_growth", "endpoint", "netns_of", "newborn", "who"]
+-- uses = ["counter_growth", "endpoint", "grown", "netns_of", "newborn", "who"]
 --
 -- [columns]
 -- host = "Host that was recorded."
@@ -34,8 +34,10 @@
 -- fill = "Largest share of the backlog that waited in a sample; above 1 is full."
 -- full_samples = "Samples in which more waited than the backlog says."
 -- full_us = "Time between samples in a row that found it so, in microseconds."
--- full_since = "First sample that found it full."
--- full_until = "Last sample that found it full."
+-- full_first_us = "First sample that found it full."
+-- full_last_us = "Last sample that found it full."
+-- full_since = "The first one as a time."
+-- full_until = "The last one as a time."
 -- drops_first = "Connections it had dropped before; 0 if it came while it was recorded."
 -- drops_last = "Connections it had dropped by the last sample."
 -- drops = "Connections it dropped in this time; never more than its namespace (TcpExt.ListenDrops), as its own count has other packets too. Nothing if the kernel did not tell."
@@ -72,9 +74,11 @@ summed AS (
     avg(recv_q) AS queue_avg, max(recv_q) AS queue_peak, max_by(recv_q, sample) AS queue_last,
     max(1.0 * recv_q / nullif(send_q, 0)) AS fill,
     count(*) FILTER (WHERE is_full) AS full_samples, CAST(sum(full_us) AS BIGINT) AS full_us,
+    min(t_us) FILTER (WHERE is_full) AS full_first_us, max(t_us) FILTER (WHERE is_full) AS full_last_us,
     min(sample_time) FILTER (WHERE is_full) AS full_since, max(sample_time) FILTER (WHERE is_full) AS full_until,
     min_by(former_drops, sample) AS drops_first, max_by(drops, sample) AS drops_last,
-    CAST(sum(greatest(drops - former_drops, 0)) FILTER (WHERE drops IS NOT NULL) AS BIGINT) AS dropped,
+    CAST(sum(coalesce(grown(drops, former_drops), 0)) FILTER (WHERE drops IS NOT NULL AND former_drops IS NOT NULL) AS BIGINT)
+      AS dropped,
     min(sample_time) FILTER (WHERE drops > former_drops) AS drops_since,
     max(sample_time) FILTER (WHERE drops > former_drops) AS drops_until
   FROM looks
@@ -86,7 +90,7 @@ SELECT
   endpoint(l.local_addr, l.local_port) AS local, l.pid, l.start_us, l.comm, who(l.comm, l.pid) AS who, l.user,
   l.first_us, l.last_us, make_timestamp(l.first_us) AS first_time, make_timestamp(l.last_us) AS last_time,
   l.samples, l.backlog, l.backlog_max, l.queue_avg, l.queue_peak, l.queue_last,
-  l.fill, l.full_samples, l.full_us, l.full_since, l.full_until, l.drops_first, l.drops_last,
+  l.fill, l.full_samples, l.full_us, l.full_first_us, l.full_last_us, l.full_since, l.full_until, l.drops_first, l.drops_last,
   CASE WHEN l.dropped > g.growth THEN g.growth ELSE l.dropped END AS drops,
   l.drops_since, l.drops_until
 FROM summed AS l

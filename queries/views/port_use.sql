@@ -25,7 +25,7 @@ WITH counts AS (
     s.ns, s.local_addr, s.peer_addr, s.peer_port, s.sample, s.pid, s.comm, r.ports AS most,
     min(s.sample_time) AS sample_time,
     count(*) AS ports,
-    count(*) FILTER (WHERE s.state = 'TIME-WAIT' OR (s.state = 'FIN-WAIT-2' AND s.timer = 'timewait')) AS waiting
+    count(CASE WHEN s.state = 'TIME-WAIT' OR (s.state = 'FIN-WAIT-2' AND s.timer = 'timewait') THEN 1 END) AS waiting
   FROM sockets AS s
   LEFT JOIN port_ranges AS r USING (ns)
   LEFT JOIN doors AS d ON d.ns = s.ns AND d.local_port = s.local_port

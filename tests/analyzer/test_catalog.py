@@ -127,6 +127,15 @@ def test_choices_are_texts_and_hold_the_default(old: str, new: str) -> None:
         parse_query("things", HEADER + CHOICE.replace(old, new) + SQL)
 
 
+@pytest.mark.parametrize("word", ["sunshine", "x' OR 1", "PEER", ""])
+def test_a_word_that_is_no_choice_is_refused(word: str) -> None:
+    for report in read_catalog().values():
+        for parameter in report.params:
+            if parameter.choices:
+                with pytest.raises(ParameterError, match=f"^{parameter.name}=.*: give one of "):
+                    report.values({parameter.name: word})
+
+
 @pytest.mark.parametrize("name", read_catalog())
 def test_a_shipped_report_runs_with_each_of_its_choices(name: str, recording: Path) -> None:
     report = find_report(name)
