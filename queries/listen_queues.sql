@@ -44,9 +44,13 @@
 -- x = { field = "fill_percent", type = "quantitative" }
 -- y = { field = "local", sort = "-x" }
 -- color = { field = "verdict" }
-WITH unfinished AS (
+WITH doors_seen AS MATERIALIZED (
+  -- The accept queue of an MPTCP listener is that of its TCP socket, which has a row of its own.
+  SELECT * FROM listeners WHERE netid <> 'mptcp'
+),
+unfinished AS (
   SELECT l.ns, l.cookie, h.sample, sum(h.waiting) AS sockets
-  FROM listeners AS l JOIN half_open AS h ON h.ns = l.ns AND h.local_port = l.local_port
+  FROM doors_seen AS l JOIN half_open AS h ON h.ns = l.ns AND h.local_port = l.local_port
   WHERE l.local_addr IN (h.local_addr, '0.0.0.0', '::', '*')
   GROUP BY l.ns, l.cookie, h.sample
 ),
@@ -59,7 +63,7 @@ ranked AS (
     row_number() OVER (
       ORDER BY coalesce(l.drops, 0) DESC, l.full_samples DESC, l.fill DESC NULLS LAST, l.queue_peak DESC, l.ns, l.cookie
     ) AS place
-  FROM listeners AS l
+  FROM doors_seen AS l
   CROSS JOIN params
   LEFT JOIN (SELECT ns, cookie, max(sockets) AS peak FROM unfinished GROUP BY ns, cookie) AS u USING (ns, cookie)
   LEFT JOIN (
@@ -71,8 +75,6 @@ ranked AS (
     WHERE name IN ('TcpExt.ListenOverflows', 'TcpExt.ListenDrops')
     GROUP BY ns
   ) AS g USING (ns)
-  -- The accept queue of an MPTCP listener is that of its TCP socket, which has a row of its own.
-  WHERE l.netid <> 'mptcp'
   QUALIFY params.top = 0 OR place <= params.top
 )
 SELECT

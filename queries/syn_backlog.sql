@@ -50,7 +50,10 @@
 -- x = { field = "time", type = "temporal" }
 -- y = { field = "syn_recv_max", type = "quantitative" }
 -- color = { field = "local" }
-WITH moments AS (
+WITH looks AS MATERIALIZED (
+  SELECT * FROM door_looks
+),
+moments AS (
   SELECT ns, sample, t_us, sample_time FROM table_reads WHERE kind = 'tcp' AND whole
 ),
 sliced AS (
@@ -61,7 +64,7 @@ sliced AS (
   CROSS JOIN (SELECT min(t_us) AS start_us, max(t_us) AS end_us FROM moments) AS span
   CROSS JOIN params
 ),
-waiting AS (
+waiting AS MATERIALIZED (
   SELECT
     ns, door_addr AS local_addr, local_port, sample, CAST(sum(waiting) AS BIGINT) AS waiting, CAST(sum(repeated) AS BIGINT) AS repeated
   FROM handshakes
@@ -93,7 +96,7 @@ ranked AS (
   FROM (
     -- Several sockets may listen on one address and port.
     SELECT ns, local_addr, local_port, any_value(pid) AS pid, any_value(comm) AS comm, any_value(backlog) AS backlog
-    FROM door_looks
+    FROM looks
     WHERE is_last
     GROUP BY ns, local_addr, local_port
   ) AS d
@@ -134,7 +137,7 @@ filled AS (
   JOIN sliced AS s USING (ns)
   LEFT JOIN waiting AS w
     ON w.ns = r.ns AND w.local_addr = r.local_addr AND w.local_port = r.local_port AND w.sample = s.sample
-  LEFT JOIN door_looks AS l
+  LEFT JOIN looks AS l
     ON l.ns = r.ns AND l.local_addr = r.local_addr AND l.local_port = r.local_port AND l.sample = s.sample
   LEFT JOIN counted AS c ON c.ns = r.ns AND c.sample = s.sample
   WHERE params.top = 0 OR r.place <= params.top

@@ -46,10 +46,13 @@
 -- mark = "bar"
 -- x = { field = "drops", type = "quantitative" }
 -- y = { field = "comm", sort = "-x" }
-WITH chosen AS (
+WITH watched AS MATERIALIZED (
+  SELECT * FROM udp_sockets
+),
+chosen AS (
   SELECT
     u.*, row_number() OVER (ORDER BY drops DESC NULLS LAST, 1.0 * recv_q_peak / nullif(rcvbuf, 0) DESC NULLS LAST, ns, cookie) AS place
-  FROM udp_sockets AS u CROSS JOIN params
+  FROM watched AS u CROSS JOIN params
   QUALIFY params.top = 0 OR place <= params.top
 ),
 counted AS (
@@ -80,7 +83,7 @@ lines AS (
   -- A tenth is what the sockets may fall behind the counters, which are read after them.
   SELECT n.ns, CAST(n.rcvbuf_errors - coalesce(a.drops, 0) AS BIGINT) AS drops, 'drops of sockets no sample shows' AS verdict
   FROM counted AS n
-  LEFT JOIN (SELECT ns, sum(drops) AS drops FROM udp_sockets GROUP BY ns) AS a USING (ns)
+  LEFT JOIN (SELECT ns, sum(drops) AS drops FROM watched GROUP BY ns) AS a USING (ns)
   WHERE n.rcvbuf_errors > 0
     AND coalesce(a.drops, 0) < 0.9 * n.rcvbuf_errors
     AND NOT EXISTS (SELECT 1 FROM left_out WHERE kind = 'udp')

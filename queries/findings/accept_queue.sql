@@ -31,7 +31,7 @@ WITH kernel AS (
   WHERE name IN ('TcpExt.ListenOverflows', 'Tcp.PassiveOpens')
   GROUP BY ns
 ),
-troubled AS (
+troubled AS MATERIALIZED (
   SELECT
     q.*, 1.0 * q.full_samples / q.samples AS full_share,
     coalesce(1.0 * q.drops / nullif(q.drops + k.accepted, 0), 0.0) AS dropped_share

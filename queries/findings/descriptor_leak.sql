@@ -50,7 +50,7 @@ trends AS (
   FROM moments
   GROUP BY pid, start_us, fd_limit
 ),
-chosen AS (
+chosen AS MATERIALIZED (
   SELECT
     g.*, 1.0 * g.peak / g.fd_limit AS share, 1000000.0 * (g.at_last - g.at_first) / nullif(g.span_us, 0) AS per_second,
     rise_time(g.levels, g.times, g.first_sample > f.sample, p.percent * g.fd_limit / 100.0) AS since,

@@ -41,7 +41,7 @@ WITH stalls AS (
   GROUP BY s.ns, s.cookie, s.bytes_acked, patience_us
   HAVING lasted_us >= patience_us
 ),
-lost AS (
+lost AS MATERIALIZED (
   SELECT *
   FROM stalls AS l
   WHERE NOT EXISTS (

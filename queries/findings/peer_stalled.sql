@@ -22,7 +22,7 @@
 -- type = "DOUBLE"
 -- default = 50.0
 -- doc = "Share of the connection's samples with a closed window from which it is critical: the connection hangs more than it works."
-WITH stalls AS (
+WITH stalls AS MATERIALIZED (
   SELECT s.*, patience_us
   FROM full_spells AS s CROSS JOIN (SELECT patience(p.seconds, p.intervals, interval_us) AS patience_us FROM pace CROSS JOIN params AS p) AS limits
   WHERE s.queue = 'Send-Q' AND s.lasted_us >= patience_us

@@ -21,7 +21,7 @@
 WITH used AS MATERIALIZED (
   SELECT * FROM port_use
 ),
-crowded AS (
+crowded AS MATERIALIZED (
   SELECT
     ns, local_addr, peer_addr, peer_port, most, max(held) AS held, max_by(waiting, held) AS waiting,
     rise_time(

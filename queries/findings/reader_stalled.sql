@@ -22,7 +22,7 @@
 -- type = "DOUBLE"
 -- default = 50.0
 -- doc = "Share of the connection's samples with a full queue from which it is critical: the connection hangs more than it works."
-WITH stalls AS (
+WITH stalls AS MATERIALIZED (
   SELECT
     s.ns, s.cookie, max(s.pid) AS pid, max(s.start_us) AS start_us, max(s.comm) AS comm,
     any_value(s.local_addr) AS local_addr, any_value(s.local_port) AS local_port,

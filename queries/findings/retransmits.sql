@@ -16,7 +16,7 @@
 -- type = "BIGINT"
 -- default = 100
 -- doc = "Segments sent again: of fewer a share says nothing, and a tail loss probe or two are harmless."
-WITH lossy AS (
+WITH lossy AS MATERIALIZED (
   SELECT
     l.ns, l.peer_addr, l.pid, l.start_us, max(l.comm) AS comm, sum(l.retransmitted) AS segments,
     sum(l.bytes_retrans) AS bytes_again, sum(l.bytes_sent) AS bytes_sent,

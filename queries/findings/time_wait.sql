@@ -35,7 +35,7 @@ WITH levels AS (
   WHERE s.state = 'TIME-WAIT'
   GROUP BY s.ns, s.sample, b.most, p.buckets_percent
 ),
-crowded AS (
+crowded AS MATERIALIZED (
   SELECT
     limited_by, levels.ns, local_addr, addr, port, max(waiting) AS waiting, most, g.growth AS dropped,
     bool_or(100.0 * waiting >= percent * most) AS is_near,

@@ -17,7 +17,10 @@
 -- type = "DOUBLE"
 -- default = 10.0
 -- doc = "Share of all datagrams of the network namespace from which it is critical."
-WITH kernel AS (
+WITH watched AS MATERIALIZED (
+  SELECT * FROM udp_sockets
+),
+kernel AS (
   SELECT
     ns, coalesce(sum(growth) FILTER (WHERE name LIKE '%InDatagrams'), 0) AS received,
     coalesce(sum(growth) FILTER (WHERE name NOT LIKE '%InDatagrams'), 0) AS errors,
@@ -33,7 +36,7 @@ troubled AS (
   SELECT
     d.*, coalesce(1.0 * d.drops / nullif(d.drops + k.received, 0), 1.0 * d.dropping_samples / d.samples) AS share,
     k.received IS NOT NULL AS has_received
-  FROM udp_sockets AS d LEFT JOIN kernel AS k USING (ns) CROSS JOIN params AS p
+  FROM watched AS d LEFT JOIN kernel AS k USING (ns) CROSS JOIN params AS p
   WHERE d.drops >= p.datagrams AND (k.errors IS NULL OR k.errors > 0)
 )
 SELECT
@@ -74,4 +77,4 @@ SELECT
 FROM kernel AS k CROSS JOIN params AS p
 WHERE k.errors >= p.datagrams
   AND NOT EXISTS (SELECT 1 FROM left_out WHERE kind = 'udp')
-  AND NOT EXISTS (SELECT 1 FROM udp_sockets AS d WHERE d.ns = k.ns AND d.drops > 0)
+  AND NOT EXISTS (SELECT 1 FROM watched AS d WHERE d.ns = k.ns AND d.drops > 0)
