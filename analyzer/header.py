@@ -128,8 +128,11 @@ class Query:
         known = {parameter.name: parameter for parameter in self.params}
         for name in given:
             if name not in known:
-                hint = meant(name, known) or f"it has {', '.join(known) or 'none'}"
-                raise ParameterError(f"{self.name} has no parameter {name!r}: {hint}")
+                hint = meant(name, known)
+                raise ParameterError(
+                    f"{self.name} has no parameter {name!r}: it has {', '.join(known) or 'none'}"
+                    + (f"; {hint}" if hint else "")
+                )
         values = {}
         for name, parameter in known.items():
             value = given.get(name, parameter.default)

@@ -200,7 +200,12 @@ def test_every_row_says_of_which_host_and_boot_it_is(tmp_path: Path) -> None:
 
 def test_a_socket_has_its_ends_and_its_process_as_people_write_them(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "r")
-    six: Row = {"local_addr": "::1", "local_port": 80, "peer_addr": "::ffff:10.0.0.1", "peer_port": 5}
+    six: Row = {
+        "local_addr": "::1",
+        "local_port": 80,
+        "peer_addr": "::ffff:10.0.0.1",
+        "peer_port": 5,
+    }
     nobody: Row = {"netid": "u_str", "family": "unix", "local_addr": "/run/a:b", "comm": None}
     nobody |= dict.fromkeys(("local_port", "peer_addr", "peer_port", "pid"))
     writer.sample([tcp(1, **six), tcp(2, pid=None), tcp(3, **nobody)], closes=[tcp(9, **six)])
