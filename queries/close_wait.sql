@@ -13,8 +13,7 @@
 -- """
 -- needs = ["tcp"]
 -- uses = [
---   "close_waits", "endpoint", "netns_of", "slice_of", "slice_width_by", "table_reads",
---   "the_only",
+--   "close_waits", "endpoint", "netns_of", "slice_of", "slice_width_by", "tcp_reads", "the_only",
 -- ]
 --
 -- [columns]
@@ -90,9 +89,6 @@ counted AS (
   WHERE w.state = 'CLOSE-WAIT'
   GROUP BY h.holder, w.sample
 ),
-moments AS (
-  SELECT ns, sample, t_us, sample_time FROM table_reads WHERE kind = 'tcp' AND whole
-),
 sliced AS (
   SELECT
     h.holder,
@@ -105,8 +101,8 @@ sliced AS (
     arg_max_null(CASE WHEN c.holder IS NULL THEN 0 ELSE c.unread_bytes END, m.sample) AS unread_bytes
   FROM holders AS h
   CROSS JOIN params
-  CROSS JOIN (SELECT min(t_us) AS start_us, max(t_us) AS end_us FROM moments) AS span
-  JOIN moments AS m USING (ns)
+  CROSS JOIN (SELECT min(t_us) AS start_us, max(t_us) AS end_us FROM tcp_reads) AS span
+  JOIN tcp_reads AS m USING (ns)
   LEFT JOIN counted AS c ON c.holder = h.holder AND c.sample = m.sample
   WHERE params.top = 0 OR h.place <= params.top
   GROUP BY h.holder, slice

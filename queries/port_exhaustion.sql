@@ -14,7 +14,7 @@
 -- listening ports, and those bound outside the range, use none of it.
 -- """
 -- needs = ["tcp", "settings"]
--- uses = ["endpoint", "netns_of", "port_use", "table_reads", "the_only"]
+-- uses = ["endpoint", "netns_of", "port_use", "tcp_reads", "the_only"]
 --
 -- [columns]
 -- comm = "Process that was seen to connect there; * is several, nothing if none was found."
@@ -73,8 +73,7 @@ holders AS (
 ),
 moments AS (
   SELECT ns, sample, t_us, row_number() OVER (PARTITION BY ns ORDER BY sample DESC) AS place
-  FROM table_reads
-  WHERE kind = 'tcp' AND whole
+  FROM tcp_reads
 ),
 ends AS (
   SELECT

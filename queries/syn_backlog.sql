@@ -14,7 +14,7 @@
 -- needs = ["tcp"]
 -- uses = [
 --   "counter_steps", "counter_values", "door_looks", "endpoint", "handshakes", "netns_of",
---   "slice_of", "slice_width", "sysctls", "table_reads",
+--   "slice_of", "slice_width", "sysctls", "tcp_reads",
 -- ]
 --
 -- [columns]
@@ -53,15 +53,12 @@
 WITH looks AS MATERIALIZED (
   SELECT * FROM door_looks
 ),
-moments AS (
-  SELECT ns, sample, t_us, sample_time FROM table_reads WHERE kind = 'tcp' AND whole
-),
 sliced AS (
   SELECT
     m.ns, m.sample, m.sample_time,
     slice_of(m.t_us, span.start_us, slice_width(span.start_us, span.end_us, params.interval)) AS slice
-  FROM moments AS m
-  CROSS JOIN (SELECT min(t_us) AS start_us, max(t_us) AS end_us FROM moments) AS span
+  FROM tcp_reads AS m
+  CROSS JOIN (SELECT min(t_us) AS start_us, max(t_us) AS end_us FROM tcp_reads) AS span
   CROSS JOIN params
 ),
 waiting AS MATERIALIZED (

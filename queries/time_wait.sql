@@ -138,7 +138,8 @@ kernel AS (
     FROM counter_values WHERE name = 'TcpExt.TCPTimeWaitOverflow'
     QUALIFY sample > min(sample) OVER (PARTITION BY ns)
     UNION ALL
-    SELECT ns, sample, NULL AS sockets, growth AS overflows FROM counter_steps WHERE name = 'TcpExt.TCPTimeWaitOverflow'
+    SELECT ns, sample, NULL AS sockets, growth AS overflows
+    FROM counter_steps WHERE name = 'TcpExt.TCPTimeWaitOverflow' AND growth > 0
   ) AS k
   JOIN looks USING (ns, sample)
   GROUP BY ns, looks.slice

@@ -6,7 +6,7 @@
 -- nor do a process that closes them in the end, and a number that does not grow.
 -- """
 -- needs = ["tcp"]
--- uses = ["close_waits", "endpoint", "fd_limits", "netns_of", "table_reads", "who"]
+-- uses = ["close_waits", "endpoint", "fd_limits", "netns_of", "tcp_reads", "who"]
 --
 -- [params.age_s]
 -- type = "DOUBLE"
@@ -56,7 +56,7 @@ ends AS (
 held AS (
   SELECT l.ns, l.holder, l.started, count(*) AS connections
   FROM sockets AS s
-  JOIN (SELECT ns, max(sample) AS sample FROM table_reads WHERE kind = 'tcp' AND whole GROUP BY ns) AS n USING (ns, sample)
+  JOIN (SELECT ns, max(sample) AS sample FROM tcp_reads GROUP BY ns) AS n USING (ns, sample)
   JOIN leaking AS l ON l.ns = s.ns AND l.holder = coalesce(s.pid, -1) AND l.started = coalesce(s.start_us, -1)
   WHERE s.netid IN ('tcp', 'mptcp')
     AND s.state NOT IN ('LISTEN', 'UNCONN', 'TIME-WAIT')

@@ -3,7 +3,7 @@
 -- One row per socket that a sample showed so; an MPTCP connection once, as its own socket holds its
 -- subflows.
 -- """
--- uses = ["table_reads"]
+-- uses = ["tcp_reads"]
 -- [columns]
 -- ns = "Network namespace."
 -- verdict = "not accepted, not read or not closed, by its last sample."
@@ -12,8 +12,7 @@
 -- at_last = "Whether it is so in the last sample that read TCP whole."
 WITH bounds AS (
   SELECT ns, min(sample) AS first_sample, max(sample) AS last_sample
-  FROM table_reads
-  WHERE kind = 'tcp' AND whole
+  FROM tcp_reads
   GROUP BY ns
 )
 SELECT

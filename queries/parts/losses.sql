@@ -3,7 +3,7 @@
 -- One row per connection: within the scope, from the last sample before it, else from the first one
 -- that shows the connection, if that was open then. What reset itself has lost its totals.
 -- """
--- uses = ["endpoint", "table_reads"]
+-- uses = ["endpoint", "tcp_reads"]
 -- [columns]
 -- ns = "Network namespace."
 -- retransmitted = "Segments sent again, SYNs included."
@@ -40,7 +40,7 @@ lives AS (
     -- One that came after the first whole sample began at 0; of others that is older than the scope.
     coalesce(s.first_sample > b.sample, false) AS is_new
   FROM sampled AS s
-  LEFT JOIN (SELECT ns, min(sample) AS sample FROM table_reads WHERE kind = 'tcp' AND whole GROUP BY ns) AS b USING (ns)
+  LEFT JOIN (SELECT ns, min(sample) AS sample FROM tcp_reads GROUP BY ns) AS b USING (ns)
 )
 SELECT
   coalesce(s.ns, e.ns) AS ns, coalesce(s.cookie, e.cookie) AS cookie,

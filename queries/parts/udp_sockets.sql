@@ -30,7 +30,7 @@ SELECT
   max_by(local_addr, sample) AS local_addr, max_by(local_port, sample) AS local_port, max_by(local, sample) AS local,
   count(*) AS samples,
   max(recv_q) AS recv_q_peak, max_by(rcvbuf, sample) AS rcvbuf,
-  count(*) FILTER (WHERE recv_q >= 0.9 * rcvbuf) AS full_samples, count(*) FILTER (WHERE rcvbuf > 0) AS rcvbuf_samples,
+  CASE WHEN max(rcvbuf) > 0 THEN count(*) FILTER (WHERE recv_q >= 0.9 * rcvbuf) END AS full_samples,
   min_by(former_drops, sample) AS drops_before,
   CAST(sum(coalesce(grown(drops, former_drops), 0)) FILTER (WHERE drops IS NOT NULL AND former_drops IS NOT NULL) AS BIGINT)
     AS drops,
