@@ -298,6 +298,7 @@ def _facts(report: Query) -> dict[str, object]:
         "columns": dict(report.columns),
         "params": [
             {"name": p.name, "type": p.type, "default": p.default, "doc": p.doc}
+            | ({"choices": list(p.choices)} if p.choices else {})
             for p in report.params
         ],
     }
@@ -311,7 +312,7 @@ def _describe(report: Query) -> None:
     _echo_pairs(list(report.columns.items()))
     if report.params:
         typer.echo("\nparameters (--param NAME=VALUE):")
-        _echo_pairs([(p.name, f"{p.doc} {p.type}, default {p.default}.") for p in report.params])
+        _echo_pairs([(p.name, f"{p.doc} {p.values}, default {p.default}.") for p in report.params])
     if report.needs:
         typer.echo(f"\nneeds: {', '.join(report.needs)}")
 
