@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from analyzer.header import (
@@ -10,6 +9,7 @@ from analyzer.header import (
     CatalogError,
     ParameterError,
     Query,
+    meant,
     parse_query,
     read_folder,
 )
@@ -67,8 +67,7 @@ def find_report(name: str) -> Query:
     reports = read_folder()
     if name in reports:
         return parse_query(name, reports[name])
-    near = difflib.get_close_matches(name, reports, n=1)
-    hint = f"did you mean {near[0]}?" if near else "'sockrec reports' lists them"
+    hint = meant(name, reports) or "'sockrec reports' lists them"
     raise CatalogError(f"there is no report {name!r}: {hint}")
 
 

@@ -472,6 +472,7 @@ def _facts(report: Query) -> dict[str, object]:
         "columns": dict(report.columns),
         "params": [
             {"name": p.name, "type": p.type, "default": p.default, "doc": p.doc}
+            | ({"choices": list(p.choices)} if p.choices else {})
             for p in report.params
         ],
     }
@@ -488,7 +489,7 @@ def _described(report: Query, width: int | None) -> Iterator[str]:
     if report.params:
         yield ""
         yield "parameters (--param NAME=VALUE):"
-        told = [(p.name, f"{p.doc} {p.type}, default {p.default}.") for p in report.params]
+        told = [(p.name, f"{p.doc} {p.values}, default {p.default}.") for p in report.params]
         yield from two_columns(told, width, "  ")
     if report.needs:
         yield ""

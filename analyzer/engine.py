@@ -30,6 +30,7 @@ import pyarrow as pa
 from analyzer import landlock
 from analyzer.complaint import complaint
 from analyzer.integrity import Checker, span
+from analyzer.library import pieces
 from analyzer.memory import SizeError, default_size, parse_size
 from analyzer.reads import Columns, named_columns
 from analyzer.recording import Recording
@@ -41,7 +42,6 @@ from analyzer.views import (
     ScopeError,
     Stream,
     Value,
-    derived_views,
     lay_raw,
     lay_scope,
     streams,
@@ -213,11 +213,14 @@ class Engine:
             self._links[path].symlink_to(path)
 
     def _view_tree(self, name: str) -> str:
-        """Return a derived view as the tree that DuckDB makes of it."""
+        """Return a function, part or view as the tree that DuckDB makes of it."""
         if name not in self._view_trees:
+            piece = pieces()[name]
+            sql = piece.query.sql
+            query = f"SELECT (\n{sql}\n)" if piece.layer == "functions" else sql
             trees: list[str] = []
             with closing(self._connection.cursor()) as cursor:
-                _interruptible(cursor, lambda: trees.append(_parse(cursor, derived_views()[name])))
+                _interruptible(cursor, lambda: trees.append(_parse(cursor, query)))
             self._view_trees[name] = trees[0]
         return self._view_trees[name]
 
@@ -318,7 +321,7 @@ class Engine:
         Ctrl-C, an error of the caller or leaving the block early interrupts it.
         """
         trees = [self._checked(query), *self._checked_scope(scope)]
-        self._leave_out_damaged(named_columns(trees, derived_views(), self._view_tree))
+        self._leave_out_damaged(named_columns(trees, pieces(), self._view_tree))
         cursor = self._connection.cursor()
         journals = streams(self.recording)
 

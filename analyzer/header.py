@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from types import MappingProxyType
 
@@ -33,7 +34,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "VARCHAR": (str,),
     "BOOLEAN": (bool,),
 }
-_KEYS = {"title", "description", "needs", "columns", "params", "chart"}
+_KEYS = {"title", "description", "needs", "uses", "columns", "arguments", "params", "chart"}
 _PARAMETER_KEYS = {"type", "default", "doc"}
 _RESERVED = {"from_us", "to_us", "start", "end", "where", "zone"}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -48,17 +49,38 @@ class ParameterError(CatalogError):
     """A parameter that the query does not have, or a value it cannot take."""
 
 
+def meant(word: str, known: Iterable[str]) -> str | None:
+    """Return the nearest of the known words, as a question; None if none is near."""
+    near = difflib.get_close_matches(word.lower(), list(known), n=1)
+    return f"did you mean {near[0]}?" if near else None
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a query: a column of the one-row view ``params``."""
+    """A parameter of a query: a column of the one-row view ``params``.
+
+    Of a parameter with ``choices`` no other word is a value.
+    """
 
     name: str
     type: str
     default: str | int | float | bool
     doc: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> str:
+        """What it can be, in words."""
+        return f"One of {', '.join(self.choices)}" if self.choices else self.type
 
     def parse(self, text: str) -> str | int | float | bool:
         """Return the value that a user typed. Raises ParameterError."""
+        if self.choices and text not in self.choices:
+            hint = meant(text, self.choices)
+            raise ParameterError(
+                f"{self.name}={text}: give one of {', '.join(self.choices)}"
+                + (f"; {hint}" if hint else "")
+            )
         try:
             match self.type:
                 case "BIGINT":
@@ -83,7 +105,9 @@ class Query:
     """What a header says, and the SQL below it.
 
     ``columns`` says what each column of the result means, in their order; ``chart`` is in
-    Vega-Lite's words; ``needs`` names what of a recording the answer rests on, in words of NEEDS.
+    Vega-Lite's words; ``needs`` names what of a recording the answer rests on, in words of NEEDS;
+    ``uses`` names the functions, parts and views that the SQL is made of. A function has
+    ``arguments`` in place of columns, and its SQL is an expression.
     """
 
     name: str
@@ -94,6 +118,8 @@ class Query:
     params: tuple[Parameter, ...]
     chart: Mapping[str, object]
     sql: str
+    uses: tuple[str, ...] = ()
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
     def values(
         self, given: Mapping[str, object]
@@ -102,8 +128,11 @@ class Query:
         known = {parameter.name: parameter for parameter in self.params}
         for name in given:
             if name not in known:
-                has = ", ".join(known) or "none"
-                raise ParameterError(f"{self.name} has no parameter {name!r}: it has {has}")
+                hint = meant(name, known)
+                raise ParameterError(
+                    f"{self.name} has no parameter {name!r}: it has {', '.join(known) or 'none'}"
+                    + (f"; {hint}" if hint else "")
+                )
         values = {}
         for name, parameter in known.items():
             value = given.get(name, parameter.default)
@@ -134,8 +163,8 @@ def parse_query(name: str, text: str, *, columns: Collection[str] | None = None)
     sql = "\n".join(lines[len(header) :]).strip().removesuffix(";")
     if not sql:
         raise CatalogError(f"{name}{SUFFIX}: no SQL below its header")
-    described = _table(name, found, "columns")
-    if bool(described) == (columns is not None):
+    described, arguments = _table(name, found, "columns"), _table(name, found, "arguments")
+    if bool(described or arguments) == (columns is not None):
         wrong = "describes no [columns]" if columns is None else "may not describe [columns]"
         raise CatalogError(f"{name}{SUFFIX}: its header {wrong}")
     return Query(
@@ -143,7 +172,9 @@ def parse_query(name: str, text: str, *, columns: Collection[str] | None = None)
         title=_text(name, found, "title"),
         description=_text(name, found, "description").strip(),
         needs=_needs(name, found.get("needs", [])),
+        uses=_uses(name, found.get("uses", [])),
         columns=MappingProxyType({c: _text(name, described, c) for c in described}),
+        arguments=MappingProxyType({a: _text(name, arguments, a) for a in arguments}),
         params=tuple(
             _parameter(name, key, value) for key, value in _table(name, found, "params").items()
         ),
@@ -183,15 +214,29 @@ def _needs(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _uses(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(used, str) for used in value):
+        raise CatalogError(f"{name}{SUFFIX}: 'uses' is no list of names")
+    return tuple(value)
+
+
 def _parameter(report: str, name: str, value: object) -> Parameter:
     where = f"{report}{SUFFIX}: parameter {name!r}"
     if not _NAME.fullmatch(name) or name in _RESERVED:
         raise CatalogError(f"{where}: is no name for a parameter")
-    if not isinstance(value, dict) or value.keys() != _PARAMETER_KEYS:
-        raise CatalogError(f"{where}: wants type, default and doc, nothing else")
+    if not isinstance(value, dict) or value.keys() - {"choices"} != _PARAMETER_KEYS:
+        raise CatalogError(f"{where}: wants type, default and doc, maybe choices, nothing else")
     kind, default = value["type"], value["default"]
     if kind not in _TYPES:
         raise CatalogError(f"{where}: its type is none of {', '.join(_TYPES)}")
     if type(default) not in _TYPES[kind] or not isinstance(default, str | int | float):
         raise CatalogError(f"{where}: its default is no {kind}")
-    return Parameter(name, kind, default, _text(report, value, "doc"))
+    choices = value.get("choices", [])
+    if "choices" in value and (
+        kind != "VARCHAR"
+        or not isinstance(choices, list)
+        or not all(isinstance(choice, str) for choice in choices)
+        or default not in choices
+    ):
+        raise CatalogError(f"{where}: its choices are no list of texts with its default")
+    return Parameter(name, kind, default, _text(report, value, "doc"), tuple(choices))

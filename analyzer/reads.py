@@ -9,6 +9,13 @@ from typing import Any
 
 from recorder.schema import TABLES
 
+_MADE = {
+    "local": ("local_addr", "local_port"),
+    "peer": ("peer_addr", "peer_port"),
+    "who": ("comm", "pid"),
+}
+"""What the columns are made of that analyzer.views adds, but for what is implied."""
+
 Columns = Mapping[str, frozenset[str]]
 
 _PLAIN_FUNCTIONS = frozenset("generate_series json_each json_tree range repeat unnest".split())
@@ -25,8 +32,8 @@ def named_columns(
 ) -> Columns:
     """Return the columns, by table, that statements name, as DuckDB writes their trees.
 
-    ``views`` are the names of those that they may name, of which ``tree_of`` gives the tree. Where
-    a tree leaves it open, all columns are named.
+    ``views`` are the names of those that they may name, functions too, of which ``tree_of`` gives
+    the tree. Where a tree leaves it open, all columns are named.
     """
     words, named, stars = set[str](), set[str](), set[str]()
     relations = {*_EVERY, *views, "baseline"}
@@ -40,6 +47,8 @@ def named_columns(
                 words |= _words(node)
                 if node.get("type") == "BASE_TABLE":
                     named.add(str(node["table_name"]).lower())
+                if "function_name" in node:
+                    named.add(str(node["function_name"]).lower())
                 stars |= _starred(node) | _rows_named(node, relations)
             more = {name for name in views if name in named} - seen
             seen |= more
@@ -49,6 +58,7 @@ def named_columns(
     if "baseline" in named:
         named.add("sockets")
         stars |= {"sockets"} if "baseline" in stars else set()
+    words.update(column for made in words & _MADE.keys() for column in _MADE[made])
     return {
         name: columns if name in stars else columns & (words | _IMPLIED)
         for name, columns in _EVERY.items()

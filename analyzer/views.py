@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from analyzer.complaint import complaint
-from analyzer.header import parse_query, read_folder
 from analyzer.journal import Journal
+from analyzer.library import closure, names_in, pieces
 from analyzer.recording import Recording
 from analyzer.segment import Segment
 from recorder.schema import CLOSES, KINDS, SOCKETS, TABLES, SockrecError, Table, public_schema
@@ -134,9 +133,26 @@ def lay_raw(connection: DuckDBPyConnection, recording: Recording) -> None:
             branches.append(f"SELECT {', '.join(table.names)} FROM {_stream_name(table)}")
         if not branches:
             branches.append(f"SELECT {_selection(table, ())} WHERE false")
+        rows = " UNION ALL ".join(branches)
+        key = _key(table, recording)
         connection.execute(
-            f"CREATE OR REPLACE VIEW raw.{table.name} AS {' UNION ALL '.join(branches)}"
+            f"CREATE OR REPLACE VIEW raw.{table.name} AS SELECT *, {key} FROM ({rows})"
         )
+
+
+def _key(table: Table, recording: Recording) -> str:
+    """Return the columns that tell the rows of one host and boot from those of another.
+
+    ``ns`` stands for host, boot and network namespace in one number, for joins and windows; of one
+    boot that is the namespace's own.
+    """
+    facts = (recording.facts.get(name) for name in ("host", "boot_id"))
+    host, boot = (str(fact) if fact is not None else None for fact in facts)
+    columns = [f"CAST({_literal(host)} AS VARCHAR) AS host"]
+    columns.append(f"CAST({_literal(boot)} AS VARCHAR) AS boot")
+    if "netns" in table.names:
+        columns.append("netns AS ns")
+    return ", ".join(columns)
 
 
 def lay_scope(
@@ -147,8 +163,14 @@ def lay_scope(
 ) -> None:
     """Create the temporary views of one run; ``parameters`` gives type and value by name.
 
-    Of the derived views only those that ``query`` names, if one is given. Raises ScopeError.
+    Of functions, parts and derived views those that ``query`` uses, if one is given. Raises
+    ScopeError.
     """
+    used = frozenset(pieces()) if query is None else names_in(connection, query)
+    wanted = list(closure(used | _names_of_columns(connection, scope)))
+    for piece in wanted:
+        if piece.layer == "functions":
+            connection.execute(piece.statement)
     if scope.where is not None:
         _lay_chosen(connection, scope, scope.where)
     for table in TABLES.values():
@@ -166,24 +188,37 @@ def lay_scope(
         for name, (kind, value) in (given | dict(parameters or {})).items()
     )
     connection.execute(f"CREATE TEMP VIEW params AS SELECT {', '.join(columns)}")
-    for name, sql in derived_views().items():
-        if query is None or name in query.lower():
-            connection.execute(f"CREATE TEMP VIEW {name} AS {sql}")
+    for piece in wanted:
+        if piece.layer != "functions":
+            connection.execute(piece.statement)
 
 
-@cache
-def derived_views() -> Mapping[str, str]:
-    """Return the SQL of the views of queries/views/ by name."""
-    return {name: parse_query(name, text).sql for name, text in read_folder("views").items()}
+def _names_of_columns(connection: DuckDBPyConnection, scope: Scope) -> frozenset[str]:
+    """Return the functions that the columns of the tables and the condition on sockets call."""
+    made = frozenset({"endpoint", "who"})
+    if scope.where is None:
+        return made
+    return made | names_in(connection, f"SELECT 1 WHERE (\n{scope.where}\n)")
 
 
 def _timed(table: Table) -> str:
-    """Return the whole table with its t_us, under a name that a condition may use."""
-    time = _TIME_COLUMN.get(table.name, "sample_time")
+    """Return the whole table with what is made of it, under a name that a condition may use."""
     return (
-        f"(SELECT *, epoch_us({time}) AS t_us FROM raw.{table.name}) AS "
+        f"(SELECT *, {_made(table)} FROM raw.{table.name}) AS "
         f"{SOCKETS.name if table == CLOSES else table.name}"
     )
+
+
+def _made(table: Table) -> str:
+    """Return the columns that are made of others: the time as a number, and what people read."""
+    columns = [f"epoch_us({_TIME_COLUMN.get(table.name, 'sample_time')}) AS t_us"]
+    if table in (SOCKETS, CLOSES):
+        columns += [
+            "endpoint(local_addr, local_port) AS local",
+            "endpoint(peer_addr, peer_port) AS peer",
+            "who(comm, pid) AS who",
+        ]
+    return ", ".join(columns)
 
 
 def _bounds(table: Table, scope: Scope) -> str:
@@ -196,7 +231,7 @@ def _bounds(table: Table, scope: Scope) -> str:
     return " AND ".join(bounds)
 
 
-_CHOSEN = "(netns, cookie) IN (SELECT netns, cookie FROM chosen)"
+_CHOSEN = "(ns, cookie) IN (SELECT ns, cookie FROM chosen)"
 
 
 def _lay_chosen(connection: DuckDBPyConnection, scope: Scope, where: str) -> None:
@@ -207,7 +242,7 @@ def _lay_chosen(connection: DuckDBPyConnection, scope: Scope, where: str) -> Non
         where.encode()
         duckdb.SQLExpression(where)  # refuses what is more than one expression
         connection.execute(
-            f"CREATE TEMP VIEW chosen AS SELECT DISTINCT netns, cookie FROM {_timed(SOCKETS)} "
+            f"CREATE TEMP VIEW chosen AS SELECT DISTINCT ns, cookie FROM {_timed(SOCKETS)} "
             f"WHERE {_bounds(SOCKETS, scope)} AND (\n{where}\n)"
         )
     except (duckdb.Error, ValueError) as error:
@@ -240,12 +275,11 @@ def _baseline(scope: Scope) -> str:
         return "SELECT * FROM sockets WHERE false"
     before = f"sample_time < make_timestamp({scope.start})"
     return (
-        "SELECT s.*, epoch_us(s.sample_time) AS t_us FROM raw.sockets AS s "
-        "JOIN (SELECT b.netns, b.cookie, max(b.sample) AS sample FROM raw.sockets AS b "
-        "JOIN (SELECT DISTINCT netns, cookie FROM sockets) AS k "
-        f"ON b.netns = k.netns AND b.cookie = k.cookie WHERE b.{before} "
-        "GROUP BY b.netns, b.cookie) AS l "
-        f"ON s.netns = l.netns AND s.cookie = l.cookie AND s.sample = l.sample WHERE s.{before}"
+        f"SELECT s.*, {_made(SOCKETS)} FROM raw.sockets AS s "
+        "JOIN (SELECT b.ns, b.cookie, max(b.sample) AS sample FROM raw.sockets AS b "
+        "JOIN (SELECT DISTINCT ns, cookie FROM sockets) AS k USING (ns, cookie) "
+        f"WHERE b.{before} GROUP BY b.ns, b.cookie) AS l "
+        f"ON s.ns = l.ns AND s.cookie = l.cookie AND s.sample = l.sample WHERE s.{before}"
     )
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from analyzer.catalog import FINDING_COLUMNS, Query, read_catalog, read_findings
-from analyzer.header import parse_query, read_folder
+from analyzer.library import pieces
 
 REPORTS = """\
 # The reports, and what summary looks for
@@ -26,9 +26,21 @@ VIEWS = """\
 <!-- Written by `make docs` from the headers in queries/views/: change those, not this. -->
 
 Beside the tables of [schema.md](schema.md), `sockrec sql` and every report see the views below.
-Each table and view has `t_us`, or columns named `…_us`: microseconds UTC. With `--from`, `baseline`
-holds the last row before that time of each socket in `sockets`; `params` is one row with the bounds
-(`from_us`, `to_us`) and the parameters of the report.
+Each table and view has `t_us`, or columns named `…_us`: microseconds UTC. `sockets` and `closes`
+have `local` and `peer`, address and port as one text (`[::1]:80`; of a unix socket its name), and
+`who`, the name and number of the process. With `--from`, `baseline` holds the last row before that
+time of each socket in `sockets`; `params` is one row with the bounds (`from_us`, `to_us`) and the
+parameters of the report.
+
+`host` and `boot` say of which host, and of which boot of it, a row is. `ns` stands for both and for
+the network namespace in one number: a socket is told from every other by `ns` and `cookie`, so join
+and group by these; `netns` is the kernel's own number, which other hosts have too.
+"""
+
+FUNCTIONS = """\
+# The functions
+
+Beside those of DuckDB a query may call these.
 """
 
 
@@ -94,9 +106,10 @@ def section(query: Query, level: str = "##") -> Iterator[str]:
         "type",
         "default",
         "meaning",
-        rows=((f"`{p.name}`", p.type, str(p.default), p.doc) for p in query.params),
+        rows=((f"`{p.name}`", p.values, str(p.default), p.doc) for p in query.params),
     )
-    yield from table("column", "meaning", rows=((f"`{n}`", d) for n, d in query.columns.items()))
+    for head, described in (("column", query.columns), ("argument", query.arguments)):
+        yield from table(head, "meaning", rows=((f"`{n}`", d) for n, d in described.items()))
 
 
 def reports() -> Iterator[str]:
@@ -122,8 +135,13 @@ def reports() -> Iterator[str]:
 def views() -> Iterator[str]:
     """Yield docs/views.md."""
     yield VIEWS
-    for name, text in read_folder("views").items():
-        yield from section(parse_query(name, text))
+    for piece in pieces().values():
+        if piece.layer == "views":
+            yield from section(piece.query)
+    yield FUNCTIONS
+    for piece in pieces().values():
+        if piece.layer == "functions":
+            yield from section(piece.query)
 
 
 def main() -> None:

@@ -17,6 +17,10 @@
 -- no numbers.
 -- """
 -- needs = ["tcp", "closes", "counters"]
+-- uses = [
+--   "counter_steps", "counter_values", "endpoint", "process", "services", "slice_of",
+--   "slice_width", "was_read",
+-- ]
 --
 -- [columns]
 -- time = "Begin of the slice: its first sample, UTC."
@@ -38,7 +42,8 @@
 -- [params.by]
 -- type = "VARCHAR"
 -- default = "process"
--- doc = "process, listener (outgoing: the connections of no listener) or peer; any other word means process."
+-- choices = ["process", "listener", "peer"]
+-- doc = "process, listener (outgoing: the connections of no listener) or peer."
 --
 -- [params.interval]
 -- type = "DOUBLE"
@@ -60,205 +65,92 @@
 -- x = { field = "time", type = "temporal" }
 -- y = { field = "opened_per_s", type = "quantitative" }
 -- color = { field = "who" }
-WITH ends AS (
+WITH named AS (
   SELECT
-    netns,
-    role,
-    pid,
-    comm,
-    CASE WHEN local_addr LIKE '::ffff:%' THEN substr(local_addr, 8) ELSE local_addr END AS local_addr,
-    local_port,
-    CASE WHEN peer_addr LIKE '::ffff:%' THEN substr(peer_addr, 8) ELSE peer_addr END AS peer_addr,
-    peer_port,
-    opened,
-    closed,
-    closed_first,
-    attempt,
-    first_us,
-    first_time,
-    closed_us,
-    last_time,
-    duration_us,
-    duration_max_us
-  FROM connections
-),
-services AS (
-  -- A server is known by its port, on whichever of its addresses it was met.
-  SELECT
-    *,
-    CASE WHEN role = 'client' THEN peer_addr END AS service_addr,
-    CASE WHEN role = 'client' THEN peer_port ELSE local_port END AS service_port
-  FROM ends
-),
-users AS (
-  SELECT
-    *,
-    min(pid) OVER service AS least_pid,
-    max(pid) OVER service AS most_pid,
-    min(comm) OVER service AS least_comm,
-    max(comm) OVER service AS most_comm,
-    min(local_addr) OVER service AS least_addr,
-    max(local_addr) OVER service AS most_addr
-  FROM services
-  WINDOW service AS (PARTITION BY netns, role, service_addr, service_port)
-),
-owned AS (
-  -- What has no process goes to the only one that is known to use the same service.
-  SELECT
-    *,
-    CASE
-      WHEN pid IS NOT NULL THEN pid
-      WHEN service_port IS NOT NULL AND least_pid = most_pid THEN least_pid
-    END AS user_pid,
-    CASE
-      WHEN pid IS NOT NULL THEN comm
-      WHEN service_port IS NOT NULL AND least_comm = most_comm THEN least_comm
-    END AS user_comm
-  FROM users
-),
-named AS (
-  SELECT
-    CASE
-      WHEN params.by = 'listener' AND owned.role = 'server' AND owned.least_addr < owned.most_addr
-        THEN concat('*:', owned.local_port)
-      WHEN params.by = 'listener' AND owned.role = 'server' AND owned.local_addr LIKE '%:%'
-        THEN concat('[', owned.local_addr, ']:', owned.local_port)
-      WHEN params.by = 'listener' AND owned.role = 'server'
-        THEN concat(owned.local_addr, ':', owned.local_port)
-      WHEN params.by = 'listener' AND owned.role = 'client' THEN 'outgoing'
-      WHEN params.by = 'listener' THEN 'unknown'
-      WHEN params.by = 'peer' AND owned.peer_addr IS NULL THEN 'unknown'
-      WHEN params.by = 'peer' AND owned.role = 'client' AND owned.peer_addr LIKE '%:%'
-        THEN concat('to [', owned.peer_addr, ']:', owned.peer_port)
-      WHEN params.by = 'peer' AND owned.role = 'client'
-        THEN concat('to ', owned.peer_addr, ':', owned.peer_port)
-      WHEN params.by = 'peer' AND owned.role = 'server' THEN concat('from ', owned.peer_addr)
-      WHEN params.by = 'peer' THEN owned.peer_addr
-      WHEN owned.user_comm IS NULL THEN 'unknown'
-      WHEN owned.user_pid IS NULL THEN owned.user_comm
-      ELSE concat(owned.user_comm, ' (', owned.user_pid, ')')
+    CASE params.by
+      WHEN 'listener' THEN
+        CASE s.role
+          WHEN 'server' THEN endpoint(CASE WHEN s.least_addr < s.most_addr THEN '*' ELSE s.local_addr END, s.local_port)
+          WHEN 'client' THEN 'outgoing'
+          ELSE 'unknown'
+        END
+      WHEN 'peer' THEN
+        CASE
+          WHEN s.peer_addr IS NULL THEN 'unknown'
+          WHEN s.role = 'client' THEN 'to ' || endpoint(s.peer_addr, s.peer_port)
+          WHEN s.role = 'server' THEN 'from ' || s.peer_addr
+          ELSE s.peer_addr
+        END
+      ELSE coalesce(process(s.user_comm, s.user_pid), 'unknown')
     END AS who,
-    owned.opened,
-    owned.closed,
-    owned.closed_first,
-    owned.attempt,
-    owned.first_us,
-    owned.first_time,
-    owned.closed_us,
-    owned.last_time,
-    owned.duration_us,
-    owned.duration_max_us
-  FROM owned
-  CROSS JOIN params
+    s.opened, s.closed_first, s.attempt, s.first_us, s.first_time, s.closed_us, s.last_time, s.duration_us, s.duration_max_us
+  FROM services AS s CROSS JOIN params
 ),
 events AS (
   SELECT
-    who,
-    first_us AS t_us,
-    first_time AS time,
-    'opened' AS event,
-    CAST(NULL AS VARCHAR) AS closed_first,
-    CAST(NULL AS BIGINT) AS least_us,
-    CAST(NULL AS BIGINT) AS most_us
+    who, first_us AS t_us, first_time AS time, 'opened' AS event, NULL AS closed_first, NULL AS least_us, NULL AS most_us
   FROM named
   WHERE opened = 'during' AND attempt IS NULL
   UNION ALL
   SELECT
-    who,
-    closed_us AS t_us,
-    last_time AS time,
-    CASE WHEN attempt = 'failed' THEN 'failed' ELSE 'closed' END AS event,
-    closed_first,
-    duration_us AS least_us,
-    duration_max_us AS most_us
+    who, closed_us AS t_us, last_time AS time, CASE WHEN attempt = 'failed' THEN 'failed' ELSE 'closed' END AS event,
+    closed_first, duration_us AS least_us, duration_max_us AS most_us
   FROM named
   WHERE closed_us IS NOT NULL
 ),
 moments AS (
   SELECT
-    sample,
-    min(t_us) AS t_us,
-    min(sample_time) AS time,
-    max(
-      CASE
-        WHEN step IN ('tcp', 'all') AND outcome IN ('ok', 'skipped_empty') THEN 1
-        ELSE 0
-      END
-    ) AS seen
+    sample, min(t_us) AS t_us, min(sample_time) AS time,
+    bool_or(step IN ('tcp', 'all') AND was_read(outcome)) AS seen
   FROM samples
   GROUP BY sample
   UNION ALL
   -- A file of one table alone does not say what was read.
-  SELECT sample, min(t_us) AS t_us, min(sample_time) AS time, 1 AS seen
+  SELECT sample, min(t_us) AS t_us, min(sample_time) AS time, true AS seen
   FROM sockets
   WHERE NOT EXISTS (SELECT 1 FROM samples)
   GROUP BY sample
   UNION ALL
-  SELECT sample, min(t_us) AS t_us, min(time) AS time, 1 AS seen
+  SELECT sample, min(t_us) AS t_us, min(time) AS time, true AS seen
   FROM closes
   WHERE NOT EXISTS (SELECT 1 FROM samples) AND NOT EXISTS (SELECT 1 FROM sockets)
   GROUP BY sample
 ),
 slicing AS (
-  SELECT
-    min(moments.t_us) AS start_us,
-    max(moments.t_us) AS end_us,
-    min(
-      CASE
-        WHEN params.interval > 0 THEN CAST(params.interval * 1000000 AS BIGINT)
-        ELSE CAST(floor((span.end_us - span.start_us) / 10.0) AS BIGINT) + 1
-      END
-    ) AS wide_us
-  FROM moments
-  CROSS JOIN (SELECT min(t_us) AS start_us, max(t_us) AS end_us FROM moments) AS span
-  CROSS JOIN params
+  SELECT min(t_us) AS start_us, max(t_us) AS end_us, slice_width(min(t_us), max(t_us), any_value(params.interval)) AS wide_us
+  FROM moments CROSS JOIN params
 ),
 sliced AS (
   -- What the kernel announced after the last sample was begun belongs to that sample.
-  SELECT
-    e.*,
-    CASE
-      WHEN e.t_us <= s.start_us THEN 0
-      WHEN e.t_us >= s.end_us THEN (s.end_us - s.start_us) - (s.end_us - s.start_us) % s.wide_us
-      ELSE (e.t_us - s.start_us) - (e.t_us - s.start_us) % s.wide_us
-    END AS slice
-  FROM events AS e
-  CROSS JOIN slicing AS s
+  SELECT e.*, slice_of(greatest(s.start_us, least(e.t_us, s.end_us)), s.start_us, s.wide_us) AS slice
+  FROM events AS e CROSS JOIN slicing AS s
 ),
 looks AS (
-  SELECT
-    m.*,
-    (m.t_us - s.start_us) - (m.t_us - s.start_us) % s.wide_us AS slice
-  FROM moments AS m
-  CROSS JOIN slicing AS s
+  SELECT m.*, slice_of(m.t_us, s.start_us, s.wide_us) AS slice
+  FROM moments AS m CROSS JOIN slicing AS s
 ),
 slices AS (
-  SELECT slice, min(time) AS time, max(seen) AS seen
+  SELECT slice, min(time) AS time, bool_or(seen) AS seen
   FROM (
     SELECT slice, time, seen FROM looks
     UNION ALL
-    SELECT slice, time, 0 AS seen FROM sliced
+    SELECT slice, time, false AS seen FROM sliced
   ) AS both_kinds
   GROUP BY slice
 ),
 counted AS (
   SELECT
-    who,
-    slice,
-    count(CASE WHEN event = 'opened' THEN 1 END) AS opened,
-    count(CASE WHEN event = 'closed' THEN 1 END) AS closed,
-    count(CASE WHEN event = 'closed' AND closed_first = 'reset' THEN 1 END) AS resets,
-    count(CASE WHEN event = 'failed' THEN 1 END) AS failed,
-    count(CASE WHEN event = 'closed' THEN most_us END) AS bounded,
-    count(CASE WHEN event = 'closed' AND most_us < params.seconds * 1000000 THEN 1 END) AS short,
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN least_us END)
-      AS p50_least_us,
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN most_us END)
-      AS p50_most_us,
-    percentile_cont(0.95) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN least_us END)
-      AS p95_least_us,
-    percentile_cont(0.95) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN most_us END)
-      AS p95_most_us
+    who, slice,
+    count(*) FILTER (WHERE event = 'opened') AS opened,
+    count(*) FILTER (WHERE event = 'closed') AS closed,
+    count(*) FILTER (WHERE event = 'closed' AND closed_first = 'reset') AS resets,
+    count(*) FILTER (WHERE event = 'failed') AS failed,
+    count(most_us) FILTER (WHERE event = 'closed') AS bounded,
+    count(*) FILTER (WHERE event = 'closed' AND most_us < params.seconds * 1000000) AS short,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN least_us END) AS p50_least_us,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN most_us END) AS p50_most_us,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN least_us END) AS p95_least_us,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN most_us END) AS p95_most_us
   FROM (
     SELECT who, slice, event, closed_first, least_us, most_us FROM sliced
     UNION ALL
@@ -268,85 +160,56 @@ counted AS (
   GROUP BY who, slice
 ),
 series AS (
-  SELECT
-    who,
-    row_number() OVER (ORDER BY sum(opened + closed + failed) DESC, who) AS place
+  SELECT who, row_number() OVER (ORDER BY sum(opened + closed + failed) DESC, who) AS place
   FROM counted
   WHERE who <> 'all'
   GROUP BY who
   UNION ALL
   SELECT 'all' AS who, 0 AS place
 ),
-readings AS (
-  SELECT netns, sample, name, min_by(value, phase) AS value
-  FROM counter_values
+openings AS (
+  SELECT
+    ns, sample,
+    sum(growth) FILTER (WHERE name IN ('Tcp.ActiveOpens', 'Tcp.PassiveOpens')) AS opens,
+    sum(growth) FILTER (WHERE name = 'Tcp.AttemptFails') AS failed,
+    sum(growth) FILTER (WHERE name = 'Tcp.EstabResets') AS resets
+  FROM (
+    SELECT ns, sample, name, growth FROM counter_steps
+    UNION ALL
+    -- A counter that stands still is known, too.
+    SELECT ns, sample, name, 0 AS growth FROM counter_values
+  ) AS steps
   WHERE name IN ('Tcp.ActiveOpens', 'Tcp.PassiveOpens', 'Tcp.AttemptFails', 'Tcp.EstabResets')
-  GROUP BY netns, sample, name
-),
-growths AS (
-  SELECT
-    netns,
-    sample,
-    name,
-    value - lag(value) OVER (PARTITION BY netns, name ORDER BY sample) AS growth
-  FROM readings
-),
-grown AS (
-  SELECT
-    netns,
-    sample,
-    sum(CASE WHEN name IN ('Tcp.ActiveOpens', 'Tcp.PassiveOpens') THEN growth END) AS opens,
-    sum(CASE WHEN name = 'Tcp.AttemptFails' THEN growth END) AS failed,
-    sum(CASE WHEN name = 'Tcp.EstabResets' THEN growth END) AS resets
-  FROM growths
-  WHERE growth >= 0
-  GROUP BY netns, sample
-),
-met AS (
-  SELECT netns, sample, sum(opened) AS opened
-  FROM samples
-  WHERE step IN ('tcp', 'closes')
-  GROUP BY netns, sample
+  GROUP BY ns, sample
 ),
 kernel AS (
   SELECT
-    looks.slice,
-    CAST(sum(grown.failed) AS BIGINT) AS failed,
-    CAST(sum(grown.resets) AS BIGINT) AS resets,
-    sum(CASE WHEN met.opened IS NOT NULL THEN grown.opens END) AS opens,
-    sum(CASE WHEN grown.opens IS NOT NULL THEN met.opened END) AS met
-  FROM grown
-  JOIN looks
-    ON looks.sample = grown.sample
-  LEFT JOIN met
-    ON met.netns = grown.netns
-    AND met.sample = grown.sample
+    looks.slice, CAST(sum(openings.failed) AS BIGINT) AS failed, CAST(sum(openings.resets) AS BIGINT) AS resets,
+    sum(openings.opens) FILTER (WHERE met.opened IS NOT NULL) AS opens, sum(met.opened) FILTER (WHERE openings.opens IS NOT NULL) AS met
+  FROM openings
+  JOIN looks USING (sample)
+  LEFT JOIN (
+    SELECT ns, sample, sum(opened) AS opened
+    FROM samples
+    WHERE step IN ('tcp', 'closes')
+    GROUP BY ns, sample
+  ) AS met ON met.ns = openings.ns AND met.sample = openings.sample
   GROUP BY looks.slice
 )
 SELECT
-  slices.time AS time,
-  series.who AS who,
-  CASE WHEN slices.seen = 1 THEN coalesce(c.opened, 0) ELSE c.opened END AS opened,
-  CASE WHEN slices.seen = 1 THEN coalesce(c.closed, 0) ELSE c.closed END AS closed,
-  CASE WHEN slices.seen = 1 THEN coalesce(c.resets, 0) ELSE c.resets END AS resets,
-  CASE WHEN slices.seen = 1 THEN coalesce(c.failed, 0) ELSE c.failed END AS failed,
+  slices.time, series.who,
+  CASE WHEN slices.seen THEN coalesce(c.opened, 0) ELSE c.opened END AS opened,
+  CASE WHEN slices.seen THEN coalesce(c.closed, 0) ELSE c.closed END AS closed,
+  CASE WHEN slices.seen THEN coalesce(c.resets, 0) ELSE c.resets END AS resets,
+  CASE WHEN slices.seen THEN coalesce(c.failed, 0) ELSE c.failed END AS failed,
   round(
-    1000000.0 * CASE WHEN slices.seen = 1 THEN coalesce(c.opened, 0) ELSE c.opened END
-    / nullif(
-      CASE
-        WHEN slicing.end_us - slicing.start_us - slices.slice < slicing.wide_us
-          THEN slicing.end_us - slicing.start_us - slices.slice
-        ELSE slicing.wide_us
-      END,
-      0
-    ),
+    1000000.0 * CASE WHEN slices.seen THEN coalesce(c.opened, 0) ELSE c.opened END
+      / nullif(least(slicing.end_us - slicing.start_us - slices.slice, slicing.wide_us), 0),
     1
   ) AS opened_per_s,
   round(100.0 * c.short / nullif(c.bounded, 0), 1) AS short_percent,
-  CAST(c.p50_least_us AS BIGINT) AS p50_least_us,
-  CAST(c.p50_most_us AS BIGINT) AS p50_most_us,
-  CAST(c.p95_least_us AS BIGINT) AS p95_least_us,
-  CAST(c.p95_most_us AS BIGINT) AS p95_most_us,
+  CAST(c.p50_least_us AS BIGINT) AS p50_least_us, CAST(c.p50_most_us AS BIGINT) AS p50_most_us,
+  CAST(c.p95_least_us AS BIGINT) AS p95_least_us, CAST(c.p95_most_us AS BIGINT) AS p95_most_us,
   CASE WHEN series.place = 0 THEN kernel.failed END AS kernel_failed,
   CASE WHEN series.place = 0 THEN kernel.resets END AS kernel_resets,
   CASE
@@ -360,10 +223,7 @@ FROM series
 CROSS JOIN params
 CROSS JOIN slices
 CROSS JOIN slicing
-LEFT JOIN counted AS c
-  ON c.who = series.who
-  AND c.slice = slices.slice
-LEFT JOIN kernel
-  ON kernel.slice = slices.slice
+LEFT JOIN counted AS c ON c.who = series.who AND c.slice = slices.slice
+LEFT JOIN kernel ON kernel.slice = slices.slice
 WHERE params.top = 0 OR series.place <= params.top
 ORDER BY series.place, slices.slice

@@ -10,6 +10,7 @@
 -- a socket lost when it reset its connection is nothing, never 0.
 -- """
 -- needs = ["tcp"]
+-- uses = ["connections", "larger", "since_opened"]
 --
 -- [columns]
 -- comm = "Process that held it last; nothing if it was not found."
@@ -33,7 +34,8 @@
 -- [params.order]
 -- type = "VARCHAR"
 -- default = "duration"
--- doc = "What comes first: duration, bytes (both ways), sent, received, retrans, rtt, queue (the larger of both) or recent (opened last); any other word means duration."
+-- choices = ["duration", "bytes", "sent", "received", "retrans", "rtt", "queue", "recent"]
+-- doc = "What comes first: duration, bytes (both ways), sent, received, retrans, rtt, queue (the larger of both) or recent (opened last)."
 --
 -- [params.top]
 -- type = "BIGINT"
@@ -45,10 +47,9 @@
 -- x = { field = "duration_us", type = "quantitative" }
 -- y = { field = "local", sort = "-x" }
 -- color = { field = "comm" }
-WITH ranked AS (
+WITH listed AS (
   SELECT
     c.*,
-    c.last_us - c.first_us AS known_us,
     row_number() OVER (
       ORDER BY
         CASE params.order
@@ -57,80 +58,29 @@ WITH ranked AS (
           WHEN 'received' THEN c.bytes_received
           WHEN 'retrans' THEN c.total_retrans
           WHEN 'rtt' THEN c.rtt_max_us
-          WHEN 'queue'
-            THEN CASE WHEN c.recv_q_peak > c.send_q_peak THEN c.recv_q_peak ELSE c.send_q_peak END
+          WHEN 'queue' THEN larger(c.recv_q_peak, c.send_q_peak)
           WHEN 'recent' THEN c.first_us
           ELSE c.last_us - c.first_us
         END DESC NULLS LAST,
-        coalesce(c.bytes_sent, 0) + coalesce(c.bytes_received, 0) DESC,
-        c.first_us,
-        c.netns,
-        c.cookie
+        coalesce(c.bytes_sent, 0) + coalesce(c.bytes_received, 0) DESC, c.first_us, c.ns, c.cookie
     ) AS place
-  FROM connections AS c
-  CROSS JOIN params
-),
-listed AS (
-  SELECT ranked.*
-  FROM ranked
-  CROSS JOIN params
-  WHERE params.top = 0 OR ranked.place <= params.top
-),
-told AS (
-  SELECT
-    listed.*,
+  FROM connections AS c CROSS JOIN params
+  QUALIFY params.top = 0 OR place <= params.top
+)
+SELECT
+  comm, pid, role, local, peer, first_time, last_us - first_us AS duration_us,
+  substr(
     concat(
-      CASE WHEN opened = 'before' THEN ', open before' ELSE '' END,
-      CASE WHEN samples = 0 THEN ', between two samples' ELSE '' END,
-      CASE
-        WHEN syn_sent_us > first_us
-          THEN concat(', SYN-SENT +', CAST(round((syn_sent_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
-        WHEN syn_sent_us IS NOT NULL THEN ', SYN-SENT'
-        ELSE ''
-      END,
-      CASE
-        WHEN syn_recv_us > first_us
-          THEN concat(', SYN-RECV +', CAST(round((syn_recv_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
-        WHEN syn_recv_us IS NOT NULL THEN ', SYN-RECV'
-        ELSE ''
-      END,
-      CASE
-        WHEN estab_us > first_us
-          THEN concat(', ESTAB +', CAST(round((estab_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
-        WHEN estab_us IS NOT NULL THEN ', ESTAB'
-        ELSE ''
-      END,
-      CASE
-        WHEN fin_wait_us > first_us
-          THEN concat(', FIN-WAIT +', CAST(round((fin_wait_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
-        WHEN fin_wait_us IS NOT NULL THEN ', FIN-WAIT'
-        ELSE ''
-      END,
-      CASE
-        WHEN close_wait_us > first_us
-          THEN concat(', CLOSE-WAIT +',
-            CAST(round((close_wait_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
-        WHEN close_wait_us IS NOT NULL THEN ', CLOSE-WAIT'
-        ELSE ''
-      END,
-      CASE
-        WHEN closing_us > first_us
-          THEN concat(', CLOSING +', CAST(round((closing_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
-        WHEN closing_us IS NOT NULL THEN ', CLOSING'
-        ELSE ''
-      END,
-      CASE
-        WHEN last_ack_us > first_us
-          THEN concat(', LAST-ACK +', CAST(round((last_ack_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
-        WHEN last_ack_us IS NOT NULL THEN ', LAST-ACK'
-        ELSE ''
-      END,
-      CASE
-        WHEN time_wait_us > first_us
-          THEN concat(', TIME-WAIT +', CAST(round((time_wait_us - first_us) / 1000000.0, 1) AS VARCHAR), ' s')
-        WHEN time_wait_us IS NOT NULL THEN ', TIME-WAIT'
-        ELSE ''
-      END,
+      CASE WHEN opened = 'before' THEN ', open before' END,
+      CASE WHEN samples = 0 THEN ', between two samples' END,
+      since_opened('SYN-SENT', syn_sent_us, first_us),
+      since_opened('SYN-RECV', syn_recv_us, first_us),
+      since_opened('ESTAB', estab_us, first_us),
+      since_opened('FIN-WAIT', fin_wait_us, first_us),
+      since_opened('CLOSE-WAIT', close_wait_us, first_us),
+      since_opened('CLOSING', closing_us, first_us),
+      since_opened('LAST-ACK', last_ack_us, first_us),
+      since_opened('TIME-WAIT', time_wait_us, first_us),
       CASE
         WHEN attempt = 'failed' THEN ', never got open'
         WHEN closed IS NULL THEN ', still open'
@@ -142,32 +92,11 @@ told AS (
         WHEN closed = 'inferred' THEN ', gone'
         ELSE ', closed'
       END
-    ) AS words
-  FROM listed
-)
-SELECT
-  comm AS comm,
-  pid AS pid,
-  role AS role,
-  CASE
-    WHEN local_addr LIKE '%:%' THEN concat('[', local_addr, ']:', local_port)
-    WHEN local_addr IS NOT NULL THEN concat(local_addr, ':', local_port)
-  END AS local,
-  CASE
-    WHEN peer_addr LIKE '%:%' THEN concat('[', peer_addr, ']:', peer_port)
-    WHEN peer_addr IS NOT NULL THEN concat(peer_addr, ':', peer_port)
-  END AS peer,
-  first_time AS first_time,
-  known_us AS duration_us,
-  substr(words, 3) AS life,
-  bytes_sent AS sent_bytes,
-  bytes_received AS received_bytes,
-  total_retrans AS retrans,
+    ),
+    3
+  ) AS life,
+  bytes_sent AS sent_bytes, bytes_received AS received_bytes, total_retrans AS retrans,
   round(100.0 * total_retrans / nullif(segs_out, 0), 2) AS retrans_percent,
-  rtt_max_us AS rtt_us,
-  recv_q_peak AS recv_q_peak_bytes,
-  send_q_peak AS send_q_peak_bytes,
-  netns AS netns,
-  cookie AS cookie
-FROM told
+  rtt_max_us AS rtt_us, recv_q_peak AS recv_q_peak_bytes, send_q_peak AS send_q_peak_bytes, netns, cookie
+FROM listed
 ORDER BY place

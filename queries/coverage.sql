@@ -11,6 +11,7 @@
 -- by so many connections the two may differ though nothing was missed. What the recording does not
 -- say is nothing, never 0.
 -- """
+-- uses = ["netns_of", "punctuality", "was_read"]
 --
 -- [columns]
 -- netns = "Inode number of the network namespace; nothing in the row of the whole recording."
@@ -42,346 +43,175 @@
 -- x = { field = "share_percent", type = "quantitative" }
 -- y = { field = "name", sort = "x" }
 WITH recorded AS (
-  SELECT DISTINCT netns
+  SELECT DISTINCT ns
   FROM samples
   WHERE netns <> 0 AND step NOT IN ('owners', 'namespaces', 'closes')
 ),
 asked AS (
-  SELECT
-    CASE
-      WHEN sum(CASE WHEN step = 'tcp' THEN 1 ELSE 0 END) > 0 THEN 1
-      -- Or every namespace was without sockets all the time.
-      WHEN sum(
-        CASE
-          WHEN step IN ('all', 'owners', 'counters', 'counters_after', 'closes', 'namespaces') THEN 0
-          ELSE 1
-        END
-      ) = 0 THEN 1
-      ELSE 0
-    END AS tcp
+  -- Or every namespace was without sockets all the time.
+  SELECT bool_or(step = 'tcp')
+    OR NOT bool_or(step NOT IN ('all', 'owners', 'counters', 'counters_after', 'closes', 'namespaces')) AS tcp
   FROM samples
 ),
 looks AS (
   SELECT
-    coalesce(r.netns, 0) AS netns,
-    s.sample,
-    min(s.t_us) AS t_us,
-    min(s.sample_time) AS sample_time,
-    max(s.late_us) AS late_us,
-    max(s.skipped) AS skipped,
-    max(
-      CASE
-        WHEN asked.tcp = 0 THEN 0
-        WHEN s.step = 'tcp' AND s.outcome IN ('ok', 'skipped_empty') THEN 1
-        WHEN s.step = 'all' AND s.outcome = 'skipped_empty' THEN 1
-        ELSE 0
-      END
+    r.ns, s.sample, min(s.t_us) AS t_us, min(s.sample_time) AS sample_time, max(s.late_us) AS late_us, max(s.skipped) AS skipped,
+    bool_or(
+      asked.tcp AND (s.step = 'tcp' AND was_read(s.outcome) OR s.step = 'all' AND s.outcome = 'skipped_empty')
     ) AS complete,
     sum(
       CASE
-        WHEN s.step IN ('tcp', 'all') AND s.outcome = 'skipped_empty' AND asked.tcp = 1 THEN 0
+        WHEN s.step IN ('tcp', 'all') AND s.outcome = 'skipped_empty' AND asked.tcp THEN 0
         WHEN s.step IN ('tcp', 'closes') THEN s.opened
       END
     ) AS opened,
-    sum(CASE WHEN s.step = 'closes' THEN s.rows END) AS closes,
-    sum(CASE WHEN s.step = 'closes' THEN s.lost END) AS lost,
-    sum(CASE WHEN s.outcome = 'skipped_empty' THEN 1 ELSE 0 END) AS empty,
-    sum(CASE WHEN s.outcome = 'rotated' THEN 1 ELSE 0 END) AS rotated,
-    sum(CASE WHEN s.outcome = 'unavailable' THEN 1 ELSE 0 END) AS unavailable,
-    sum(
-      CASE
-        WHEN s.outcome NOT IN ('ok', 'skipped_empty', 'rotated', 'unavailable') THEN 1
-        ELSE 0
-      END
-    ) AS incomplete,
-    max(
-      CASE
-        WHEN s.outcome NOT IN ('ok', 'skipped_empty', 'rotated', 'unavailable')
-          THEN concat(s.step, ' ', s.outcome)
-      END
-    ) AS example,
-    max(CASE WHEN s.step = 'owners' THEN s.unresolved END) AS unresolved
+    sum(s.rows) FILTER (WHERE s.step = 'closes') AS closes,
+    sum(s.lost) FILTER (WHERE s.step = 'closes') AS lost,
+    count(*) FILTER (WHERE s.outcome = 'skipped_empty') AS empty,
+    count(*) FILTER (WHERE s.outcome = 'rotated') AS rotated,
+    count(*) FILTER (WHERE s.outcome = 'unavailable') AS unavailable,
+    count(*) FILTER (WHERE s.outcome NOT IN ('ok', 'skipped_empty', 'rotated', 'unavailable')) AS incomplete,
+    max(concat(s.step, ' ', s.outcome)) FILTER (WHERE s.outcome NOT IN ('ok', 'skipped_empty', 'rotated', 'unavailable')) AS example,
+    max(s.unresolved) FILTER (WHERE s.step = 'owners') AS unresolved
   FROM samples AS s
   -- What is not of a namespace that was recorded is of the whole host.
-  LEFT JOIN recorded AS r
-    ON r.netns = s.netns
+  LEFT JOIN recorded AS r USING (ns)
   CROSS JOIN asked
-  GROUP BY coalesce(r.netns, 0), s.sample
-),
-begun AS (
-  SELECT
-    sample,
-    min(t_us) AS t_us,
-    min(sample_time) AS sample_time,
-    max(late_us) AS late_us,
-    max(skipped) AS skipped
-  FROM looks
-  GROUP BY sample
-),
-pace AS (
-  SELECT median(gap_us) AS interval_us, min(sample_time) AS start
-  FROM (
-    SELECT
-      sample_time,
-      1.0 * (t_us - lag(t_us) OVER (ORDER BY sample)) / (1 + coalesce(skipped, 0)) AS gap_us
-    FROM begun
-  ) AS gaps
+  GROUP BY r.ns, s.sample
 ),
 opens AS (
   -- Changes only, those before the scope too: a value holds until the next.
   SELECT
-    netns,
-    2 * sample + CASE WHEN phase = 'after' THEN 1 ELSE 0 END AS place,
-    value,
-    lag(value) OVER (
-      PARTITION BY netns, name
-      ORDER BY sample, CASE WHEN phase = 'after' THEN 1 ELSE 0 END, value NULLS FIRST
-    ) AS former
+    ns, 2 * sample + CASE WHEN phase = 'after' THEN 1 ELSE 0 END AS place, value,
+    lag(value) OVER (PARTITION BY ns, name ORDER BY sample, phase DESC, value NULLS FIRST) AS former
   FROM raw.counters
   WHERE source = 'snmp' AND name IN ('Tcp.ActiveOpens', 'Tcp.PassiveOpens')
 ),
 moves AS (
   SELECT
-    netns,
-    place,
-    CAST(NULL AS BIGINT) AS sample,
-    CASE WHEN value >= former THEN value - former ELSE 0 END AS more,
+    ns, place, NULL AS sample, CASE WHEN value >= former THEN value - former ELSE 0 END AS more,
     -- A counter that is new, gone, or fell: the namespace is another one of the same number.
     CASE WHEN value >= former THEN 0 ELSE 1 END AS another,
-    CASE WHEN value IS NULL THEN 0 ELSE 1 END - CASE WHEN former IS NULL THEN 0 ELSE 1 END AS known
+    CAST(value IS NOT NULL AS INT) - CAST(former IS NOT NULL AS INT) AS known
   FROM opens
   UNION ALL
   SELECT DISTINCT
-    netns,
-    2 * sample + CASE WHEN step = 'counters_after' THEN 1 ELSE 0 END AS place,
-    sample,
-    0 AS more,
-    0 AS another,
-    0 AS known
+    ns, 2 * sample + CASE WHEN step = 'counters_after' THEN 1 ELSE 0 END AS place, sample, 0 AS more, 0 AS another, 0 AS known
   FROM samples
   WHERE step IN ('counters', 'counters_after') AND outcome IN ('ok', 'partial')
 ),
 totals AS (
   SELECT
-    netns,
-    place,
-    sample,
-    sum(more) OVER (PARTITION BY netns ORDER BY place, sample NULLS FIRST) AS total,
-    sum(another) OVER (PARTITION BY netns ORDER BY place, sample NULLS FIRST) AS life,
-    sum(known) OVER (PARTITION BY netns ORDER BY place, sample NULLS FIRST) AS known
+    ns, place, sample, sum(more) OVER so_far AS total, sum(another) OVER so_far AS life, sum(known) OVER so_far AS known
   FROM moves
+  WINDOW so_far AS (PARTITION BY ns ORDER BY place, sample NULLS FIRST)
 ),
 readings AS (
   -- Of the samples that know every connection open at their time; life is that of the number.
   SELECT
-    t.netns,
-    t.sample,
-    min(t.life) AS life,
-    min(l.opened) AS opened,
-    min(l.seen) AS seen,
-    min(CASE WHEN t.place = 2 * t.sample THEN t.total END) AS before,
-    min(CASE WHEN t.place > 2 * t.sample THEN t.total END) AS after
+    t.ns, t.sample, min(t.life) AS life, min(l.opened) AS opened, min(l.seen) AS seen,
+    min(t.total) FILTER (WHERE t.place = 2 * t.sample) AS before,
+    min(t.total) FILTER (WHERE t.place > 2 * t.sample) AS after
   FROM totals AS t
   JOIN (
     SELECT
-      netns,
-      sample,
-      complete,
-      coalesce(opened, 0) AS opened,
-      sum(coalesce(opened, 0)) OVER (PARTITION BY netns ORDER BY sample) AS seen
+      ns, sample, complete, coalesce(opened, 0) AS opened,
+      sum(coalesce(opened, 0)) OVER (PARTITION BY ns ORDER BY sample) AS seen
     FROM looks
-  ) AS l
-    ON l.netns = t.netns
-    AND l.sample = t.sample
-  WHERE t.known = 2 AND l.complete = 1
-  GROUP BY t.netns, t.sample
+  ) AS l ON coalesce(l.ns, 0) = t.ns AND l.sample = t.sample
+  WHERE t.known = 2 AND l.complete
+  GROUP BY t.ns, t.sample
   HAVING min(t.life) = max(t.life) AND min(t.place) = 2 * t.sample
 ),
 growths AS (
   SELECT
-    netns,
-    life,
-    sample,
-    opened,
-    seen,
-    coalesce(after, before) AS total,
-    after - before AS meanwhile,
-    lead(before) OVER (PARTITION BY netns, life ORDER BY sample) - before AS next_growth,
-    coalesce(after, before) - lag(coalesce(after, before)) OVER (
-      PARTITION BY netns, life ORDER BY sample
-    ) AS growth,
-    seen - lag(seen) OVER (PARTITION BY netns, life ORDER BY sample) AS more_seen,
-    min(sample) OVER (PARTITION BY netns, life) AS first_sample,
-    max(sample) OVER (PARTITION BY netns, life) AS last_sample
+    ns, life, sample, opened, seen, coalesce(after, before) AS total, after - before AS meanwhile,
+    lead(before) OVER ns_life - before AS next_growth,
+    coalesce(after, before) - lag(coalesce(after, before)) OVER ns_life AS growth,
+    seen - lag(seen) OVER ns_life AS more_seen,
+    min(sample) OVER (PARTITION BY ns, life) AS first_sample, max(sample) OVER (PARTITION BY ns, life) AS last_sample
   FROM readings
+  WINDOW ns_life AS (PARTITION BY ns, life ORDER BY sample)
 ),
-counted AS (
+compared AS (
   -- The ends: what came between the reading before and the one after may be in either count; where
   -- there is only the one before, what was seen first in that sample may have come after it.
   -- Announcements may be under way for longer: so many as once came a sample later than counted.
   SELECT
-    netns,
-    max(seen) - min(seen) AS seen,
-    max(total) - min(total) AS kernel,
-    sum(
-      CASE
-        WHEN sample = last_sample THEN coalesce(meanwhile, 0)
-        WHEN sample > first_sample OR meanwhile IS NOT NULL THEN 0
-        WHEN opened < next_growth THEN opened
-        ELSE next_growth
-      END
-    ) AS unseen_margin,
-    sum(
-      CASE
-        WHEN sample = first_sample THEN coalesce(meanwhile, 0)
-        WHEN sample < last_sample OR meanwhile IS NOT NULL THEN 0
-        ELSE opened
-      END
-    ) AS excess_margin,
-    max(more_seen - growth) AS delayed
+    ns, max(seen) - min(seen) AS seen, max(total) - min(total) AS kernel,
+    greatest(
+      max(more_seen - growth),
+      sum(
+        CASE
+          WHEN sample = last_sample THEN coalesce(meanwhile, 0)
+          WHEN sample > first_sample OR meanwhile IS NOT NULL THEN 0
+          WHEN opened < next_growth THEN opened
+          ELSE next_growth
+        END
+      ),
+      sum(
+        CASE
+          WHEN sample = first_sample THEN coalesce(meanwhile, 0)
+          WHEN sample < last_sample OR meanwhile IS NOT NULL THEN 0
+          ELSE opened
+        END
+      )
+    ) AS margin
   FROM growths
-  GROUP BY netns, life
+  GROUP BY ns, life
   HAVING max(sample) > min(sample)
-),
-compared AS (
-  SELECT
-    netns,
-    seen,
-    kernel,
-    CASE
-      WHEN delayed >= unseen_margin AND delayed >= excess_margin THEN delayed
-      WHEN unseen_margin >= excess_margin THEN unseen_margin
-      ELSE excess_margin
-    END AS margin
-  FROM counted
 ),
 shares AS (
   SELECT
-    netns,
-    sum(seen) AS seen,
-    sum(kernel) AS kernel,
-    sum(margin) AS margin,
+    ns, sum(seen) AS seen, sum(kernel) AS kernel, sum(margin) AS margin,
     sum(CASE WHEN kernel - seen > margin THEN seen ELSE kernel END) AS proven
   FROM compared
-  GROUP BY netns
-  UNION ALL
+  GROUP BY ns
+  UNION ALL BY NAME
   -- Without the kernel's counters.
-  SELECT
-    l.netns,
-    sum(CASE WHEN l.sample > f.first_sample THEN l.opened END) AS seen,
-    NULL AS kernel,
-    NULL AS margin,
-    NULL AS proven
+  SELECT l.ns, sum(l.opened) FILTER (WHERE l.sample > f.first_sample) AS seen
   FROM looks AS l
-  JOIN (SELECT netns, min(sample) AS first_sample FROM looks GROUP BY netns) AS f
-    ON f.netns = l.netns
-  WHERE l.netns <> 0
-    AND NOT EXISTS (SELECT 1 FROM totals WHERE totals.netns = l.netns AND totals.known = 2)
-  GROUP BY l.netns
+  JOIN (SELECT ns, min(sample) AS first_sample FROM looks GROUP BY ns) AS f USING (ns)
+  ANTI JOIN (SELECT ns FROM totals WHERE known = 2) AS t USING (ns)
+  GROUP BY l.ns
 ),
 named AS (
-  SELECT
-    netns,
-    CASE WHEN name IS NOT NULL THEN name WHEN home THEN 'home' ELSE comm END AS name,
-    entered,
-    valid_to,
-    row_number() OVER (
-      PARTITION BY netns
-      ORDER BY valid_from DESC, CASE WHEN valid_to IS NULL THEN 1 ELSE 0 END, sample DESC
-    ) AS place
+  SELECT ns, CASE WHEN name IS NOT NULL THEN name WHEN home THEN 'home' ELSE comm END AS name, entered, valid_to
   FROM namespaces
+  QUALIFY row_number() OVER (
+    PARTITION BY ns ORDER BY valid_from DESC, CASE WHEN valid_to IS NULL THEN 1 ELSE 0 END, sample DESC
+  ) = 1
 ),
 summed AS (
   SELECT
-    l.netns,
-    min(s.seen) AS seen,
-    min(s.kernel) AS kernel,
-    min(s.margin) AS margin,
-    min(s.proven) AS proven,
-    sum(l.closes) AS closes,
-    sum(l.lost) AS lost,
-    count(*) AS samples,
-    sum(
-      CASE
-        WHEN l.late_us <= 0.1 * p.interval_us THEN 0
-        WHEN l.late_us > 0.1 * p.interval_us THEN 1
-      END
-    ) AS late,
-    sum(l.skipped) AS skipped,
-    sum(l.empty) AS empty,
-    sum(l.rotated) AS rotated,
-    sum(l.unavailable) AS unavailable,
-    sum(l.incomplete) AS incomplete,
-    max(l.example) AS example,
-    max(l.unresolved) AS unresolved
-  FROM looks AS l
-  LEFT JOIN shares AS s
-    ON s.netns = l.netns
-  CROSS JOIN pace AS p
-  GROUP BY l.netns
+    l.ns, min(s.seen) AS seen, min(s.kernel) AS kernel, min(s.margin) AS margin, min(s.proven) AS proven,
+    sum(l.closes) AS closes, sum(l.lost) AS lost, count(*) AS samples,
+    sum(CASE WHEN l.late_us <= 0.1 * p.interval_us THEN 0 WHEN l.late_us > 0.1 * p.interval_us THEN 1 END) AS late,
+    sum(l.skipped) AS skipped, sum(l.empty) AS empty, sum(l.rotated) AS rotated, sum(l.unavailable) AS unavailable,
+    sum(l.incomplete) AS incomplete, max(l.example) AS example, max(l.unresolved) AS unresolved
+  FROM looks AS l LEFT JOIN shares AS s ON s.ns = coalesce(l.ns, 0) CROSS JOIN punctuality AS p
+  GROUP BY l.ns
 ),
 lines AS (
   SELECT
-    CAST(NULL AS BIGINT) AS netns,
-    'all' AS name,
-    true AS entered,
+    NULL AS ns, 'all' AS name, true AS entered,
     -- A namespace of which one of the two is not known would spoil the share of all.
-    CASE
-      WHEN sum(CASE WHEN seen IS NULL AND kernel IS NOT NULL THEN 1 ELSE 0 END) = 0
-        THEN sum(seen)
-    END AS seen,
-    CASE
-      WHEN sum(CASE WHEN kernel IS NULL AND seen IS NOT NULL THEN 1 ELSE 0 END) = 0
-        THEN sum(kernel)
-    END AS kernel,
-    sum(margin) AS margin,
-    sum(proven) AS proven,
-    sum(closes) AS closes,
-    sum(lost) AS lost,
-    min(b.samples) AS samples,
-    min(b.late) AS late,
-    min(b.skipped) AS skipped,
-    sum(empty) AS empty,
-    sum(rotated) AS rotated,
-    sum(unavailable) AS unavailable,
-    sum(incomplete) AS incomplete,
-    max(example) AS example,
-    max(unresolved) AS unresolved
-  FROM summed
-  CROSS JOIN (
-    SELECT
-      count(*) AS samples,
-      sum(
-        CASE
-          WHEN begun.late_us <= 0.1 * pace.interval_us THEN 0
-          WHEN begun.late_us > 0.1 * pace.interval_us THEN 1
-        END
-      ) AS late,
-      sum(begun.skipped) AS skipped
-    FROM begun
-    CROSS JOIN pace
-  ) AS b
-  UNION ALL
-  SELECT
-    s.netns, n.name, n.entered, s.seen, s.kernel, s.margin, s.proven, s.closes, s.lost, s.samples,
-    s.late, s.skipped, s.empty, s.rotated, s.unavailable, s.incomplete, s.example,
-    CAST(NULL AS BIGINT) AS unresolved
-  FROM summed AS s
-  LEFT JOIN named AS n
-    ON n.netns = s.netns
-    AND n.place = 1
-  WHERE s.netns <> 0
-  UNION ALL
-  SELECT
-    n.netns, n.name, n.entered, NULL AS seen, NULL AS kernel, NULL AS margin, NULL AS proven,
-    NULL AS closes, NULL AS lost, 0 AS samples, NULL AS late, NULL AS skipped, NULL AS empty,
-    NULL AS rotated, NULL AS unavailable, NULL AS incomplete, NULL AS example, NULL AS unresolved
-  FROM named AS n
-  CROSS JOIN pace AS p
-  WHERE n.place = 1
-    AND NOT n.entered
-    AND (n.valid_to IS NULL OR n.valid_to >= p.start)
-    AND NOT EXISTS (SELECT 1 FROM looks WHERE looks.netns = n.netns)
+    CASE WHEN count(*) FILTER (WHERE seen IS NULL AND kernel IS NOT NULL) = 0 THEN sum(seen) END AS seen,
+    CASE WHEN count(*) FILTER (WHERE kernel IS NULL AND seen IS NOT NULL) = 0 THEN sum(kernel) END AS kernel,
+    sum(margin) AS margin, sum(proven) AS proven, sum(closes) AS closes, sum(lost) AS lost,
+    min(p.samples) AS samples, min(p.late) AS late, min(p.skipped) AS skipped,
+    sum(empty) AS empty, sum(rotated) AS rotated, sum(unavailable) AS unavailable, sum(incomplete) AS incomplete,
+    max(example) AS example, max(unresolved) AS unresolved
+  FROM summed CROSS JOIN punctuality AS p
+  UNION ALL BY NAME
+  SELECT s.* EXCLUDE (unresolved), n.name, n.entered
+  FROM summed AS s LEFT JOIN named AS n USING (ns)
+  WHERE s.ns IS NOT NULL
+  UNION ALL BY NAME
+  SELECT n.ns, n.name, n.entered, 0 AS samples
+  FROM named AS n CROSS JOIN punctuality AS p
+  WHERE NOT n.entered AND (n.valid_to IS NULL OR n.valid_to >= p.since)
+    AND NOT EXISTS (SELECT 1 FROM looks WHERE looks.ns = n.ns)
 ),
 shared AS (
   SELECT
@@ -390,50 +220,31 @@ shared AS (
       WHEN kernel = 0 AND seen > 0 THEN 100.0
       -- A margin of all that there was says nothing.
       WHEN seen < kernel AND proven = kernel AND margin >= kernel THEN NULL
-      WHEN kernel > 0 AND seen IS NOT NULL
-        THEN floor(10000.0 * CAST(proven AS DOUBLE) / kernel) / 100.0
+      WHEN kernel > 0 AND seen IS NOT NULL THEN floor(10000.0 * CAST(proven AS DOUBLE) / kernel) / 100.0
     END AS share_percent,
-    CASE WHEN lost > 0 THEN concat(CAST(lost AS BIGINT), ' announcements lost') END AS loss,
-    row_number() OVER (
-      ORDER BY CASE WHEN netns IS NULL THEN 0 ELSE 1 END, kernel - proven DESC NULLS LAST, netns
-    ) AS place
-  FROM lines
-),
-said AS (
-  SELECT
-    shared.*,
-    CASE
-      WHEN share_percent IS NOT NULL THEN concat('saw ', share_percent, ' % of connections')
-      WHEN kernel = 0 AND seen = 0 THEN 'no connections'
-      WHEN kernel > 0 AND seen IS NOT NULL THEN 'too few connections to tell'
-      WHEN NOT entered THEN 'could not be entered'
-    END AS words
-  FROM shared
+    row_number() OVER (ORDER BY ns IS NOT NULL, kernel - proven DESC NULLS LAST, ns) AS place
+  FROM lines CROSS JOIN params
+  QUALIFY params.top = 0 OR place <= params.top + 1
 )
 SELECT
-  s.netns AS netns,
-  s.name AS name,
-  CASE
-    WHEN s.loss IS NULL THEN s.words
-    WHEN s.words IS NULL THEN s.loss
-    ELSE concat(s.words, ', ', s.loss)
-  END AS says,
-  CAST(s.seen AS BIGINT) AS seen,
-  CAST(s.kernel AS BIGINT) AS kernel,
-  CAST(s.margin AS BIGINT) AS margin,
-  CAST(s.share_percent AS DOUBLE) AS share_percent,
-  CAST(s.closes AS BIGINT) AS closes,
-  CAST(s.lost AS BIGINT) AS lost,
-  s.samples AS samples,
-  CAST(s.late AS BIGINT) AS late,
-  CAST(s.skipped AS BIGINT) AS skipped,
-  CAST(s.empty AS BIGINT) AS empty,
-  CAST(s.rotated AS BIGINT) AS rotated,
-  CAST(s.unavailable AS BIGINT) AS unavailable,
-  CAST(s.incomplete AS BIGINT) AS incomplete,
-  s.example AS example,
-  s.unresolved AS unresolved
-FROM said AS s
-CROSS JOIN params AS p
-WHERE p.top = 0 OR s.place <= p.top + 1
-ORDER BY s.place
+  netns_of(ns) AS netns, name,
+  nullif(
+    concat_ws(
+      ', ',
+      CASE
+        WHEN share_percent IS NOT NULL THEN concat('saw ', share_percent, ' % of connections')
+        WHEN kernel = 0 AND seen = 0 THEN 'no connections'
+        WHEN kernel > 0 AND seen IS NOT NULL THEN 'too few connections to tell'
+        WHEN NOT entered THEN 'could not be entered'
+      END,
+      CASE WHEN lost > 0 THEN concat(CAST(lost AS BIGINT), ' announcements lost') END
+    ),
+    ''
+  ) AS says,
+  CAST(seen AS BIGINT) AS seen, CAST(kernel AS BIGINT) AS kernel, CAST(margin AS BIGINT) AS margin,
+  CAST(share_percent AS DOUBLE) AS share_percent, CAST(closes AS BIGINT) AS closes, CAST(lost AS BIGINT) AS lost, samples,
+  CAST(late AS BIGINT) AS late, CAST(skipped AS BIGINT) AS skipped, CAST(empty AS BIGINT) AS empty,
+  CAST(rotated AS BIGINT) AS rotated, CAST(unavailable AS BIGINT) AS unavailable, CAST(incomplete AS BIGINT) AS incomplete,
+  example, unresolved
+FROM shared
+ORDER BY place

@@ -10,6 +10,10 @@
 -- accepted, TIME-WAIT and SYN-RECV have no process either and are no orphans.
 -- """
 -- needs = ["tcp"]
+-- uses = [
+--   "counter_steps", "kernel_orphans", "larger", "max_orphans", "slice_of", "slice_width_by",
+--   "table_reads",
+-- ]
 --
 -- [columns]
 -- time = "First sample of the slice, where by is time; else nothing."
@@ -37,7 +41,8 @@
 -- [params.by]
 -- type = "VARCHAR"
 -- default = "process"
--- doc = "process: a line per last owner and state; peer: per peer address and state; time: per state and slice of the time. Any other word is taken for process."
+-- choices = ["process", "peer", "time"]
+-- doc = "process: a line per last owner and state; peer: per peer address and state; time: per state and slice of the time."
 --
 -- [params.interval]
 -- type = "DOUBLE"
@@ -50,41 +55,21 @@
 -- y = { field = "peak", type = "quantitative" }
 -- color = { field = "state" }
 -- detail = { field = "comm" }
-WITH asked AS (
-  SELECT
-    params.top,
-    CASE WHEN params.by IN ('peer', 'time') THEN params.by ELSE 'process' END AS lines,
-    params.interval AS slice_s
-  FROM params
-),
-moments AS (
+WITH moments AS (
   SELECT sample, min(sample_time) AS sample_time, min(t_us) AS t_us
-  FROM samples
-  WHERE step IN ('tcp', 'tcp6', 'all')
+  FROM table_reads
+  WHERE kind = 'tcp'
   GROUP BY sample
-  HAVING min(CASE WHEN outcome IN ('ok', 'skipped_empty') THEN 1 ELSE 0 END) = 1
-  UNION ALL
-  -- A file of sockets alone does not say when the table was read.
-  SELECT sample, min(sample_time) AS sample_time, min(t_us) AS t_us
-  FROM sockets
-  WHERE netid = 'tcp' AND NOT EXISTS (SELECT 1 FROM samples)
-  GROUP BY sample
+  HAVING bool_and(whole)
 ),
 orphaned AS (
   SELECT
-    s.netns,
-    s.cookie,
-    s.sample,
-    s.sample_time,
-    s.t_us,
-    s.state,
-    s.send_q,
-    CASE WHEN a.lines = 'process' THEN s.pid END AS pid,
-    CASE WHEN a.lines = 'process' THEN s.start_us END AS start_us,
-    CASE WHEN a.lines = 'process' THEN s.comm END AS comm,
-    CASE WHEN a.lines = 'peer' THEN s.peer_addr END AS peer_addr
-  FROM sockets AS s
-  CROSS JOIN asked AS a
+    s.ns, s.cookie, s.sample, s.sample_time, s.t_us, s.state, s.send_q,
+    CASE WHEN params.by = 'process' THEN s.pid END AS pid,
+    CASE WHEN params.by = 'process' THEN s.start_us END AS start_us,
+    CASE WHEN params.by = 'process' THEN s.comm END AS comm,
+    CASE WHEN params.by = 'peer' THEN s.peer_addr END AS peer_addr
+  FROM sockets AS s CROSS JOIN params
   WHERE s.netid = 'tcp'
     AND s.inode = 0
     -- The socket of an MPTCP connection holds its subflows.
@@ -93,227 +78,106 @@ orphaned AS (
     -- What is left of FIN-WAIT-2 then counts as TIME-WAIT.
     AND coalesce(s.timer, '') <> 'timewait'
 ),
-span AS (
-  SELECT min(t_us) AS start_us, max(t_us) AS end_us
-  FROM (SELECT t_us FROM moments UNION ALL SELECT t_us FROM orphaned) AS times
-),
 slicing AS (
   SELECT
-    span.start_us,
-    CASE
-      WHEN asked.lines <> 'time' THEN span.end_us - span.start_us + 1
-      WHEN asked.slice_s > 0 THEN CAST(asked.slice_s * 1000000 AS BIGINT)
-      ELSE CAST(floor((span.end_us - span.start_us) / 10.0) AS BIGINT) + 1
-    END AS wide_us
-  FROM span
-  CROSS JOIN asked
+    min(t_us) AS start_us,
+    slice_width_by(any_value(params.by), min(t_us), max(t_us), any_value(params.interval)) AS wide_us
+  FROM (SELECT t_us FROM moments UNION ALL SELECT t_us FROM orphaned) AS times CROSS JOIN params
 ),
 looks AS (
-  SELECT
-    m.sample,
-    m.sample_time,
-    m.t_us - s.start_us - (m.t_us - s.start_us) % s.wide_us AS slice
-  FROM moments AS m
-  CROSS JOIN slicing AS s
+  SELECT m.sample, m.sample_time, slice_of(m.t_us, s.start_us, s.wide_us) AS slice
+  FROM moments AS m CROSS JOIN slicing AS s
 ),
 slices AS (
-  SELECT
-    slice,
-    min(sample_time) AS time,
-    min(sample) AS first_sample,
-    max(sample) AS last_sample
+  SELECT slice, min(sample_time) AS time, min(sample) AS first_sample, max(sample) AS last_sample
   FROM looks
   GROUP BY slice
 ),
 ages AS (
-  SELECT netns, cookie, max(t_us) - min(t_us) AS age_us
+  SELECT ns, cookie, max(t_us) - min(t_us) AS age_us
   FROM orphaned
-  GROUP BY netns, cookie
+  GROUP BY ns, cookie
 ),
 counted AS (
   SELECT
-    o.pid,
-    o.start_us,
-    o.peer_addr,
-    o.state,
-    o.sample,
-    o.t_us - s.start_us - (o.t_us - s.start_us) % s.wide_us AS slice,
-    max(o.comm) AS comm,
-    min(o.sample_time) AS sample_time,
-    count(*) AS sockets,
-    sum(o.send_q) AS unsent,
-    max(a.age_us) AS age_us
-  FROM orphaned AS o
-  JOIN ages AS a
-    ON a.netns = o.netns
-    AND a.cookie = o.cookie
-  CROSS JOIN slicing AS s
-  GROUP BY o.pid, o.start_us, o.peer_addr, o.state, o.sample, o.t_us, s.start_us, s.wide_us
-),
-named AS (
-  SELECT
-    c.*,
-    dense_rank() OVER (ORDER BY c.pid, c.start_us, c.peer_addr, c.state) AS line
-  FROM counted AS c
+    o.pid, o.start_us, o.peer_addr, o.state, o.sample, slice_of(o.t_us, s.start_us, s.wide_us) AS slice,
+    dense_rank() OVER (ORDER BY o.pid, o.start_us, o.peer_addr, o.state) AS line,
+    max(o.comm) AS comm, min(o.sample_time) AS sample_time, count(*) AS sockets, sum(o.send_q) AS unsent, max(a.age_us) AS age_us
+  FROM orphaned AS o JOIN ages AS a USING (ns, cookie) CROSS JOIN slicing AS s
+  GROUP BY o.pid, o.start_us, o.peer_addr, o.state, o.sample, slice
 ),
 lined AS (
   SELECT line, slice, sample, sample_time, sockets, unsent, age_us
-  FROM named
+  FROM counted
   UNION ALL
   -- Line 0 is the host, also in samples without any.
   SELECT
-    0 AS line,
-    l.slice,
-    l.sample,
-    l.sample_time,
-    coalesce(sum(n.sockets), 0) AS sockets,
-    coalesce(sum(n.unsent), 0) AS unsent,
-    max(n.age_us) AS age_us
-  FROM looks AS l
-  LEFT JOIN named AS n
-    ON n.sample = l.sample
+    0 AS line, l.slice, l.sample, l.sample_time,
+    coalesce(sum(n.sockets), 0) AS sockets, coalesce(sum(n.unsent), 0) AS unsent, max(n.age_us) AS age_us
+  FROM looks AS l LEFT JOIN counted AS n ON n.sample = l.sample
   GROUP BY l.slice, l.sample, l.sample_time
 ),
-names AS (
-  SELECT
-    line,
-    max(pid) AS pid,
-    max_by(comm, sample) AS comm,
-    max(peer_addr) AS peer_addr,
-    max(state) AS state,
-    max(sockets) AS sockets
-  FROM named
-  GROUP BY line
-  UNION ALL
-  SELECT
-    0 AS line,
-    CAST(NULL AS INTEGER) AS pid,
-    'host' AS comm,
-    CAST(NULL AS VARCHAR) AS peer_addr,
-    CAST(NULL AS VARCHAR) AS state,
-    CAST(NULL AS BIGINT) AS sockets
-),
 ranked AS (
-  SELECT
-    names.*,
-    row_number() OVER (ORDER BY CASE WHEN line = 0 THEN 0 ELSE 1 END, sockets DESC, line) AS place
-  FROM names
+  SELECT *, row_number() OVER (ORDER BY line > 0, sockets DESC, line) AS place
+  FROM (
+    SELECT
+      line, max(pid) AS pid, max_by(comm, sample) AS comm, max(peer_addr) AS peer_addr, max(state) AS state, max(sockets) AS sockets
+    FROM counted
+    GROUP BY line
+    UNION ALL
+    SELECT 0, NULL, 'host', NULL, NULL, NULL
+  ) AS names
 ),
 summed AS (
   SELECT
-    r.place,
-    r.line,
-    r.pid,
-    r.comm,
-    r.peer_addr,
-    r.state,
-    s.slice,
-    s.time,
-    coalesce(max(CASE WHEN l.sample = s.first_sample THEN l.sockets END), 0) AS first,
+    r.place, r.line, r.pid, r.comm, r.peer_addr, r.state, s.slice, s.time,
+    coalesce(max(l.sockets) FILTER (WHERE l.sample = s.first_sample), 0) AS first,
     coalesce(max(l.sockets), 0) AS peak,
-    coalesce(max(CASE WHEN l.sample = s.last_sample THEN l.sockets END), 0) AS last,
+    coalesce(max(l.sockets) FILTER (WHERE l.sample = s.last_sample), 0) AS last,
     -- The first of the samples with the most.
     max_by(l.sample_time, l.sockets * 4294967296 - l.sample) AS peak_time,
-    max(l.age_us) AS age_us,
-    max(l.unsent) AS unsent
-  FROM ranked AS r
-  CROSS JOIN slices AS s
-  CROSS JOIN asked AS a
-  LEFT JOIN lined AS l
-    ON l.line = r.line
-    AND l.slice = s.slice
-  WHERE r.place = 1 OR a.top = 0 OR a.lines = 'time' OR r.place <= a.top + 1
+    max(l.age_us) AS age_us, max(l.unsent) AS unsent
+  FROM ranked AS r CROSS JOIN slices AS s CROSS JOIN params
+  LEFT JOIN lined AS l ON l.line = r.line AND l.slice = s.slice
+  WHERE r.place = 1 OR params.top = 0 OR params.by = 'time' OR r.place <= params.top + 1
   GROUP BY r.place, r.line, r.pid, r.comm, r.peer_addr, r.state, s.slice, s.time
 ),
 kernel AS (
-  SELECT
-    v.t_us - s.start_us - (v.t_us - s.start_us) % s.wide_us AS slice,
-    max(v.value) AS orphans
-  FROM counter_values AS v
-  CROSS JOIN slicing AS s
-  WHERE v.source = 'sockstat' AND v.name = 'TCP.orphan'
-  GROUP BY v.t_us - s.start_us - (v.t_us - s.start_us) % s.wide_us
-),
-limits AS (
-  SELECT TRY_CAST(max_by(value, t_us) AS BIGINT) AS orphans
-  FROM settings
-  WHERE name = 'net.ipv4.tcp_max_orphans'
-),
-changes AS (
-  -- Counters before the scope too: a value holds until the next.
-  SELECT
-    sample,
-    name,
-    value - lag(value) OVER (
-      PARTITION BY netns, name
-      ORDER BY sample, CASE WHEN phase = 'after' THEN 1 ELSE 0 END, value NULLS FIRST
-    ) AS more
-  FROM raw.counters
-  WHERE name IN (
-    'TcpExt.TCPAbortOnMemory', 'TcpExt.TCPAbortOnTimeout', 'TcpExt.TCPAbortOnLinger',
-    'TcpExt.TCPAbortOnClose'
-  )
+  SELECT slice_of(o.t_us, s.start_us, s.wide_us) AS slice, max(o.orphans) AS orphans
+  FROM kernel_orphans AS o CROSS JOIN slicing AS s
+  GROUP BY slice
 ),
 moved AS (
-  SELECT
-    c.name,
-    CAST(sum(CASE WHEN i.slice IS NOT NULL AND c.more > 0 THEN c.more ELSE 0 END) AS BIGINT) AS growth,
-    i.slice
-  FROM changes AS c
-  LEFT JOIN (
-    SELECT v.sample, min(v.t_us - s.start_us - (v.t_us - s.start_us) % s.wide_us) AS slice
-    FROM counters AS v
-    CROSS JOIN slicing AS s
-    GROUP BY v.sample
-  ) AS i
-    ON i.sample = c.sample
-  GROUP BY c.name, i.slice
+  SELECT c.name, slice_of(c.t_us, s.start_us, s.wide_us) AS slice, sum(c.growth) AS growth
+  FROM counter_steps AS c CROSS JOIN slicing AS s
+  WHERE c.name IN ('TcpExt.TCPAbortOnMemory', 'TcpExt.TCPAbortOnTimeout', 'TcpExt.TCPAbortOnLinger', 'TcpExt.TCPAbortOnClose')
+  GROUP BY c.name, slice
 ),
 said AS (
   SELECT
     s.slice,
     concat(
-      max(CASE WHEN m.name = 'TcpExt.TCPAbortOnMemory' AND m.growth > 0 THEN concat('; ', m.growth, ' reset for lack of memory or too many orphans') ELSE '' END),
-      max(CASE WHEN m.name = 'TcpExt.TCPAbortOnTimeout' AND m.growth > 0 THEN concat('; ', m.growth, ' given up without an answer') ELSE '' END),
-      max(CASE WHEN m.name = 'TcpExt.TCPAbortOnLinger' AND m.growth > 0 THEN concat('; ', m.growth, ' reset rather than kept in FIN-WAIT-2') ELSE '' END),
-      max(CASE WHEN m.name = 'TcpExt.TCPAbortOnClose' AND m.growth > 0 THEN concat('; ', m.growth, ' reset with data unread') ELSE '' END)
+      max(concat('; ', m.growth, ' reset for lack of memory or too many orphans')) FILTER (WHERE m.name = 'TcpExt.TCPAbortOnMemory'),
+      max(concat('; ', m.growth, ' given up without an answer')) FILTER (WHERE m.name = 'TcpExt.TCPAbortOnTimeout'),
+      max(concat('; ', m.growth, ' reset rather than kept in FIN-WAIT-2')) FILTER (WHERE m.name = 'TcpExt.TCPAbortOnLinger'),
+      max(concat('; ', m.growth, ' reset with data unread')) FILTER (WHERE m.name = 'TcpExt.TCPAbortOnClose')
     ) AS words
-  FROM slices AS s
-  LEFT JOIN moved AS m
-    ON m.slice = s.slice
+  FROM slices AS s LEFT JOIN moved AS m ON m.slice = s.slice AND m.growth > 0
   WHERE EXISTS (SELECT 1 FROM moved)
   GROUP BY s.slice
 )
 SELECT
-  CASE WHEN a.lines = 'time' THEN s.time END AS time,
-  s.pid AS pid,
-  s.comm AS comm,
-  s.peer_addr AS peer_addr,
-  s.state AS state,
-  CAST(s.first AS BIGINT) AS first,
-  CAST(s.peak AS BIGINT) AS peak,
-  CAST(s.last AS BIGINT) AS last,
-  CAST(s.last - s.first AS BIGINT) AS growth,
-  s.peak_time AS peak_time,
-  round(s.age_us / 1000000.0, 1) AS oldest_s,
+  CASE WHEN params.by = 'time' THEN s.time END AS time, s.pid, s.comm, s.peer_addr, s.state,
+  CAST(s.first AS BIGINT) AS first, CAST(s.peak AS BIGINT) AS peak, CAST(s.last AS BIGINT) AS last,
+  CAST(s.last - s.first AS BIGINT) AS growth, s.peak_time, round(s.age_us / 1000000.0, 1) AS oldest_s,
   CAST(s.unsent AS BIGINT) AS unsent_peak_bytes,
   CASE WHEN s.line = 0 THEN k.orphans END AS kernel_peak,
-  CASE WHEN s.line = 0 THEN m.orphans END AS max_orphans,
-  CASE
-    WHEN s.line > 0 THEN NULL
-    WHEN k.orphans > s.peak THEN round(100.0 * k.orphans / nullif(m.orphans, 0), 1)
-    ELSE round(100.0 * s.peak / nullif(m.orphans, 0), 1)
-  END AS limit_percent,
-  CASE
-    WHEN s.line > 0 OR w.words IS NULL THEN NULL
-    WHEN w.words = '' THEN 'nothing'
-    ELSE substr(w.words, 3)
-  END AS says
+  CASE WHEN s.line = 0 THEN m.most END AS max_orphans,
+  CASE WHEN s.line = 0 THEN round(100.0 * larger(k.orphans, s.peak) / nullif(m.most, 0), 1) END AS limit_percent,
+  CASE WHEN s.line = 0 THEN CASE WHEN w.words = '' THEN 'nothing' ELSE substr(w.words, 3) END END AS says
 FROM summed AS s
-LEFT JOIN kernel AS k
-  ON k.slice = s.slice
-LEFT JOIN said AS w
-  ON w.slice = s.slice
-CROSS JOIN limits AS m
-CROSS JOIN asked AS a
+LEFT JOIN kernel AS k USING (slice)
+LEFT JOIN said AS w USING (slice)
+CROSS JOIN max_orphans AS m
+CROSS JOIN params
 ORDER BY s.place, s.slice

@@ -11,6 +11,7 @@
 -- they stand in the row without a peer.
 -- """
 -- needs = ["tcp", "closes"]
+-- uses = ["netns_of", "traffic"]
 --
 -- [columns]
 -- way = "to: this host connects to it; from: it connects to this host; nothing if that is not known."
@@ -31,7 +32,8 @@
 -- [params.order]
 -- type = "VARCHAR"
 -- default = "bytes"
--- doc = "What comes first: bytes (both ways), connections, retrans (segments), rtt (worst), resets or failed; any other word means bytes."
+-- choices = ["bytes", "connections", "retrans", "rtt", "resets", "failed"]
+-- doc = "What comes first: bytes (both ways), connections, retrans (segments), rtt (worst), resets or failed."
 --
 -- [params.top]
 -- type = "BIGINT"
@@ -43,117 +45,44 @@
 -- x = { field = "sent_bytes", type = "quantitative" }
 -- y = { field = "peer_addr", sort = "-x" }
 -- color = { field = "comm" }
-WITH begun AS (
-  SELECT netns, min(sample) AS sample
-  FROM sockets
-  GROUP BY netns
-  -- More than any host has: it tells DuckDB that this is the small side of the join below.
-  LIMIT 100000
-),
-firsts AS (
-  -- What the connections that were open before had moved by then.
+WITH summed AS (
   SELECT
-    netns,
-    cookie,
-    min(bytes_sent) AS bytes_sent,
-    min(bytes_received) AS bytes_received,
-    min(segs_out) AS segs_out,
-    min(total_retrans) AS total_retrans
-  FROM (
-    SELECT s.netns, s.cookie, s.bytes_sent, s.bytes_received, s.segs_out, s.total_retrans
-    FROM sockets AS s
-    JOIN begun AS b
-      ON b.netns = s.netns
-      AND b.sample = s.sample
-    WHERE s.netid IN ('tcp', 'mptcp', 'sctp', 'dccp')
-    UNION ALL
-    SELECT netns, cookie, bytes_sent, bytes_received, segs_out, total_retrans
-    FROM baseline
-  ) AS rows_before
-  GROUP BY netns, cookie
-),
-ends AS (
-  SELECT
-    c.netns,
-    CASE c.role WHEN 'client' THEN 'to' WHEN 'server' THEN 'from' END AS way,
-    CASE WHEN c.peer_addr LIKE '::ffff:%' THEN substr(c.peer_addr, 8) ELSE c.peer_addr END AS peer_addr,
-    CASE WHEN c.role = 'server' THEN c.local_port ELSE c.peer_port END AS port,
-    c.comm,
-    c.attempt,
-    c.closed,
-    c.closed_first,
-    CASE WHEN c.opened = 'before' THEN c.bytes_sent - f.bytes_sent ELSE c.bytes_sent END AS sent,
-    CASE WHEN c.opened = 'before' THEN c.bytes_received - f.bytes_received ELSE c.bytes_received END
-      AS received,
-    CASE WHEN c.opened = 'before' THEN c.segs_out - f.segs_out ELSE c.segs_out END AS segs,
-    CASE WHEN c.opened = 'before' THEN c.total_retrans - f.total_retrans ELSE c.total_retrans END
-      AS retrans,
-    nullif(c.rtt_us, 0) AS rtt_us,
-    nullif(c.rtt_max_us, 0) AS rtt_max_us
-  FROM connections AS c
-  LEFT JOIN firsts AS f
-    ON f.netns = c.netns
-    AND f.cookie = c.cookie
-  WHERE c.closed IS NULL OR c.closed <> 'before'
-),
-peers AS (
-  SELECT
-    netns,
-    way,
+    ns,
+    CASE role WHEN 'client' THEN 'to' WHEN 'server' THEN 'from' END AS way,
     peer_addr,
-    port,
+    CASE WHEN role = 'server' THEN local_port ELSE peer_port END AS port,
     CASE WHEN min(comm) < max(comm) THEN '*' ELSE min(comm) END AS comm,
-    count(CASE WHEN attempt IS NULL THEN 1 END) AS connections,
-    count(CASE WHEN closed IS NULL THEN 1 END) AS still_open,
-    CAST(sum(sent) AS BIGINT) AS sent,
-    CAST(sum(received) AS BIGINT) AS received,
-    CAST(sum(retrans) AS BIGINT) AS retrans,
-    CAST(sum(segs) AS BIGINT) AS segs,
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY rtt_us) AS rtt_us,
-    max(rtt_max_us) AS rtt_max_us,
-    count(CASE WHEN closed_first = 'reset' THEN 1 END) AS resets,
+    count(*) FILTER (WHERE attempt IS NULL) AS connections,
+    count(*) FILTER (WHERE closed IS NULL) AS still_open,
+    CAST(sum(sent) AS BIGINT) AS sent, CAST(sum(received) AS BIGINT) AS received,
+    CAST(sum(retrans) AS BIGINT) AS retrans, CAST(sum(segs) AS BIGINT) AS segs,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY rtt_us) AS rtt_us, max(rtt_max_us) AS rtt_max_us,
+    count(*) FILTER (WHERE closed_first = 'reset') AS resets,
     count(attempt) AS failed
-  FROM ends
-  GROUP BY netns, way, peer_addr, port
+  FROM traffic
+  GROUP BY ALL
 ),
 ranked AS (
   SELECT
-    peers.*,
+    summed.*,
     row_number() OVER (
       ORDER BY
         CASE params.order
-          WHEN 'connections' THEN peers.connections
-          WHEN 'retrans' THEN peers.retrans
-          WHEN 'rtt' THEN peers.rtt_max_us
-          WHEN 'resets' THEN peers.resets
-          WHEN 'failed' THEN peers.failed
-          ELSE coalesce(peers.sent, 0) + coalesce(peers.received, 0)
+          WHEN 'connections' THEN connections
+          WHEN 'retrans' THEN retrans
+          WHEN 'rtt' THEN rtt_max_us
+          WHEN 'resets' THEN resets
+          WHEN 'failed' THEN failed
+          ELSE coalesce(sent, 0) + coalesce(received, 0)
         END DESC NULLS LAST,
-        peers.connections + peers.failed DESC,
-        peers.netns,
-        peers.peer_addr NULLS LAST,
-        peers.port NULLS LAST,
-        peers.way NULLS LAST
+        connections + failed DESC, ns, peer_addr NULLS LAST, port NULLS LAST, way NULLS LAST
     ) AS place
-  FROM peers
-  CROSS JOIN params
+  FROM summed CROSS JOIN params
+  QUALIFY params.top = 0 OR place <= params.top
 )
 SELECT
-  ranked.way AS way,
-  ranked.peer_addr AS peer_addr,
-  ranked.port AS port,
-  ranked.comm AS comm,
-  ranked.connections AS connections,
-  ranked.still_open AS open,
-  ranked.sent AS sent_bytes,
-  ranked.received AS received_bytes,
-  round(100.0 * ranked.retrans / nullif(ranked.segs, 0), 2) AS retrans_percent,
-  CAST(ranked.rtt_us AS BIGINT) AS rtt_us,
-  ranked.rtt_max_us AS rtt_max_us,
-  ranked.resets AS resets,
-  ranked.failed AS failed,
-  ranked.netns AS netns
+  way, peer_addr, port, comm, connections, still_open AS open, sent AS sent_bytes, received AS received_bytes,
+  round(100.0 * retrans / nullif(segs, 0), 2) AS retrans_percent,
+  CAST(rtt_us AS BIGINT) AS rtt_us, rtt_max_us, resets, failed, netns_of(ns) AS netns
 FROM ranked
-CROSS JOIN params
-WHERE params.top = 0 OR ranked.place <= params.top
-ORDER BY ranked.place
+ORDER BY place

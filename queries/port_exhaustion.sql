@@ -14,6 +14,7 @@
 -- listening ports, and those bound outside the range, use none of it.
 -- """
 -- needs = ["tcp", "settings"]
+-- uses = ["endpoint", "netns_of", "port_use", "tcp_reads", "the_only"]
 --
 -- [columns]
 -- comm = "Process that was seen to connect there; * is several, nothing if none was found."
@@ -42,223 +43,85 @@
 -- x = { field = "peak_percent", type = "quantitative" }
 -- y = { field = "service", sort = "-x" }
 -- color = { field = "comm" }
-WITH reuses AS (
-  SELECT netns, max_by(value, sample) AS value
-  FROM settings
-  WHERE name = 'net.ipv4.tcp_tw_reuse'
-  GROUP BY netns
-),
-doors AS (
-  SELECT netns, local_port, count(*) AS listening
-  FROM raw.sockets
-  WHERE state = 'LISTEN' AND netid = 'tcp'
-  GROUP BY netns, local_port
-  -- More than any host has: it tells DuckDB that this is the small side of the join below.
-  LIMIT 100000
-),
-counts AS (
-  SELECT
-    s.netns,
-    s.local_addr,
-    s.peer_addr,
-    s.peer_port,
-    s.sample,
-    min(s.sample_time) AS time,
-    min(s.pid) AS least_pid,
-    max(s.pid) AS most_pid,
-    min(s.comm) AS least_comm,
-    max(s.comm) AS most_comm,
-    count(*) AS ports,
-    count(
-      CASE
-        WHEN s.state = 'TIME-WAIT' OR (s.state = 'FIN-WAIT-2' AND s.timer = 'timewait') THEN 1
-      END
-    ) AS waiting
-  FROM sockets AS s
-  LEFT JOIN doors AS d
-    ON d.netns = s.netns
-    AND d.local_port = s.local_port
-  LEFT JOIN port_ranges AS r
-    ON r.netns = s.netns
-  WHERE s.netid = 'tcp'
-    AND s.state NOT IN ('LISTEN', 'UNCONN')
-    AND s.peer_port > 0
-    AND d.listening IS NULL
-    AND (r.low IS NULL OR s.local_port BETWEEN r.low AND r.high)
-  GROUP BY s.netns, s.local_addr, s.peer_addr, s.peer_port, s.sample
+WITH used AS MATERIALIZED (
+  SELECT * FROM port_use
 ),
 levels AS (
-  -- IPv4 has the same ports, whether the socket is of IPv4 or of both families.
   SELECT
-    netns,
-    CASE WHEN local_addr LIKE '::ffff:%' THEN substr(local_addr, 8) ELSE local_addr END AS local_addr,
-    CASE WHEN peer_addr LIKE '::ffff:%' THEN substr(peer_addr, 8) ELSE peer_addr END AS peer_addr,
-    peer_port,
-    sample,
-    min(time) AS time,
-    min(least_pid) AS least_pid,
-    max(most_pid) AS most_pid,
-    min(least_comm) AS least_comm,
-    max(most_comm) AS most_comm,
-    sum(ports) AS ports,
-    sum(waiting) AS waiting
-  FROM counts
-  GROUP BY
-    netns,
-    CASE WHEN local_addr LIKE '::ffff:%' THEN substr(local_addr, 8) ELSE local_addr END,
-    CASE WHEN peer_addr LIKE '::ffff:%' THEN substr(peer_addr, 8) ELSE peer_addr END,
-    peer_port,
-    sample
-),
-peaks AS (
-  SELECT
-    l.netns,
-    l.local_addr,
-    l.peer_addr,
-    l.peer_port,
-    min(r.ports) AS ports,
-    CASE WHEN min(l.least_pid) = max(l.most_pid) THEN min(l.least_pid) END AS pid,
-    CASE WHEN min(l.least_comm) < max(l.most_comm) THEN '*' ELSE min(l.least_comm) END AS comm,
-    max(l.ports) AS peak,
-    max_by(l.waiting, 1000000000 * l.ports - l.sample) AS waiting,
-    max_by(l.time, 1000000000 * l.ports - l.sample) AS time,
-    max(
-      CASE
-        WHEN n.value = '1' THEN 1
-        WHEN n.value = '2' AND (
-          l.local_addr LIKE '127.%' OR l.peer_addr LIKE '127.%'
-          OR l.local_addr = '::1' OR l.peer_addr = '::1'
-        ) THEN 1
-        WHEN n.value IS NOT NULL THEN 0
-      END
-    ) AS reuse
-  FROM levels AS l
-  LEFT JOIN port_ranges AS r
-    ON r.netns = l.netns
-  LEFT JOIN reuses AS n
-    ON n.netns = l.netns
-  GROUP BY l.netns, l.local_addr, l.peer_addr, l.peer_port
+    ns, local_addr, peer_addr, peer_port, sample, most, min(sample_time) AS time,
+    sum(ports) AS ports, sum(waiting) AS waiting, sum(reusable) AS reusable
+  FROM used
+  GROUP BY ns, local_addr, peer_addr, peer_port, sample, most
 ),
 fullest AS (
-  SELECT *
-  FROM (
-    SELECT
-      *,
-      row_number() OVER (
-        ORDER BY
-          1.0 * peak / nullif(ports, 0) DESC NULLS LAST,
-          peak DESC,
-          netns,
-          local_addr,
-          peer_addr,
-          peer_port
-      ) AS place
-    FROM peaks
-  ) AS placed
-  CROSS JOIN params
-  WHERE params.top = 0 OR placed.place <= params.top
+  SELECT
+    ns, local_addr, peer_addr, peer_port, most AS ports, max(ports) AS peak,
+    max_by(waiting, 1000000000 * ports - sample) AS waiting, max_by(time, 1000000000 * ports - sample) AS time,
+    row_number() OVER (
+      ORDER BY 1.0 * max(ports) / nullif(most, 0) DESC NULLS LAST, max(ports) DESC, ns, local_addr, peer_addr, peer_port
+    ) AS place
+  FROM levels CROSS JOIN params
+  GROUP BY ns, local_addr, peer_addr, peer_port, most, params.top
+  QUALIFY params.top = 0 OR place <= params.top
+),
+holders AS (
+  SELECT
+    f.place, the_only(u.pid) AS pid, CASE WHEN min(u.comm) < max(u.comm) THEN '*' ELSE min(u.comm) END AS comm,
+    max(u.reusable IS NOT NULL) AS reuse_known
+  FROM fullest AS f JOIN used AS u USING (ns, local_addr, peer_addr, peer_port)
+  GROUP BY f.place
 ),
 moments AS (
-  SELECT netns, sample, min(t_us) AS t_us
-  FROM samples
-  WHERE step IN ('tcp', 'all')
-  GROUP BY netns, sample
-  HAVING min(CASE WHEN outcome IN ('ok', 'skipped_empty') THEN 1 ELSE 0 END) = 1
-  UNION ALL
-  -- A file of sockets alone does not say what was read.
-  SELECT netns, sample, min(t_us) AS t_us
-  FROM sockets
-  WHERE NOT EXISTS (SELECT 1 FROM samples)
-  GROUP BY netns, sample
+  SELECT ns, sample, t_us, row_number() OVER (PARTITION BY ns ORDER BY sample DESC) AS place
+  FROM tcp_reads
 ),
 ends AS (
   SELECT
-    netns,
-    min(t_us) AS start_us,
-    max(t_us) AS end_us,
-    max(sample) AS last_sample,
-    min(CASE WHEN place <= 3 THEN t_us END) AS third_last_us
-  FROM (
-    SELECT moments.*, row_number() OVER (PARTITION BY netns ORDER BY sample DESC) AS place
-    FROM moments
-  ) AS placed
-  GROUP BY netns
+    ns, min(t_us) AS start_us, max(t_us) AS end_us, max(sample) AS last_sample,
+    min(t_us) FILTER (WHERE place <= 3) AS third_last_us
+  FROM moments
+  GROUP BY ns
 ),
-trends AS (
+paces AS (
   SELECT
-    f.place,
-    max(CASE WHEN m.sample = e.last_sample THEN coalesce(l.ports, 0) END) AS last,
-    max(CASE WHEN m.sample = e.last_sample THEN coalesce(l.waiting, 0) END) AS waiting,
-    max(
-      CASE
-        WHEN m.sample = e.last_sample
-          THEN coalesce(l.ports - coalesce(f.reuse, 0) * l.waiting, 0)
-      END
-    ) AS kept,
-    regr_slope(
-      CASE
-        WHEN m.t_us >= e.third_last_us OR m.t_us >= e.end_us - (e.end_us - e.start_us) / 10.0
-          THEN coalesce(l.ports - coalesce(f.reuse, 0) * l.waiting, 0)
-      END,
-      (m.t_us - e.start_us) / 1000000.0
-    ) AS slope,
-    regr_slope(
-      CASE
-        WHEN m.t_us >= e.third_last_us OR m.t_us >= e.end_us - (e.end_us - e.start_us) / 3.0
-          THEN coalesce(l.ports - coalesce(f.reuse, 0) * l.waiting, 0)
-      END,
-      (m.t_us - e.start_us) / 1000000.0
-    ) AS former_slope
+    f.place, m.sample = e.last_sample AS is_last, coalesce(l.ports, 0) AS ports, coalesce(l.waiting, 0) AS waiting,
+    l.reusable, coalesce(l.ports - coalesce(l.reusable, 0), 0) AS kept, (m.t_us - e.start_us) / 1000000.0 AS second,
+    m.t_us >= least(e.third_last_us, e.end_us - (e.end_us - e.start_us) / 10.0) AS is_recent,
+    m.t_us >= least(e.third_last_us, e.end_us - (e.end_us - e.start_us) / 3.0) AS is_former
   FROM fullest AS f
-  JOIN ends AS e
-    ON e.netns = f.netns
-  JOIN moments AS m
-    ON m.netns = f.netns
+  JOIN ends AS e USING (ns)
+  JOIN moments AS m USING (ns)
   LEFT JOIN levels AS l
-    ON l.netns = f.netns
-    AND l.local_addr = f.local_addr
-    AND l.peer_addr = f.peer_addr
-    AND l.peer_port = f.peer_port
+    ON l.ns = f.ns AND l.local_addr = f.local_addr AND l.peer_addr = f.peer_addr AND l.peer_port = f.peer_port
     AND l.sample = m.sample
-  GROUP BY f.place
 ),
 told AS (
   SELECT
-    f.*,
-    t.last,
-    t.slope,
-    t.former_slope,
-    t.waiting AS last_waiting,
-    t.kept AS kept,
-    CASE WHEN f.ports < t.kept THEN 0 ELSE f.ports - t.kept END AS room
+    f.*, h.pid, h.comm, h.reuse_known, t.* EXCLUDE (place), CASE WHEN f.ports < t.kept THEN 0 ELSE f.ports - t.kept END AS room
   FROM fullest AS f
-  LEFT JOIN trends AS t
-    ON t.place = f.place
+  JOIN holders AS h USING (place)
+  LEFT JOIN (
+    SELECT
+      place, max(ports) FILTER (WHERE is_last) AS last, max(waiting) FILTER (WHERE is_last) AS last_waiting,
+      max(reusable) FILTER (WHERE is_last) AS reusable, max(kept) FILTER (WHERE is_last) AS kept,
+      regr_slope(CASE WHEN is_recent THEN kept END, second) AS slope,
+      regr_slope(CASE WHEN is_former THEN kept END, second) AS former_slope
+    FROM paces
+    GROUP BY place
+  ) AS t USING (place)
 )
 SELECT
-  told.comm AS comm,
-  told.pid AS pid,
-  told.local_addr AS local_addr,
+  comm, pid, local_addr, endpoint(peer_addr, peer_port) AS service, CAST(ports AS BIGINT) AS ports, CAST(peak AS BIGINT) AS peak,
+  round(100.0 * peak / nullif(ports, 0), 1) AS peak_percent, time AS peak_time,
+  round(100.0 * waiting / peak, 1) AS time_wait_percent, CAST(last AS BIGINT) AS last,
+  CAST(CASE WHEN reuse_known THEN coalesce(reusable, 0) END AS BIGINT) AS reusable, CAST(room AS BIGINT) AS room,
+  round(slope, 2) AS growth_per_s,
   CASE
-    WHEN told.peer_addr LIKE '%:%' THEN concat('[', told.peer_addr, ']:', told.peer_port)
-    ELSE concat(told.peer_addr, ':', told.peer_port)
-  END AS service,
-  CAST(told.ports AS BIGINT) AS ports,
-  CAST(told.peak AS BIGINT) AS peak,
-  round(100.0 * told.peak / nullif(told.ports, 0), 1) AS peak_percent,
-  told.time AS peak_time,
-  round(100.0 * told.waiting / told.peak, 1) AS time_wait_percent,
-  CAST(told.last AS BIGINT) AS last,
-  CAST(told.reuse * told.last_waiting AS BIGINT) AS reusable,
-  CAST(told.room AS BIGINT) AS room,
-  round(told.slope, 2) AS growth_per_s,
-  CASE
-    WHEN told.room = 0 THEN 0.0
+    WHEN room = 0 THEN 0.0
     -- After a minute as many leave TIME-WAIT as come.
-    WHEN told.room > 60 * told.slope AND 2 * (told.kept - told.last + told.last_waiting) > told.kept
-      THEN NULL
-    WHEN told.slope > 0 AND 2 * told.slope >= told.former_slope THEN round(told.room / told.slope, 0)
+    WHEN room > 60 * slope AND 2 * (kept - last + last_waiting) > kept THEN NULL
+    WHEN slope > 0 AND 2 * slope >= former_slope THEN round(room / slope, 0)
   END AS exhausted_in_s,
-  told.netns AS netns
+  netns_of(ns) AS netns
 FROM told
-ORDER BY told.place
+ORDER BY place

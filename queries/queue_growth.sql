@@ -14,6 +14,7 @@
 -- of their TCP subflows. Netlink is left out; listeners have a report of their own, listen_queues.
 -- """
 -- needs = ["sockets"]
+-- uses = ["culprit", "endpoint", "netns_of", "opposite"]
 --
 -- [columns]
 -- queue = "Recv-Q: received and not read by the process; Send-Q: not acknowledged by the peer."
@@ -46,47 +47,38 @@
 -- y = { field = "local", sort = "-x" }
 -- color = { field = "verdict" }
 WITH waiting AS (
-  SELECT netns, cookie, 'Recv-Q' AS queue, recv_q AS bytes
+  SELECT ns, cookie, 'Recv-Q' AS queue, recv_q AS bytes
   FROM sockets
-  WHERE recv_q > CASE WHEN state IN ('CLOSE-WAIT', 'LAST-ACK', 'CLOSING') THEN 1 ELSE 0 END
+  WHERE recv_q > CAST(state IN ('CLOSE-WAIT', 'LAST-ACK', 'CLOSING') AS INT)
     AND state <> 'LISTEN'
     AND (subflow IS NULL OR NOT subflow)
     -- Netlink shows the recorder's own questions; tipc counts packets.
     AND netid NOT IN ('nl', 'ti_st', 'ti_dg', 'ti_rd', 'ti_sq')
   UNION ALL
-  SELECT netns, cookie, 'Send-Q' AS queue, send_q AS bytes
+  SELECT ns, cookie, 'Send-Q' AS queue, send_q AS bytes
   FROM sockets
-  WHERE send_q > CASE WHEN state IN ('FIN-WAIT-1', 'LAST-ACK', 'CLOSING', 'SYN-SENT') THEN 1 ELSE 0 END
+  WHERE send_q > CAST(state IN ('FIN-WAIT-1', 'LAST-ACK', 'CLOSING', 'SYN-SENT') AS INT)
     AND state <> 'LISTEN'
     AND netid NOT IN ('mptcp', 'nl', 'ti_st', 'ti_dg', 'ti_rd', 'ti_sq')
 ),
 hot AS (
-  SELECT candidates.netns, candidates.cookie, candidates.queue
-  FROM (
-    SELECT netns, cookie, queue, row_number() OVER (ORDER BY sum(bytes) DESC, netns, cookie, queue) AS place
-    FROM waiting
-    GROUP BY netns, cookie, queue
-  ) AS candidates
-  CROSS JOIN params
-  WHERE params.top = 0 OR candidates.place <= 10000
+  SELECT ns, cookie, queue, row_number() OVER (ORDER BY sum(bytes) DESC, ns, cookie, queue) AS place
+  FROM waiting CROSS JOIN params
+  GROUP BY ns, cookie, queue, params.top
+  QUALIFY params.top = 0 OR place <= 10000
 ),
 looks AS (
   -- A SYN and a FIN count as a byte in a queue, and are no data.
   SELECT
-    s.*,
-    h.queue,
+    s.*, h.queue,
     CASE
-      WHEN h.queue = 'Recv-Q' AND s.recv_q > 0 AND s.state IN ('CLOSE-WAIT', 'LAST-ACK', 'CLOSING')
-        THEN s.recv_q - 1
+      WHEN h.queue = 'Recv-Q' AND s.recv_q > 0 AND s.state IN ('CLOSE-WAIT', 'LAST-ACK', 'CLOSING') THEN s.recv_q - 1
       WHEN h.queue = 'Recv-Q' THEN s.recv_q
       WHEN s.send_q > 0 AND s.state IN ('FIN-WAIT-1', 'LAST-ACK', 'CLOSING', 'SYN-SENT') THEN s.send_q - 1
       ELSE s.send_q
     END AS bytes,
     CASE WHEN h.queue = 'Recv-Q' THEN s.bytes_received - s.recv_q ELSE s.bytes_acked END AS moved
-  FROM hot AS h
-  JOIN (SELECT * FROM sockets UNION ALL SELECT * FROM baseline) AS s
-    ON s.netns = h.netns
-    AND s.cookie = h.cookie
+  FROM hot AS h JOIN (SELECT * FROM sockets UNION ALL SELECT * FROM baseline) AS s USING (ns, cookie)
 ),
 steps AS (
   SELECT
@@ -99,12 +91,11 @@ steps AS (
     sndbuf_limited_us - lag(sndbuf_limited_us) OVER queue_life AS buffer_us,
     drops - lag(drops) OVER queue_life AS dropped
   FROM looks
-  WINDOW queue_life AS (PARTITION BY netns, cookie, queue ORDER BY sample)
+  WINDOW queue_life AS (PARTITION BY ns, cookie, queue ORDER BY sample)
 ),
 stuck AS (
   SELECT
-    steps.*,
-    t_us - former_us AS step_us,
+    steps.*, t_us - former_us AS step_us,
     CASE
       WHEN begins = 1 OR moved > former_moved THEN 0
       -- Of unix datagrams the kernel tells only how long the first one is.
@@ -112,8 +103,7 @@ stuck AS (
       ELSE t_us - former_us
     END AS stuck_us,
     sum(begins) OVER (
-      PARTITION BY netns, cookie, queue ORDER BY sample
-      ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+      PARTITION BY ns, cookie, queue ORDER BY sample ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
     ) AS spell
   FROM steps
   WHERE bytes > 0
@@ -121,21 +111,17 @@ stuck AS (
 judged AS (
   SELECT
     stuck.*,
-    max(bytes) OVER (PARTITION BY netns, cookie, queue, spell) AS peak_bytes,
+    max(bytes) OVER (PARTITION BY ns, cookie, queue, spell) AS peak_bytes,
     CASE
       -- A connection gets its inode when it is accepted.
       WHEN queue = 'Recv-Q' AND netid = 'tcp' AND inode = 0 THEN 'not accepted'
-      WHEN queue = 'Recv-Q'
-        AND (stuck_us > 0 OR dropped > 0 OR rcv_wnd < rcv_mss OR 10 * rmem_alloc >= 9 * rcvbuf)
+      WHEN queue = 'Recv-Q' AND (stuck_us > 0 OR dropped > 0 OR rcv_wnd < rcv_mss OR 10 * rmem_alloc >= 9 * rcvbuf)
         THEN 'reader stalled'
-      WHEN queue = 'Recv-Q' AND moved IS NULL AND bytes > former_bytes AND netid <> 'u_dgr'
-        THEN 'reader stalled'
+      WHEN queue = 'Recv-Q' AND moved IS NULL AND bytes > former_bytes AND netid <> 'u_dgr' THEN 'reader stalled'
       WHEN queue = 'Recv-Q' AND (moved > former_moved OR bytes < former_bytes) THEN 'moves'
       WHEN queue = 'Recv-Q' THEN NULL
-      WHEN timer = 'on' AND (retransmits > 0 OR backoff > 0) OR timer = 'persist' AND probes >= 3
-        THEN 'network'
-      WHEN timer = 'persist' OR snd_wnd < snd_mss OR 2 * window_us >= step_us AND step_us > 0
-        THEN 'peer stalled'
+      WHEN timer = 'on' AND (retransmits > 0 OR backoff > 0) OR timer = 'persist' AND probes >= 3 THEN 'network'
+      WHEN timer = 'persist' OR snd_wnd < snd_mss OR 2 * window_us >= step_us AND step_us > 0 THEN 'peer stalled'
       WHEN 2 * buffer_us >= step_us AND step_us > 0 THEN 'sndbuf'
       WHEN stuck_us > 0 AND unacked > 0 THEN 'network'
       WHEN stuck_us > 0 AND netid IN ('u_str', 'u_seq') THEN 'peer stalled'
@@ -145,130 +131,63 @@ judged AS (
 ),
 spells AS (
   SELECT
-    netns,
-    cookie,
-    queue,
-    spell,
-    min(sample_time) AS since,
-    max(sample_time) AS until,
-    max(t_us) - min(t_us) AS lasted_us,
-    count(*) AS samples,
-    any_value(netid) AS netid,
-    any_value(local_addr) AS local_addr,
-    any_value(local_port) AS local_port,
-    any_value(peer_addr) AS peer_addr,
-    any_value(peer_port) AS peer_port,
-    any_value(peer_inode) AS peer_inode,
-    max_by(pid, CASE WHEN pid IS NOT NULL THEN sample END) AS pid,
-    max_by(comm, CASE WHEN comm IS NOT NULL THEN sample END) AS comm,
-    max(bytes) AS peak_bytes,
-    max_by(bytes, sample) AS last_bytes,
+    ns, cookie, queue, spell,
+    min(sample_time) AS since, max(sample_time) AS until, max(t_us) - min(t_us) AS lasted_us,
+    any_value(netid) AS netid, any_value(local_addr) AS local_addr, any_value(local_port) AS local_port,
+    any_value(peer_addr) AS peer_addr, any_value(peer_port) AS peer_port, any_value(peer_inode) AS peer_inode,
+    max_by(pid, sample) AS pid, max_by(comm, sample) AS comm,
+    max(bytes) AS peak_bytes, max_by(bytes, sample) AS last_bytes,
     max(bytes) - min_by(former_bytes, sample) AS grown_bytes,
-    min(CASE WHEN bytes = peak_bytes THEN t_us END) - min(former_us) AS grown_us,
-    max(moved) - min(former_moved) AS moved_bytes,
-    max(t_us) - min(former_us) AS moved_us,
+    min(t_us) FILTER (WHERE bytes = peak_bytes) - min(former_us) AS grown_us,
+    max(moved) - min(former_moved) AS moved_bytes, max(t_us) - min(former_us) AS moved_us,
     sum(stuck_us) AS stuck_us,
     sum(CASE WHEN verdict <> 'moves' THEN CAST(bytes AS DOUBLE) * step_us ELSE 0 END) AS weight,
     CASE
-      WHEN 2 * count(CASE WHEN verdict = 'not accepted' THEN 1 END) >= count(*) THEN 'not accepted'
-      WHEN 2 * count(CASE WHEN verdict = 'reader stalled' THEN 1 END) >= count(*) THEN 'reader stalled'
-      WHEN 2 * count(CASE WHEN verdict = 'network' THEN 1 END) >= count(*) THEN 'network'
-      WHEN 2 * count(CASE WHEN verdict = 'peer stalled' THEN 1 END) >= count(*) THEN 'peer stalled'
-      WHEN 2 * count(CASE WHEN verdict = 'sndbuf' THEN 1 END) >= count(*) THEN 'sndbuf'
-      WHEN count(CASE WHEN verdict = 'moves' THEN 1 END) > 0 THEN 'moves'
+      WHEN 2 * count(*) FILTER (WHERE verdict = 'not accepted') >= count(*) THEN 'not accepted'
+      WHEN 2 * count(*) FILTER (WHERE verdict = 'reader stalled') >= count(*) THEN 'reader stalled'
+      WHEN 2 * count(*) FILTER (WHERE verdict = 'network') >= count(*) THEN 'network'
+      WHEN 2 * count(*) FILTER (WHERE verdict = 'peer stalled') >= count(*) THEN 'peer stalled'
+      WHEN 2 * count(*) FILTER (WHERE verdict = 'sndbuf') >= count(*) THEN 'sndbuf'
+      WHEN count(*) FILTER (WHERE verdict = 'moves') > 0 THEN 'moves'
     END AS verdict
   FROM judged
-  GROUP BY netns, cookie, queue, spell
-),
-worst AS (
-  SELECT
-    spells.*,
-    row_number() OVER (
-      PARTITION BY netns, cookie, queue
-      ORDER BY weight DESC, grown_bytes DESC, lasted_us DESC, spell
-    ) AS spell_place
-  FROM spells
-  WHERE samples >= 2
+  GROUP BY ns, cookie, queue, spell
+  HAVING count(*) >= 2
+  QUALIFY row_number() OVER (
+    PARTITION BY ns, cookie, queue ORDER BY weight DESC, grown_bytes DESC, lasted_us DESC, spell
+  ) = 1
 ),
 listed AS (
-  SELECT ranked.*
-  FROM (
-    SELECT
-      worst.*,
-      row_number() OVER (ORDER BY weight DESC, grown_bytes DESC, peak_bytes DESC, netns, cookie, queue) AS place
-    FROM worst
-    WHERE spell_place = 1
-  ) AS ranked
-  CROSS JOIN params
-  WHERE params.top = 0 OR ranked.place <= params.top
-),
-others AS (
-  -- The other end, if it is on this host: its addresses are the same the other way round.
   SELECT
-    l.place,
-    s.sample,
-    s.pid,
-    s.comm
-  FROM listed AS l
-  JOIN sockets AS s
-    ON s.local_port = l.peer_port
-    AND s.peer_port = l.local_port
-  WHERE l.verdict = 'peer stalled'
-    AND s.netid = l.netid
-    AND s.pid IS NOT NULL
-    AND s.state NOT IN ('LISTEN', 'TIME-WAIT')
-    AND replace(s.local_addr, '::ffff:', '') = replace(l.peer_addr, '::ffff:', '')
-    AND replace(s.peer_addr, '::ffff:', '') = replace(l.local_addr, '::ffff:', '')
-    AND (s.netns = l.netns OR (s.local_addr NOT LIKE '%127.%' AND s.local_addr <> '::1'))
-  UNION ALL
-  SELECT l.place, s.sample, s.pid, s.comm
-  FROM listed AS l
-  JOIN sockets AS s
-    ON s.inode = l.peer_inode
-    AND s.netid = l.netid
-  WHERE l.verdict = 'peer stalled' AND s.pid IS NOT NULL AND s.inode > 0
+    spells.*, row_number() OVER (ORDER BY weight DESC, grown_bytes DESC, peak_bytes DESC, ns, cookie, queue) AS place
+  FROM spells CROSS JOIN params
+  QUALIFY params.top = 0 OR place <= params.top
 ),
 culprits AS (
   SELECT place, max_by(pid, sample) AS pid, max_by(comm, sample) AS comm
-  FROM others
+  FROM (
+    -- The other end, if it is on this host.
+    SELECT l.place, s.sample, s.pid, s.comm
+    FROM listed AS l
+    JOIN sockets AS s
+      ON opposite(
+        s.ns, s.local_addr, s.local_port, s.peer_addr, s.peer_port, l.ns, l.local_addr, l.local_port, l.peer_addr, l.peer_port
+      )
+      AND s.netid = l.netid
+    WHERE l.verdict = 'peer stalled' AND s.pid IS NOT NULL AND s.state NOT IN ('LISTEN', 'TIME-WAIT')
+    UNION ALL
+    SELECT l.place, s.sample, s.pid, s.comm
+    FROM listed AS l JOIN sockets AS s ON s.inode = l.peer_inode AND s.netid = l.netid
+    WHERE l.verdict = 'peer stalled' AND s.pid IS NOT NULL AND s.inode > 0
+  ) AS others
   GROUP BY place
 )
 SELECT
-  l.queue AS queue,
-  l.verdict AS verdict,
-  CASE
-    WHEN l.verdict IN ('reader stalled', 'not accepted', 'sndbuf') AND l.pid IS NOT NULL
-      THEN concat(coalesce(l.comm, 'process'), ' (', CAST(l.pid AS VARCHAR), ')')
-    WHEN l.verdict IN ('reader stalled', 'not accepted', 'sndbuf') THEN 'unknown process'
-    WHEN l.verdict = 'peer stalled' AND c.pid IS NOT NULL
-      THEN concat(coalesce(c.comm, 'process'), ' (', CAST(c.pid AS VARCHAR), ')')
-    WHEN l.verdict = 'peer stalled' THEN concat('peer ', l.peer_addr)
-    WHEN l.verdict = 'network' THEN concat('network to ', l.peer_addr)
-  END AS culprit,
-  l.comm AS comm,
-  l.pid AS pid,
-  l.netid AS netid,
-  CASE
-    WHEN l.local_port IS NULL THEN l.local_addr
-    WHEN l.local_addr LIKE '%:%' THEN concat('[', l.local_addr, ']:', CAST(l.local_port AS VARCHAR))
-    ELSE concat(l.local_addr, ':', CAST(l.local_port AS VARCHAR))
-  END AS local,
-  CASE
-    WHEN l.peer_port IS NULL THEN l.peer_addr
-    WHEN l.peer_addr LIKE '%:%' THEN concat('[', l.peer_addr, ']:', CAST(l.peer_port AS VARCHAR))
-    ELSE concat(l.peer_addr, ':', CAST(l.peer_port AS VARCHAR))
-  END AS peer,
-  l.peak_bytes AS peak_bytes,
-  l.last_bytes AS last_bytes,
+  l.queue, l.verdict, culprit(l.verdict, l.comm, l.pid, c.comm, c.pid, l.peer_addr) AS culprit, l.comm, l.pid, l.netid,
+  endpoint(l.local_addr, l.local_port) AS local, endpoint(l.peer_addr, l.peer_port) AS peer, l.peak_bytes, l.last_bytes,
   round(1000000.0 * l.grown_bytes / nullif(l.grown_us, 0), 1) AS growth_bytes_per_s,
   round(1000000.0 * l.moved_bytes / nullif(l.moved_us, 0), 1) AS moved_bytes_per_s,
-  round(l.stuck_us / 1000000.0, 1) AS stuck_s,
-  round(l.lasted_us / 1000000.0, 1) AS duration_s,
-  l.since AS since,
-  l.until AS until,
-  l.netns AS netns,
-  l.cookie AS cookie
-FROM listed AS l
-LEFT JOIN culprits AS c
-  ON c.place = l.place
+  round(l.stuck_us / 1000000.0, 1) AS stuck_s, round(l.lasted_us / 1000000.0, 1) AS duration_s,
+  l.since, l.until, netns_of(l.ns) AS netns, l.cookie
+FROM listed AS l LEFT JOIN culprits AS c USING (place)
 ORDER BY l.place

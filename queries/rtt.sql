@@ -12,6 +12,7 @@
 -- connections that no sample showed count with the last one they had. Read retransmits beside it.
 -- """
 -- needs = ["tcp"]
+-- uses = ["endpoint", "netns_of"]
 --
 -- [columns]
 -- verdict = "bloated, jitter, far or ok, as above."
@@ -33,7 +34,8 @@
 -- [params.by]
 -- type = "VARCHAR"
 -- default = "peer"
--- doc = "What a row is: peer (a process and a peer address), process or socket. Any other word counts as peer."
+-- choices = ["peer", "process", "socket"]
+-- doc = "What a row is: peer (a process and a peer address), process or socket."
 --
 -- [params.floor_ms]
 -- type = "DOUBLE"
@@ -52,158 +54,101 @@
 -- color = { field = "verdict" }
 WITH holders AS (
   SELECT
-    netns,
-    cookie,
-    any_value(peer_addr) AS peer_addr,
-    any_value(peer_port) AS peer_port,
-    max(pid) AS pid,
-    max(start_us) AS start_us,
-    max(comm) AS comm,
-    min(CASE WHEN min_rtt_us < rtt_us THEN min_rtt_us ELSE rtt_us END) AS min_rtt_us,
-    max(rtt_us) AS max_us,
+    ns, cookie, any_value(peer_addr) AS peer_addr, any_value(peer_port) AS peer_port,
+    max(pid) AS pid, max(start_us) AS start_us, max(comm) AS comm,
+    min(least(min_rtt_us, rtt_us)) AS min_rtt_us, max(rtt_us) AS max_us,
     -- The first of equals.
     max_by(t_us, rtt_us * 1000000000 - sample) AS peak_us
   FROM sockets
   WHERE netid = 'tcp' AND state <> 'LISTEN' AND rtt_us > 0
-  GROUP BY netns, cookie
+  GROUP BY ns, cookie
   UNION ALL
   SELECT
-    netns, cookie, peer_addr, peer_port, pid, start_us, comm,
-    CASE WHEN min_rtt_us < rtt_us THEN min_rtt_us ELSE rtt_us END AS min_rtt_us,
-    rtt_us AS max_us,
+    ns, cookie, peer_addr, peer_port, pid, start_us, comm, least(min_rtt_us, rtt_us) AS min_rtt_us, rtt_us AS max_us,
     t_us AS peak_us
   FROM closes
   WHERE netid = 'tcp' AND connection AND peer_port <> 0 AND rtt_us > 0 AND NOT coalesce(sampled, false)
 ),
-keyed AS (
-  SELECT
-    h.netns,
-    h.cookie,
-    h.pid,
-    h.start_us,
-    h.comm,
-    h.min_rtt_us,
-    h.max_us,
-    h.peak_us,
-    params.top,
-    1000 * params.floor_ms AS floor_us,
-    CASE WHEN params.by = 'socket' THEN h.cookie END AS row_cookie,
-    CASE WHEN params.by = 'process' THEN NULL ELSE h.peer_addr END AS row_peer_addr,
-    CASE WHEN params.by = 'socket' THEN h.peer_port END AS row_peer_port
-  FROM holders AS h
-  CROSS JOIN params
-),
 numbered AS (
   SELECT
-    keyed.*,
-    dense_rank() OVER (
-      ORDER BY netns, pid, start_us, comm, row_cookie, row_peer_addr, row_peer_port
-    ) AS line
-  FROM keyed
+    h.ns, h.cookie, h.pid, h.start_us, h.comm, h.min_rtt_us, h.max_us, h.peak_us, params.top,
+    1000 * params.floor_ms AS floor_us,
+    CASE WHEN params.by = 'socket' THEN h.cookie END AS row_cookie,
+    CASE WHEN params.by <> 'process' THEN h.peer_addr END AS row_peer_addr,
+    CASE WHEN params.by = 'socket' THEN h.peer_port END AS row_peer_port,
+    dense_rank() OVER (ORDER BY h.ns, h.pid, h.start_us, h.comm, row_cookie, row_peer_addr, row_peer_port) AS line
+  FROM holders AS h CROSS JOIN params
 ),
 lines AS (
   SELECT
-    line,
-    netns,
-    pid,
-    start_us,
-    comm,
-    row_cookie,
-    row_peer_addr,
-    row_peer_port,
-    top,
-    floor_us,
-    count(*) AS connections,
-    min(min_rtt_us) AS min_rtt_us,
-    max(max_us) AS max_us
+    line, ns, pid, start_us, comm, row_cookie, row_peer_addr, row_peer_port, top, floor_us,
+    count(*) AS connections, min(min_rtt_us) AS min_rtt_us, max(max_us) AS max_us
   FROM numbered
-  GROUP BY line, netns, pid, start_us, comm, row_cookie, row_peer_addr, row_peer_port, top, floor_us
+  GROUP BY line, ns, pid, start_us, comm, row_cookie, row_peer_addr, row_peer_port, top, floor_us
 ),
 peaks AS (
-  SELECT n.line, min(n.peak_us) AS peak_us
-  FROM numbered AS n
-  JOIN lines
-    ON lines.line = n.line
-    AND lines.max_us = n.max_us
-  GROUP BY n.line
+  SELECT line, min(peak_us) AS peak_us
+  FROM numbered JOIN lines USING (line, max_us)
+  GROUP BY line
 ),
 shown AS (
   -- A value stands until the next one is measured. Narrow: there may be as many as rows.
-  SELECT netns, cookie, rtt_us, max(rttvar_us) AS rttvar_us
+  SELECT ns, cookie, rtt_us, max(rttvar_us) AS rttvar_us
   FROM sockets
   WHERE netid = 'tcp' AND state <> 'LISTEN' AND rtt_us > 0
-  GROUP BY netns, cookie, rtt_us
+  GROUP BY ns, cookie, rtt_us
   UNION ALL
-  SELECT netns, cookie, rtt_us, rttvar_us
+  SELECT ns, cookie, rtt_us, rttvar_us
   FROM closes
   WHERE netid = 'tcp' AND connection AND peer_port <> 0 AND rtt_us > 0 AND NOT coalesce(sampled, false)
 ),
 measures AS (
   SELECT n.line, 'rtt' AS kind, shown.rtt_us AS value, count(*) AS often
-  FROM shown
-  JOIN numbered AS n
-    ON n.netns = shown.netns
-    AND n.cookie = shown.cookie
+  FROM shown JOIN numbered AS n USING (ns, cookie)
   GROUP BY n.line, shown.rtt_us
   UNION ALL
   SELECT n.line, 'jitter' AS kind, shown.rttvar_us AS value, count(*) AS often
-  FROM shown
-  JOIN numbered AS n
-    ON n.netns = shown.netns
-    AND n.cookie = shown.cookie
+  FROM shown JOIN numbered AS n USING (ns, cookie)
   WHERE shown.rttvar_us IS NOT NULL
   GROUP BY n.line, shown.rttvar_us
 ),
 counted AS (
   -- Percentiles by counting up: percentile_cont would hold every value in memory.
   SELECT
-    line,
-    kind,
-    value,
+    line, kind, value,
     sum(often) OVER (PARTITION BY line, kind ORDER BY value) AS so_far,
     sum(often) OVER (PARTITION BY line, kind) AS measured
   FROM measures
 ),
-percentiles AS (
+bounds AS (
   SELECT
-    line,
-    kind,
-    max(measured) AS measured,
-    0.5 * (max(measured) - 1) - floor(0.5 * (max(measured) - 1)) AS p50_part,
-    min(CASE WHEN so_far > floor(0.5 * (measured - 1)) THEN value END) AS p50_below,
-    min(CASE WHEN so_far > ceil(0.5 * (measured - 1)) THEN value END) AS p50_above,
-    0.95 * (max(measured) - 1) - floor(0.95 * (max(measured) - 1)) AS p95_part,
-    min(CASE WHEN so_far > floor(0.95 * (measured - 1)) THEN value END) AS p95_below,
-    min(CASE WHEN so_far > ceil(0.95 * (measured - 1)) THEN value END) AS p95_above
+    line, kind, max(measured) AS measured,
+    min(value) FILTER (WHERE so_far > floor(0.5 * (measured - 1))) AS p50_below,
+    min(value) FILTER (WHERE so_far > ceil(0.5 * (measured - 1))) AS p50_above,
+    min(value) FILTER (WHERE so_far > floor(0.95 * (measured - 1))) AS p95_below,
+    min(value) FILTER (WHERE so_far > ceil(0.95 * (measured - 1))) AS p95_above
   FROM counted
   GROUP BY line, kind
 ),
-summed AS (
+percentiles AS (
   SELECT
-    lines.*,
-    make_timestamp(peaks.peak_us) AS peak_time,
-    CAST(r.measured AS BIGINT) AS measured,
-    r.p50_below + r.p50_part * (r.p50_above - r.p50_below) AS p50_us,
-    r.p95_below + r.p95_part * (r.p95_above - r.p95_below) AS p95_us,
-    j.p50_below + j.p50_part * (j.p50_above - j.p50_below) AS jitter_p50_us
-  FROM lines
-  JOIN peaks
-    ON peaks.line = lines.line
-  JOIN percentiles AS r
-    ON r.line = lines.line
-    AND r.kind = 'rtt'
-  LEFT JOIN percentiles AS j
-    ON j.line = lines.line
-    AND j.kind = 'jitter'
+    line, kind, CAST(measured AS BIGINT) AS measured,
+    p50_below + (0.5 * (measured - 1) - floor(0.5 * (measured - 1))) * (p50_above - p50_below) AS p50_us,
+    p95_below + (0.95 * (measured - 1) - floor(0.95 * (measured - 1))) * (p95_above - p95_below) AS p95_us
+  FROM bounds
 ),
 ranked AS (
   SELECT
-    summed.*,
+    lines.*, make_timestamp(peaks.peak_us) AS peak_time, r.measured, r.p50_us, r.p95_us, j.p50_us AS jitter_p50_us,
     row_number() OVER (
-      ORDER BY p95_us - min_rtt_us DESC, max_us DESC, netns, pid NULLS LAST, start_us NULLS LAST,
+      ORDER BY r.p95_us - min_rtt_us DESC, max_us DESC, ns, pid NULLS LAST, start_us NULLS LAST,
         comm NULLS LAST, row_peer_addr NULLS LAST, row_cookie NULLS LAST
     ) AS place
-  FROM summed
+  FROM lines
+  JOIN peaks USING (line)
+  JOIN percentiles AS r ON r.line = lines.line AND r.kind = 'rtt'
+  LEFT JOIN percentiles AS j ON j.line = lines.line AND j.kind = 'jitter'
+  QUALIFY top = 0 OR place <= top
 )
 SELECT
   CASE
@@ -212,24 +157,9 @@ SELECT
     WHEN min_rtt_us >= floor_us THEN 'far'
     ELSE 'ok'
   END AS verdict,
-  comm,
-  pid,
-  CASE
-    WHEN row_peer_port IS NULL THEN row_peer_addr
-    WHEN row_peer_addr LIKE '%:%' THEN concat('[', row_peer_addr, ']:', CAST(row_peer_port AS VARCHAR))
-    ELSE concat(row_peer_addr, ':', CAST(row_peer_port AS VARCHAR))
-  END AS peer,
-  connections,
-  measured,
-  min_rtt_us,
-  CAST(round(p50_us) AS BIGINT) AS p50_us,
-  CAST(round(p95_us) AS BIGINT) AS p95_us,
-  max_us,
-  CAST(round(p95_us - min_rtt_us) AS BIGINT) AS rise_us,
-  CAST(round(jitter_p50_us) AS BIGINT) AS jitter_p50_us,
-  peak_time,
-  netns,
-  row_cookie AS cookie
+  comm, pid, endpoint(row_peer_addr, row_peer_port) AS peer, connections, measured, min_rtt_us,
+  CAST(round(p50_us) AS BIGINT) AS p50_us, CAST(round(p95_us) AS BIGINT) AS p95_us, max_us,
+  CAST(round(p95_us - min_rtt_us) AS BIGINT) AS rise_us, CAST(round(jitter_p50_us) AS BIGINT) AS jitter_p50_us,
+  peak_time, netns_of(ns) AS netns, row_cookie AS cookie
 FROM ranked
-WHERE top = 0 OR place <= top
 ORDER BY place

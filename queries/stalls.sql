@@ -11,6 +11,7 @@
 -- than TCP have no counters that would show a standstill: see queue_growth, udp_drops, unix_sockets.
 -- """
 -- needs = ["tcp"]
+-- uses = ["culprit", "netns_of", "opposite"]
 --
 -- [columns]
 -- queue = "Recv-Q: received and not read by the process; Send-Q: not acknowledged by the peer."
@@ -47,84 +48,53 @@
 -- x = { field = "stuck_s", type = "quantitative" }
 -- y = { field = "local", sort = "-x" }
 -- color = { field = "verdict" }
-WITH connected AS (
-  SELECT * FROM sockets WHERE netid = 'tcp' AND state NOT IN ('LISTEN', 'SYN-SENT', 'SYN-RECV', 'TIME-WAIT')
-  UNION ALL
-  SELECT * FROM baseline WHERE netid = 'tcp' AND state NOT IN ('LISTEN', 'SYN-SENT', 'SYN-RECV', 'TIME-WAIT')
-),
-waiting AS (
+WITH waiting AS (
   -- A FIN counts as a byte in both queues. What was read or acknowledged in all is constant in a stall.
-  SELECT
-    netns, cookie, 'Recv-Q' AS queue, sample, sample_time, t_us, state,
-    local_addr, local_port, peer_addr, peer_port, pid, comm, inode,
-    recv_q - CASE WHEN state IN ('CLOSE-WAIT', 'LAST-ACK', 'CLOSING') THEN 1 ELSE 0 END AS waiting_bytes,
-    bytes_received - recv_q AS moved,
-    rcv_wnd AS window_bytes, unacked, retransmits, backoff, probes, timer, snd_mss, rwnd_limited_us
-  FROM connected
-  -- What a subflow received waits in its MPTCP connection, and it is never accepted itself.
-  WHERE recv_q > 0 AND (subflow IS NULL OR NOT subflow)
-  UNION ALL
-  SELECT
-    netns, cookie, 'Send-Q' AS queue, sample, sample_time, t_us, state,
-    local_addr, local_port, peer_addr, peer_port, pid, comm, inode,
-    send_q - CASE WHEN state IN ('FIN-WAIT-1', 'LAST-ACK', 'CLOSING') THEN 1 ELSE 0 END AS waiting_bytes,
-    bytes_acked AS moved,
-    snd_wnd AS window_bytes, unacked, retransmits, backoff, probes, timer, snd_mss, rwnd_limited_us
-  FROM connected
-  WHERE send_q > 0
-),
-stuck AS (
-  SELECT netns, cookie, queue, moved, min(t_us) AS since_us, max(t_us) - min(t_us) AS stuck_us
-  FROM waiting
+  SELECT *
+  FROM (
+    SELECT
+      ns, cookie, unnest(['Recv-Q', 'Send-Q']) AS queue, sample, sample_time, t_us, state,
+      local_addr, local_port, peer_addr, peer_port, local, peer, pid, comm, inode, snd_mss, rwnd_limited_us,
+      unacked, retransmits, backoff, probes, timer,
+      unnest([
+        -- What a subflow received waits in its MPTCP connection, and it is never accepted itself.
+        CASE WHEN NOT coalesce(subflow, false) THEN recv_q - CAST(state IN ('CLOSE-WAIT', 'LAST-ACK', 'CLOSING') AS INT) END,
+        send_q - CAST(state IN ('FIN-WAIT-1', 'LAST-ACK', 'CLOSING') AS INT)
+      ]) AS waiting_bytes,
+      unnest([bytes_received - recv_q, bytes_acked]) AS moved,
+      unnest([rcv_wnd, snd_wnd]) AS window_bytes
+    FROM (SELECT * FROM sockets UNION ALL SELECT * FROM baseline) AS connected
+    WHERE netid = 'tcp' AND state NOT IN ('LISTEN', 'SYN-SENT', 'SYN-RECV', 'TIME-WAIT')
+      AND (recv_q > 0 OR send_q > 0)
+  ) AS both_queues
   WHERE waiting_bytes > 0 AND moved IS NOT NULL
-  GROUP BY netns, cookie, queue, moved
-  -- Four samples are three intervals.
-  HAVING count(*) >= 4
 ),
 ranked AS (
   SELECT
-    stuck.*,
-    params.top,
-    row_number() OVER (ORDER BY stuck_us DESC, netns, cookie, queue, since_us) AS place
-  FROM stuck
-  CROSS JOIN params
-  WHERE stuck.stuck_us >= params.seconds * 1000000
+    ns, cookie, queue, moved, max(t_us) - min(t_us) AS stuck_us,
+    row_number() OVER (ORDER BY max(t_us) - min(t_us) DESC, ns, cookie, queue, min(t_us)) AS place
+  FROM waiting CROSS JOIN params
+  GROUP BY ns, cookie, queue, moved, params.seconds, params.top
+  -- Four samples are three intervals.
+  HAVING count(*) >= 4 AND max(t_us) - min(t_us) >= params.seconds * 1000000
+  QUALIFY params.top = 0 OR place <= params.top
 ),
 seen AS (
   SELECT
-    r.place,
-    r.netns,
-    r.cookie,
-    r.queue,
-    r.stuck_us,
-    min(w.sample_time) AS since,
-    max(w.sample_time) AS until,
-    count(*) AS samples,
-    any_value(w.local_addr) AS local_addr,
-    any_value(w.local_port) AS local_port,
-    any_value(w.peer_addr) AS peer_addr,
-    any_value(w.peer_port) AS peer_port,
-    max_by(w.pid, CASE WHEN w.pid IS NOT NULL THEN w.sample END) AS pid,
-    max_by(w.comm, CASE WHEN w.comm IS NOT NULL THEN w.sample END) AS comm,
-    max_by(w.inode, w.sample) AS inode,
-    max_by(w.state, w.sample) AS state,
-    max_by(w.waiting_bytes, w.sample) AS waiting_bytes,
-    max_by(w.window_bytes, CASE WHEN w.window_bytes IS NOT NULL THEN w.sample END) AS window_bytes,
-    max_by(w.unacked, CASE WHEN w.unacked IS NOT NULL THEN w.sample END) AS unacked,
-    max(w.retransmits) AS timeouts,
-    max(w.probes) AS probes,
-    count(CASE WHEN w.timer = 'on' AND (w.retransmits > 0 OR w.backoff > 0) THEN 1 END) AS retransmitting,
-    count(CASE WHEN w.timer = 'persist' OR w.window_bytes < w.snd_mss THEN 1 END) AS window_closed,
-    max(CASE WHEN w.timer = 'persist' THEN w.probes END) AS unanswered,
+    r.place, r.ns, r.cookie, r.queue, r.stuck_us,
+    min(w.sample_time) AS since, max(w.sample_time) AS until, count(*) AS samples,
+    any_value(w.local_addr) AS local_addr, any_value(w.local_port) AS local_port, any_value(w.local) AS local,
+    any_value(w.peer_addr) AS peer_addr, any_value(w.peer_port) AS peer_port, any_value(w.peer) AS peer,
+    max_by(w.pid, w.sample) AS pid, max_by(w.comm, w.sample) AS comm, max_by(w.inode, w.sample) AS inode,
+    max_by(w.state, w.sample) AS state, max_by(w.waiting_bytes, w.sample) AS waiting_bytes,
+    max_by(w.window_bytes, w.sample) AS window_bytes, max_by(w.unacked, w.sample) AS unacked,
+    max(w.retransmits) AS timeouts, max(w.probes) AS probes,
+    count(*) FILTER (WHERE w.timer = 'on' AND (w.retransmits > 0 OR w.backoff > 0)) AS retransmitting,
+    count(*) FILTER (WHERE w.timer = 'persist' OR w.window_bytes < w.snd_mss) AS window_closed,
+    max(w.probes) FILTER (WHERE w.timer = 'persist') AS unanswered,
     max(w.rwnd_limited_us) - min(w.rwnd_limited_us) AS held_up_us
-  FROM ranked AS r
-  JOIN waiting AS w
-    ON w.netns = r.netns
-    AND w.cookie = r.cookie
-    AND w.queue = r.queue
-    AND w.moved = r.moved
-  WHERE w.waiting_bytes > 0 AND (r.top = 0 OR r.place <= r.top)
-  GROUP BY r.place, r.netns, r.cookie, r.queue, r.stuck_us
+  FROM ranked AS r JOIN waiting AS w USING (ns, cookie, queue, moved)
+  GROUP BY r.place, r.ns, r.cookie, r.queue, r.stuck_us
 ),
 judged AS (
   SELECT
@@ -140,56 +110,19 @@ judged AS (
   FROM seen
 ),
 others AS (
-  -- The other end, if it is on this host: its addresses are the same the other way round.
-  SELECT
-    j.place,
-    max_by(s.pid, CASE WHEN s.pid IS NOT NULL THEN s.sample END) AS pid,
-    max_by(s.comm, CASE WHEN s.comm IS NOT NULL THEN s.sample END) AS comm
+  -- The other end, if it is on this host.
+  SELECT j.place, max_by(s.pid, s.sample) AS pid, max_by(s.comm, s.sample) AS comm
   FROM judged AS j
   JOIN sockets AS s
-    ON s.local_port = j.peer_port
-    AND s.peer_port = j.local_port
-  WHERE s.netid = 'tcp'
-    AND s.state NOT IN ('LISTEN', 'TIME-WAIT')
-    AND replace(s.local_addr, '::ffff:', '') = replace(j.peer_addr, '::ffff:', '')
-    AND replace(s.peer_addr, '::ffff:', '') = replace(j.local_addr, '::ffff:', '')
-    AND (s.netns = j.netns OR (s.local_addr NOT LIKE '%127.%' AND s.local_addr <> '::1'))
+    ON opposite(
+      s.ns, s.local_addr, s.local_port, s.peer_addr, s.peer_port, j.ns, j.local_addr, j.local_port, j.peer_addr, j.peer_port
+    )
+  WHERE s.netid = 'tcp' AND s.state NOT IN ('LISTEN', 'TIME-WAIT')
   GROUP BY j.place
 )
 SELECT
-  j.queue AS queue,
-  j.verdict AS verdict,
-  CASE
-    WHEN j.verdict IN ('reader stalled', 'not accepted') AND j.pid IS NOT NULL
-      THEN concat(coalesce(j.comm, 'process'), ' (', CAST(j.pid AS VARCHAR), ')')
-    WHEN j.verdict IN ('reader stalled', 'not accepted') THEN 'unknown process'
-    WHEN j.verdict = 'peer stalled' AND o.pid IS NOT NULL
-      THEN concat(coalesce(o.comm, 'process'), ' (', CAST(o.pid AS VARCHAR), ')')
-    WHEN j.verdict = 'peer stalled' THEN concat('peer ', j.peer_addr)
-    WHEN j.verdict = 'network' THEN concat('network to ', j.peer_addr)
-  END AS culprit,
-  j.comm AS comm,
-  j.pid AS pid,
-  CASE
-    WHEN j.local_addr LIKE '%:%' THEN concat('[', j.local_addr, ']:', CAST(j.local_port AS VARCHAR))
-    ELSE concat(j.local_addr, ':', CAST(j.local_port AS VARCHAR))
-  END AS local,
-  CASE
-    WHEN j.peer_addr LIKE '%:%' THEN concat('[', j.peer_addr, ']:', CAST(j.peer_port AS VARCHAR))
-    ELSE concat(j.peer_addr, ':', CAST(j.peer_port AS VARCHAR))
-  END AS peer,
-  j.state AS state,
-  j.waiting_bytes AS waiting_bytes,
-  round(j.stuck_us / 1000000.0, 1) AS stuck_s,
-  j.since AS since,
-  j.until AS until,
-  j.window_bytes AS window_bytes,
-  j.unacked AS unacked,
-  j.timeouts AS timeouts,
-  j.probes AS probes,
-  j.netns AS netns,
-  j.cookie AS cookie
-FROM judged AS j
-LEFT JOIN others AS o
-  ON o.place = j.place
+  j.queue, j.verdict, culprit(j.verdict, j.comm, j.pid, o.comm, o.pid, j.peer_addr) AS culprit, j.comm, j.pid,
+  j.local, j.peer, j.state, j.waiting_bytes, round(j.stuck_us / 1000000.0, 1) AS stuck_s, j.since, j.until,
+  j.window_bytes, j.unacked, j.timeouts, j.probes, netns_of(j.ns) AS netns, j.cookie
+FROM judged AS j LEFT JOIN others AS o USING (place)
 ORDER BY j.place

@@ -12,6 +12,10 @@
 -- sample that saw the whole TCP table is left out.
 -- """
 -- needs = ["tcp"]
+-- uses = [
+--   "counter_steps", "counter_values", "door_looks", "endpoint", "handshakes", "netns_of",
+--   "slice_of", "slice_width", "sysctls", "tcp_reads",
+-- ]
 --
 -- [columns]
 -- time = "First sample of the slice, UTC."
@@ -46,203 +50,98 @@
 -- x = { field = "time", type = "temporal" }
 -- y = { field = "syn_recv_max", type = "quantitative" }
 -- color = { field = "local" }
-WITH moments AS (
-  SELECT netns, sample, min(t_us) AS t_us, min(sample_time) AS sample_time
-  FROM samples
-  WHERE step IN ('tcp', 'tcp6', 'all')
-  GROUP BY netns, sample
-  HAVING min(CASE WHEN outcome IN ('ok', 'skipped_empty') THEN 1 ELSE 0 END) = 1
-  UNION ALL
-  -- A file of sockets alone does not say what was read.
-  SELECT DISTINCT netns, sample, t_us, sample_time
-  FROM sockets
-  WHERE netid = 'tcp' AND NOT EXISTS (SELECT 1 FROM samples)
-),
-slicing AS (
-  SELECT
-    span.start_us,
-    CASE
-      WHEN params.interval > 0 THEN CAST(params.interval * 1000000 AS BIGINT)
-      ELSE CAST(floor((span.end_us - span.start_us) / 10.0) AS BIGINT) + 1
-    END AS wide_us
-  FROM (SELECT min(t_us) AS start_us, max(t_us) AS end_us FROM moments) AS span
-  CROSS JOIN params
+WITH looks AS MATERIALIZED (
+  SELECT * FROM door_looks
 ),
 sliced AS (
-  SELECT m.netns, m.sample, m.sample_time, (m.t_us - s.start_us) - (m.t_us - s.start_us) % s.wide_us AS slice
-  FROM moments AS m
-  CROSS JOIN slicing AS s
-),
-listening AS (
-  -- Several sockets may listen on one address and port.
   SELECT
-    netns,
-    local_addr,
-    local_port,
-    sample,
-    min(pid) AS pid,
-    min_by(comm, CASE WHEN pid IS NOT NULL THEN pid END) AS comm,
-    CAST(sum(send_q) AS BIGINT) AS backlog,
-    max(CASE WHEN recv_q > send_q THEN 1 ELSE 0 END) AS accept_full
-  FROM sockets
-  WHERE state = 'LISTEN' AND netid = 'tcp'
-  GROUP BY netns, local_addr, local_port, sample
+    m.ns, m.sample, m.sample_time,
+    slice_of(m.t_us, span.start_us, slice_width(span.start_us, span.end_us, params.interval)) AS slice
+  FROM tcp_reads AS m
+  CROSS JOIN (SELECT min(t_us) AS start_us, max(t_us) AS end_us FROM tcp_reads) AS span
+  CROSS JOIN params
 ),
-doors AS (
+waiting AS MATERIALIZED (
   SELECT
-    netns,
-    local_addr,
-    local_port,
-    max_by(pid, sample) AS pid,
-    max_by(comm, CASE WHEN comm IS NOT NULL THEN sample END) AS comm,
-    max_by(backlog, sample) AS backlog
-  FROM listening
-  GROUP BY netns, local_addr, local_port
-),
-handshakes AS (
-  SELECT
-    netns,
-    local_addr,
-    local_port,
-    sample,
-    count(*) AS waiting,
-    count(CASE WHEN retrans > 0 THEN 1 END) AS repeated
-  FROM sockets
-  WHERE state = 'SYN-RECV'
-  GROUP BY netns, local_addr, local_port, sample
-),
-matched AS (
-  -- The listener of a handshake: of its own address, else of all addresses.
-  SELECT
-    h.netns,
-    h.local_addr,
-    h.local_port,
-    coalesce(
-      max(CASE WHEN d.local_addr = h.local_addr THEN d.local_addr END),
-      max(CASE WHEN d.local_addr IN ('0.0.0.0', '::', '*') THEN d.local_addr END),
-      h.local_addr
-    ) AS door_addr
-  FROM (SELECT DISTINCT netns, local_addr, local_port FROM handshakes) AS h
-  LEFT JOIN doors AS d
-    ON d.netns = h.netns
-    AND d.local_port = h.local_port
-  GROUP BY h.netns, h.local_addr, h.local_port
-),
-waiting AS (
-  SELECT
-    h.netns,
-    m.door_addr AS local_addr,
-    h.local_port,
-    h.sample,
-    sum(h.waiting) AS waiting,
-    sum(h.repeated) AS repeated
-  FROM handshakes AS h
-  JOIN matched AS m
-    ON m.netns = h.netns
-    AND m.local_addr = h.local_addr
-    AND m.local_port = h.local_port
-  GROUP BY h.netns, m.door_addr, h.local_port, h.sample
-),
-readings AS (
-  SELECT
-    netns,
-    name,
-    sample,
-    max(value) - coalesce(lag(max(value)) OVER (PARTITION BY netns, name ORDER BY sample), min(value)) AS growth
-  FROM counter_values
-  WHERE name IN ('TcpExt.TCPReqQFullDrop', 'TcpExt.SyncookiesSent', 'TcpExt.SyncookiesRecv')
-  GROUP BY netns, name, sample
+    ns, door_addr AS local_addr, local_port, sample, CAST(sum(waiting) AS BIGINT) AS waiting, CAST(sum(repeated) AS BIGINT) AS repeated
+  FROM handshakes
+  GROUP BY ns, door_addr, local_port, sample
 ),
 counted AS (
   SELECT
-    netns,
-    sample,
-    max(CASE WHEN name = 'TcpExt.TCPReqQFullDrop' THEN growth END) AS dropped,
-    max(CASE WHEN name = 'TcpExt.SyncookiesSent' THEN growth END) AS cookies_sent,
-    max(CASE WHEN name = 'TcpExt.SyncookiesRecv' THEN growth END) AS cookies_answered
-  FROM readings
-  GROUP BY netns, sample
+    ns, sample,
+    sum(growth) FILTER (WHERE name = 'TcpExt.TCPReqQFullDrop') AS dropped,
+    sum(growth) FILTER (WHERE name = 'TcpExt.SyncookiesSent') AS cookies_sent,
+    sum(growth) FILTER (WHERE name = 'TcpExt.SyncookiesRecv') AS cookies_answered
+  FROM (
+    SELECT ns, sample, name, growth FROM counter_steps
+    UNION ALL
+    -- A counter that stands still is known, too.
+    SELECT ns, sample, name, 0 AS growth FROM counter_values
+  ) AS steps
+  WHERE name IN ('TcpExt.TCPReqQFullDrop', 'TcpExt.SyncookiesSent', 'TcpExt.SyncookiesRecv')
+  GROUP BY ns, sample
 ),
 ranked AS (
   SELECT
-    known_doors.*,
+    coalesce(d.ns, w.ns) AS ns, coalesce(d.local_addr, w.local_addr) AS local_addr,
+    coalesce(d.local_port, w.local_port) AS local_port, d.pid, d.comm, d.backlog,
     row_number() OVER (
-      ORDER BY known_doors.peak DESC, known_doors.netns, known_doors.local_port, known_doors.local_addr
+      ORDER BY coalesce(w.peak, 0) DESC, coalesce(d.ns, w.ns), coalesce(d.local_port, w.local_port),
+        coalesce(d.local_addr, w.local_addr)
     ) AS place
   FROM (
-    SELECT
-      coalesce(d.netns, w.netns) AS netns,
-      coalesce(d.local_addr, w.local_addr) AS local_addr,
-      coalesce(d.local_port, w.local_port) AS local_port,
-      d.pid,
-      d.comm,
-      d.backlog,
-      coalesce(w.peak, 0) AS peak
-    FROM doors AS d
-    FULL JOIN (
-      SELECT netns, local_addr, local_port, max(waiting) AS peak
-      FROM waiting
-      GROUP BY netns, local_addr, local_port
-    ) AS w
-      ON w.netns = d.netns
-      AND w.local_addr = d.local_addr
-      AND w.local_port = d.local_port
-  ) AS known_doors
+    -- Several sockets may listen on one address and port.
+    SELECT ns, local_addr, local_port, any_value(pid) AS pid, any_value(comm) AS comm, any_value(backlog) AS backlog
+    FROM looks
+    WHERE is_last
+    GROUP BY ns, local_addr, local_port
+  ) AS d
+  FULL JOIN (
+    SELECT ns, local_addr, local_port, max(waiting) AS peak
+    FROM waiting
+    GROUP BY ns, local_addr, local_port
+  ) AS w ON w.ns = d.ns AND w.local_addr = d.local_addr AND w.local_port = d.local_port
   LEFT JOIN (
-    SELECT netns, sum(coalesce(dropped, 0) + coalesce(cookies_sent, 0)) AS events
+    SELECT ns, sum(coalesce(dropped, 0) + coalesce(cookies_sent, 0)) AS events
     FROM counted
-    GROUP BY netns
-  ) AS c
-    ON c.netns = known_doors.netns
-  WHERE known_doors.peak > 0 OR c.events > 0
+    GROUP BY ns
+  ) AS c ON c.ns = coalesce(d.ns, w.ns)
+  WHERE w.peak > 0 OR c.events > 0
 ),
 limits AS (
   -- Without cookies the last quarter is kept for clients that the kernel knows.
   SELECT
-    netns,
+    ns,
     CASE
-      WHEN max(CASE WHEN name = 'net.ipv4.tcp_syncookies' THEN value END) = '0'
-        THEN 0.75 * max(CASE WHEN name = 'net.ipv4.tcp_max_syn_backlog' THEN TRY_CAST(value AS BIGINT) END)
+      WHEN max(value) FILTER (WHERE name = 'net.ipv4.tcp_syncookies') = '0'
+        THEN 0.75 * max(TRY_CAST(value AS BIGINT)) FILTER (WHERE name = 'net.ipv4.tcp_max_syn_backlog')
     END AS most
-  FROM settings
+  FROM sysctls
   WHERE name IN ('net.ipv4.tcp_syncookies', 'net.ipv4.tcp_max_syn_backlog')
-  GROUP BY netns
+  GROUP BY ns
 ),
 filled AS (
   SELECT
-    r.place,
-    s.slice,
-    min(s.sample_time) AS time,
-    max(coalesce(w.waiting, 0)) AS syn_recv_max,
-    avg(coalesce(w.waiting, 0)) AS syn_recv_avg,
+    r.place, s.slice, min(s.sample_time) AS time,
+    max(coalesce(w.waiting, 0)) AS syn_recv_max, avg(coalesce(w.waiting, 0)) AS syn_recv_avg,
     100.0 * sum(w.repeated) / nullif(sum(w.waiting), 0) AS repeated_percent,
-    sum(coalesce(l.accept_full, 0)) AS accept_full,
-    sum(c.dropped) AS dropped,
-    sum(c.cookies_sent) AS cookies_sent,
-    sum(c.cookies_answered) AS cookies_answered,
+    count(*) FILTER (WHERE l.accept_full) AS accept_full,
+    sum(c.dropped) AS dropped, sum(c.cookies_sent) AS cookies_sent, sum(c.cookies_answered) AS cookies_answered,
     count(*) AS samples
   FROM ranked AS r
   CROSS JOIN params
-  JOIN sliced AS s
-    ON s.netns = r.netns
+  JOIN sliced AS s USING (ns)
   LEFT JOIN waiting AS w
-    ON w.netns = r.netns
-    AND w.local_addr = r.local_addr
-    AND w.local_port = r.local_port
-    AND w.sample = s.sample
-  LEFT JOIN listening AS l
-    ON l.netns = r.netns
-    AND l.local_addr = r.local_addr
-    AND l.local_port = r.local_port
-    AND l.sample = s.sample
-  LEFT JOIN counted AS c
-    ON c.netns = r.netns
-    AND c.sample = s.sample
+    ON w.ns = r.ns AND w.local_addr = r.local_addr AND w.local_port = r.local_port AND w.sample = s.sample
+  LEFT JOIN looks AS l
+    ON l.ns = r.ns AND l.local_addr = r.local_addr AND l.local_port = r.local_port AND l.sample = s.sample
+  LEFT JOIN counted AS c ON c.ns = r.ns AND c.sample = s.sample
   WHERE params.top = 0 OR r.place <= params.top
   GROUP BY r.place, s.slice
 )
 SELECT
-  f.time AS time,
+  f.time,
   CASE
     -- Kernels differ by one in how many they keep.
     WHEN f.syn_recv_max >= r.backlog OR f.syn_recv_max >= limits.most THEN 'full'
@@ -252,30 +151,14 @@ SELECT
     WHEN f.cookies_sent > 0 THEN 'cookies'
     ELSE 'ok'
   END AS verdict,
-  r.comm AS comm,
-  r.pid AS pid,
-  CASE
-    WHEN r.local_addr LIKE '%:%' THEN concat('[', r.local_addr, ']:', CAST(r.local_port AS VARCHAR))
-    ELSE concat(r.local_addr, ':', CAST(r.local_port AS VARCHAR))
-  END AS local,
-  CAST(f.syn_recv_max AS BIGINT) AS syn_recv_max,
-  round(f.syn_recv_avg, 1) AS syn_recv_avg,
-  r.backlog AS backlog,
-  round(
-    100.0 * f.syn_recv_max
-      / nullif(CASE WHEN limits.most < r.backlog THEN limits.most ELSE r.backlog END, 0),
-    1
-  ) AS fill_percent,
-  round(f.repeated_percent, 1) AS repeated_percent,
-  CAST(f.accept_full AS BIGINT) AS accept_full,
-  CAST(f.dropped AS BIGINT) AS dropped,
-  CAST(f.cookies_sent AS BIGINT) AS cookies_sent,
-  CAST(f.cookies_answered AS BIGINT) AS cookies_answered,
-  f.samples AS samples,
-  r.netns AS netns
+  r.comm, r.pid, endpoint(r.local_addr, r.local_port) AS local,
+  CAST(f.syn_recv_max AS BIGINT) AS syn_recv_max, round(f.syn_recv_avg, 1) AS syn_recv_avg, r.backlog,
+  round(100.0 * f.syn_recv_max / nullif(CASE WHEN limits.most < r.backlog THEN limits.most ELSE r.backlog END, 0), 1)
+    AS fill_percent,
+  round(f.repeated_percent, 1) AS repeated_percent, CAST(f.accept_full AS BIGINT) AS accept_full,
+  CAST(f.dropped AS BIGINT) AS dropped, CAST(f.cookies_sent AS BIGINT) AS cookies_sent,
+  CAST(f.cookies_answered AS BIGINT) AS cookies_answered, f.samples, netns_of(r.ns) AS netns
 FROM filled AS f
-JOIN ranked AS r
-  ON r.place = f.place
-LEFT JOIN limits
-  ON limits.netns = r.netns
-ORDER BY r.place, f.slice
+JOIN ranked AS r USING (place)
+LEFT JOIN limits USING (ns)
+ORDER BY place, slice

@@ -12,6 +12,7 @@
 -- not be read nothing is said.
 -- """
 -- needs = ["unix"]
+-- uses = ["listeners", "table_reads"]
 --
 -- [columns]
 -- verdict = "does not accept: the listener's queue was full in the last sample or twice; does not read: data waited for as long as stuck_s; else nothing."
@@ -51,297 +52,153 @@
 -- y = { field = "path", sort = "-x" }
 -- color = { field = "state" }
 WITH local AS (
-  SELECT
-    netns, cookie, sample, sample_time, t_us, netid, state, local_addr, inode, peer_inode, pid,
-    start_us, comm, recv_q, send_q
+  SELECT *
   FROM sockets
   WHERE family = 'unix'
 ),
 ends AS (
   SELECT
-    netns,
-    cookie,
-    max_by(netid, sample) AS netid,
-    max_by(state, sample) AS state,
-    max_by(local_addr, sample) AS path,
-    max(nullif(inode, 0)) AS inode,
-    max(nullif(peer_inode, 0)) AS peer_inode,
+    ns, cookie, max_by(netid, sample) AS netid, max_by(state, sample) AS state, max_by(local_addr, sample) AS path,
+    max(nullif(inode, 0)) AS inode, max(nullif(peer_inode, 0)) AS peer_inode,
     -- Connected, but not accepted yet.
-    CASE WHEN max(peer_inode) = 0 AND max_by(netid, sample) <> 'u_dgr' THEN 1 ELSE 0 END AS waits,
-    max_by(pid, sample) AS pid,
-    max_by(start_us, sample) AS start_us,
-    max_by(comm, sample) AS comm,
-    min(sample) AS first_sample,
-    max(sample) AS last_sample,
-    max(recv_q) AS recv_q_peak,
-    max(send_q) AS send_q_peak,
-    max_by(send_q, sample) AS backlog,
-    sum(CASE WHEN recv_q > send_q THEN 1 ELSE 0 END) AS full_samples,
-    max_by(CASE WHEN recv_q > send_q THEN 1 ELSE 0 END, sample) AS full_last
+    coalesce(max(peer_inode) = 0 AND max_by(netid, sample) <> 'u_dgr', false) AS waits,
+    max_by(pid, sample) AS pid, max_by(start_us, sample) AS start_us, max_by(comm, sample) AS comm,
+    min(sample) AS first_sample, max(sample) AS last_sample, max(recv_q) AS recv_q_peak, max(send_q) AS send_q_peak
   FROM local
-  GROUP BY netns, cookie
+  GROUP BY ns, cookie
 ),
 paced AS (
   SELECT
-    netns,
-    cookie,
-    sample,
-    t_us,
-    recv_q,
-    CASE
-      WHEN recv_q = 0 THEN 1
-      WHEN recv_q < lag(recv_q) OVER (PARTITION BY netns, cookie ORDER BY sample) THEN 1
-      ELSE 0
-    END AS moved
-  FROM local
+    ns, cookie, sample, t_us, recv_q,
+    CASE WHEN recv_q = 0 OR recv_q < lag(recv_q) OVER (PARTITION BY ns, cookie ORDER BY sample) THEN 1 ELSE 0 END AS moved
+  FROM local SEMI JOIN (SELECT ns, cookie FROM ends WHERE recv_q_peak > 0) AS e USING (ns, cookie)
   WHERE state <> 'LISTEN'
-    AND EXISTS (
-      SELECT 1
-      FROM ends AS e
-      WHERE e.netns = local.netns AND e.cookie = local.cookie AND e.recv_q_peak > 0
-    )
 ),
 stays AS (
   SELECT
-    netns,
-    cookie,
-    t_us,
-    recv_q,
-    sum(moved) OVER (
-      PARTITION BY netns, cookie ORDER BY sample ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
-    ) AS stay
+    ns, cookie, t_us, recv_q,
+    sum(moved) OVER (PARTITION BY ns, cookie ORDER BY sample ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS stay
   FROM paced
 ),
 unread AS (
-  SELECT netns, cookie, max(us) AS us
+  SELECT ns, cookie, max(us) AS us
   FROM (
-    SELECT netns, cookie, max(t_us) - min(t_us) AS us
+    SELECT ns, cookie, max(t_us) - min(t_us) AS us
     FROM stays
     WHERE recv_q > 0
-    GROUP BY netns, cookie, stay
+    GROUP BY ns, cookie, stay
   ) AS waits
-  GROUP BY netns, cookie
-),
-doors AS (
-  SELECT DISTINCT path
-  FROM ends
-  WHERE state = 'LISTEN' AND path IS NOT NULL
+  GROUP BY ns, cookie
 ),
 known AS (
   SELECT
-    e.*,
-    u.us AS unread_us,
-    CASE WHEN d.path IS NOT NULL THEN 2 WHEN e.path IS NOT NULL THEN 1 ELSE 0 END AS serves,
+    e.*, u.us AS unread_us, CASE WHEN d.path IS NOT NULL THEN 2 WHEN e.path IS NOT NULL THEN 1 ELSE 0 END AS serves,
     -- Whose peer no sample shows: with a path it is the end that serves.
-    CASE WHEN e.path IS NULL AND (e.peer_inode IS NOT NULL OR e.waits = 1) THEN 0 ELSE 1 END AS serves_alone
+    NOT (e.path IS NULL AND (e.peer_inode IS NOT NULL OR e.waits)) AS serves_alone
   FROM ends AS e
-  LEFT JOIN doors AS d
-    ON d.path = e.path
-    AND e.state <> 'LISTEN'
-  LEFT JOIN unread AS u
-    ON u.netns = e.netns
-    AND u.cookie = e.cookie
+  LEFT JOIN (SELECT DISTINCT path FROM ends WHERE state = 'LISTEN' AND path IS NOT NULL) AS d
+    ON d.path = e.path AND e.state <> 'LISTEN'
+  LEFT JOIN unread AS u ON u.ns = e.ns AND u.cookie = e.cookie
 ),
 met AS (
   -- An inode tells sockets of all namespaces apart, until its number is used again.
   SELECT
-    c.netns,
-    c.cookie,
-    s.netns AS server_netns,
-    s.cookie AS server_cookie,
-    CASE WHEN s.peer_inode = c.inode THEN 1 ELSE 0 END AS mutual,
+    c.ns, c.cookie, s.ns AS server_ns, s.cookie AS server_cookie,
+    coalesce(s.peer_inode = c.inode, false) AS mutual,
     CASE
-      WHEN s.peer_inode IS NULL OR s.peer_inode <> c.inode THEN 1
-      WHEN s.serves > c.serves THEN 1
-      WHEN s.serves = c.serves AND s.inode < c.inode THEN 1
-      ELSE 0
-    END AS client,
-    row_number() OVER (
-      PARTITION BY c.netns, c.cookie ORDER BY s.last_sample DESC, s.netns, s.cookie
-    ) AS place
+      WHEN s.peer_inode IS NULL OR s.peer_inode <> c.inode THEN true
+      ELSE s.serves > c.serves OR (s.serves = c.serves AND s.inode < c.inode)
+    END AS client
   FROM known AS c
   JOIN known AS s
-    ON s.inode = c.peer_inode
-    AND s.first_sample <= c.last_sample
-    AND s.last_sample >= c.first_sample
+    ON s.inode = c.peer_inode AND s.first_sample <= c.last_sample AND s.last_sample >= c.first_sample
   WHERE s.state <> 'LISTEN'
+  QUALIFY row_number() OVER (PARTITION BY c.ns, c.cookie ORDER BY s.last_sample DESC, s.ns, s.cookie) = 1
 ),
 lines AS (
   -- One row for each listener, each pair, and each socket that is alone.
   SELECT
-    c.netns,
-    c.cookie,
-    c.netid,
-    CASE
-      WHEN m.cookie IS NULL AND c.netid = 'u_dgr' AND c.peer_inode IS NULL THEN 'UNCONN'
-      ELSE c.state
-    END AS state,
+    c.ns, c.cookie, c.netid,
+    CASE WHEN m.cookie IS NULL AND c.netid = 'u_dgr' AND c.peer_inode IS NULL THEN 'UNCONN' ELSE c.state END AS state,
     CASE WHEN m.cookie IS NOT NULL THEN s.path ELSE c.path END AS path,
-    CASE WHEN m.cookie IS NOT NULL THEN s.pid WHEN c.serves_alone = 1 THEN c.pid END AS pid,
-    CASE WHEN m.cookie IS NOT NULL THEN s.start_us WHEN c.serves_alone = 1 THEN c.start_us END AS start_us,
-    CASE WHEN m.cookie IS NOT NULL THEN s.comm WHEN c.serves_alone = 1 THEN c.comm END AS comm,
-    CASE WHEN m.cookie IS NOT NULL OR c.serves_alone = 0 THEN c.pid END AS peer_pid,
-    CASE WHEN m.cookie IS NOT NULL OR c.serves_alone = 0 THEN c.start_us END AS peer_start_us,
-    CASE WHEN m.cookie IS NOT NULL OR c.serves_alone = 0 THEN c.comm END AS peer_comm,
+    CASE WHEN m.cookie IS NOT NULL THEN s.pid WHEN c.serves_alone THEN c.pid END AS pid,
+    CASE WHEN m.cookie IS NOT NULL THEN s.start_us WHEN c.serves_alone THEN c.start_us END AS start_us,
+    CASE WHEN m.cookie IS NOT NULL THEN s.comm WHEN c.serves_alone THEN c.comm END AS comm,
+    CASE WHEN m.cookie IS NOT NULL OR NOT c.serves_alone THEN c.pid END AS peer_pid,
+    CASE WHEN m.cookie IS NOT NULL OR NOT c.serves_alone THEN c.start_us END AS peer_start_us,
+    CASE WHEN m.cookie IS NOT NULL OR NOT c.serves_alone THEN c.comm END AS peer_comm,
     CASE
       WHEN c.state = 'LISTEN' THEN NULL
-      WHEN m.mutual = 1 AND s.recv_q_peak > c.recv_q_peak THEN s.recv_q_peak
+      WHEN m.mutual AND s.recv_q_peak > c.recv_q_peak THEN s.recv_q_peak
       ELSE c.recv_q_peak
     END AS unread_peak,
     CASE
       WHEN c.state = 'LISTEN' THEN NULL
-      WHEN m.mutual = 1 AND s.send_q_peak > c.send_q_peak THEN s.send_q_peak
+      WHEN m.mutual AND s.send_q_peak > c.send_q_peak THEN s.send_q_peak
       ELSE c.send_q_peak
     END AS unsent_peak,
-    CASE
-      WHEN m.mutual = 1 AND coalesce(s.unread_us, -1) > coalesce(c.unread_us, -1) THEN s.unread_us
-      ELSE c.unread_us
-    END AS unread_us,
-    CASE
-      WHEN m.mutual = 1 AND coalesce(s.unread_us, -1) > coalesce(c.unread_us, -1) THEN s.comm
-      ELSE c.comm
-    END AS reader,
-    CASE
-      WHEN m.mutual = 1 AND coalesce(s.unread_us, -1) > coalesce(c.unread_us, -1) THEN 1
-      ELSE 0
-    END AS server_reads,
-    CASE WHEN c.state = 'LISTEN' THEN c.recv_q_peak END AS waiting_peak,
-    CASE WHEN c.state = 'LISTEN' THEN c.backlog END AS backlog,
-    CASE WHEN c.state = 'LISTEN' THEN c.full_samples END AS full_samples,
-    CASE WHEN c.state = 'LISTEN' THEN c.full_last END AS full_last
+    coalesce(m.mutual, false) AND coalesce(s.unread_us, -1) > coalesce(c.unread_us, -1) AS server_reads,
+    CASE WHEN server_reads THEN s.unread_us ELSE c.unread_us END AS unread_us,
+    CASE WHEN server_reads THEN s.comm ELSE c.comm END AS reader,
+    l.queue_peak AS waiting_peak, l.backlog, l.full_samples, l.queue_last > l.backlog AS full_last
   FROM known AS c
-  LEFT JOIN met AS m
-    ON m.netns = c.netns
-    AND m.cookie = c.cookie
-    AND m.place = 1
-  LEFT JOIN known AS s
-    ON s.netns = m.server_netns
-    AND s.cookie = m.server_cookie
-  WHERE m.cookie IS NULL OR m.client = 1
+  LEFT JOIN met AS m USING (ns, cookie)
+  LEFT JOIN known AS s ON s.ns = m.server_ns AND s.cookie = m.server_cookie
+  LEFT JOIN listeners AS l ON c.state = 'LISTEN' AND l.ns = c.ns AND l.cookie = c.cookie
+  WHERE m.cookie IS NULL OR m.client
 ),
 numbered AS (
   SELECT
-    lines.*,
-    dense_rank() OVER (
-      ORDER BY netid, state, path, pid, start_us, comm, peer_pid, peer_start_us, peer_comm
-    ) AS line
+    lines.*, dense_rank() OVER (ORDER BY netid, state, path, pid, start_us, comm, peer_pid, peer_start_us, peer_comm) AS line
   FROM lines
-),
-moments AS (
-  SELECT sample, min(sample_time) AS sample_time
-  FROM samples
-  WHERE step IN ('unix', 'all')
-  GROUP BY sample
-  HAVING min(CASE WHEN outcome IN ('ok', 'skipped_empty') THEN 1 ELSE 0 END) = 1
-  UNION ALL
-  -- A file of sockets alone does not say when the table was read.
-  SELECT sample, min(sample_time) AS sample_time
-  FROM local
-  WHERE NOT EXISTS (SELECT 1 FROM samples)
-  GROUP BY sample
-),
-span AS (
-  SELECT min(sample) AS first_sample, max(sample) AS last_sample
-  FROM moments
-),
-counted AS (
-  SELECT n.line, r.sample, min(r.sample_time) AS sample_time, count(*) AS sockets
-  FROM local AS r
-  JOIN numbered AS n
-    ON n.netns = r.netns
-    AND n.cookie = r.cookie
-  GROUP BY n.line, r.sample
 ),
 counts AS (
   SELECT
     c.line,
-    CASE
-      WHEN s.first_sample IS NOT NULL
-        THEN coalesce(max(CASE WHEN c.sample = s.first_sample THEN c.sockets END), 0)
-    END AS first,
+    CASE WHEN s.first_sample IS NOT NULL THEN coalesce(max(c.sockets) FILTER (WHERE c.sample = s.first_sample), 0) END AS first,
     max(c.sockets) AS peak,
-    CASE
-      WHEN s.last_sample IS NOT NULL
-        THEN coalesce(max(CASE WHEN c.sample = s.last_sample THEN c.sockets END), 0)
-    END AS last,
+    CASE WHEN s.last_sample IS NOT NULL THEN coalesce(max(c.sockets) FILTER (WHERE c.sample = s.last_sample), 0) END AS last,
     -- The first of the samples with the most.
     max_by(c.sample_time, c.sockets * 4294967296 - c.sample) AS peak_time
-  FROM counted AS c
-  CROSS JOIN span AS s
+  FROM (
+    SELECT n.line, r.sample, min(r.sample_time) AS sample_time, count(*) AS sockets
+    FROM local AS r JOIN numbered AS n USING (ns, cookie)
+    GROUP BY n.line, r.sample
+  ) AS c
+  CROSS JOIN (
+    SELECT min(sample) AS first_sample, max(sample) AS last_sample
+    FROM (SELECT sample FROM table_reads WHERE kind = 'unix' GROUP BY sample HAVING bool_and(whole)) AS moments
+  ) AS s
   GROUP BY c.line, s.first_sample, s.last_sample
-),
-summed AS (
-  SELECT
-    line,
-    max(netid) AS netid,
-    max(state) AS state,
-    max(path) AS path,
-    max(pid) AS pid,
-    max(comm) AS comm,
-    max(peer_pid) AS peer_pid,
-    max(peer_comm) AS peer_comm,
-    max(unread_peak) AS unread_peak,
-    max(unsent_peak) AS unsent_peak,
-    max(unread_us) / 1000000.0 AS unread_s,
-    max_by(reader, 2 * unread_us + server_reads) AS reader,
-    max(waiting_peak) AS waiting_peak,
-    max(backlog) AS backlog,
-    CAST(max(full_samples) AS BIGINT) AS full_samples,
-    max(full_last) AS full_last
-  FROM numbered
-  GROUP BY line
 ),
 judged AS (
   SELECT
-    summed.*,
+    line, max(netid) AS netid, max(state) AS state, max(path) AS path, max(pid) AS pid, max(comm) AS comm,
+    max(peer_pid) AS peer_pid, max(peer_comm) AS peer_comm, max(unread_peak) AS unread_peak, max(unsent_peak) AS unsent_peak,
+    max(unread_us) / 1000000.0 AS unread_s, max_by(reader, 2 * unread_us + CAST(server_reads AS INT)) AS reader,
+    max(waiting_peak) AS waiting_peak, max(backlog) AS backlog, max(full_samples) AS full_samples,
     CASE
-      WHEN full_samples > 1 OR full_last = 1 THEN 'does not accept'
-      WHEN unread_s >= params.stuck_s THEN 'does not read'
+      WHEN max(full_samples) > 1 OR bool_or(full_last) THEN 'does not accept'
+      WHEN max(unread_us) / 1000000.0 >= any_value(params.stuck_s) THEN 'does not read'
     END AS verdict
-  FROM summed
-  CROSS JOIN params
+  FROM numbered CROSS JOIN params
+  GROUP BY line
 ),
 ranked AS (
   SELECT
-    j.*,
-    c.first,
-    c.peak,
-    c.last,
-    c.peak_time,
+    j.*, c.first, c.peak, c.last, c.peak_time,
     row_number() OVER (
       ORDER BY
         CASE j.verdict WHEN 'does not accept' THEN 0 WHEN 'does not read' THEN 1 ELSE 2 END,
         CASE WHEN j.verdict = 'does not read' THEN j.unread_s END DESC NULLS LAST,
-        c.last - c.first DESC NULLS LAST,
-        c.peak DESC,
-        j.line
+        c.last - c.first DESC NULLS LAST, c.peak DESC, j.line
     ) AS place
-  FROM judged AS j
-  JOIN counts AS c
-    ON c.line = j.line
+  FROM judged AS j JOIN counts AS c USING (line) CROSS JOIN params
+  QUALIFY params.top = 0 OR place <= params.top
 )
 SELECT
-  r.verdict AS verdict,
-  r.netid AS netid,
-  r.state AS state,
-  r.path AS path,
-  r.pid AS pid,
-  r.comm AS comm,
-  r.peer_pid AS peer_pid,
-  r.peer_comm AS peer_comm,
-  r.first AS first,
-  r.peak AS peak,
-  r.last AS last,
-  r.last - r.first AS growth,
-  r.peak_time AS peak_time,
-  r.unread_peak AS unread_peak_bytes,
-  r.unsent_peak AS unsent_peak_bytes,
-  round(r.unread_s, 1) AS unread_s,
-  CASE WHEN r.unread_s > 0 THEN r.reader END AS reader,
-  r.waiting_peak AS waiting_peak,
-  r.backlog AS backlog,
-  r.full_samples AS full_samples
-FROM ranked AS r
-CROSS JOIN params AS p
-WHERE p.top = 0 OR r.place <= p.top
-ORDER BY r.place
+  verdict, netid, state, path, pid, comm, peer_pid, peer_comm, first, peak, last, last - first AS growth, peak_time,
+  unread_peak AS unread_peak_bytes, unsent_peak AS unsent_peak_bytes, round(unread_s, 1) AS unread_s,
+  CASE WHEN unread_s > 0 THEN reader END AS reader, waiting_peak, backlog, full_samples
+FROM ranked
+ORDER BY place

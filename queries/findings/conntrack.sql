@@ -5,6 +5,7 @@
 -- connections (churn, peers), shorten net.netfilter.nf_conntrack_tcp_timeout_*, or raise nf_conntrack_max.
 -- """
 -- needs = ["counters"]
+-- uses = ["counter_steps", "counter_values", "netns_of"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -15,76 +16,52 @@
 -- type = "BIGINT"
 -- default = 1
 -- doc = "Packets dropped or entries thrown out as the table was full. The kernel counts only what it did."
-WITH readings AS (
+WITH looks AS (
   SELECT
-    netns,
-    name,
-    sample,
-    sample_time,
-    value,
-    value - lag(value) OVER (PARTITION BY netns, name ORDER BY sample, phase DESC) AS growth
-  FROM counter_values
-  WHERE source = 'nf_conntrack' AND name IN ('count', 'max', 'drop', 'early_drop')
-),
-looks AS (
-  SELECT
-    netns,
-    sample,
-    min(sample_time) AS sample_time,
-    max(CASE WHEN name = 'count' THEN value END) AS entries,
+    ns, sample, min(sample_time) AS sample_time, max(value) FILTER (WHERE name = 'count') AS entries,
     -- 0 is no limit.
-    nullif(max(CASE WHEN name = 'max' THEN value END), 0) AS allowed,
+    nullif(max(value) FILTER (WHERE name = 'max'), 0) AS allowed,
     -- Sums of 32 bits that may begin again at 0.
-    sum(CASE WHEN name IN ('drop', 'early_drop') AND growth > 0 THEN growth ELSE 0 END) AS dropped
-  FROM readings
-  GROUP BY netns, sample
+    coalesce(sum(growth), 0) AS dropped
+  FROM (
+    SELECT ns, name, sample, sample_time, value, NULL AS growth
+    FROM counter_values
+    WHERE source = 'nf_conntrack' AND name IN ('count', 'max')
+    UNION ALL
+    SELECT ns, name, sample, sample_time, NULL AS value, growth
+    FROM counter_steps
+    WHERE source = 'nf_conntrack' AND name IN ('drop', 'early_drop') AND growth > 0
+  ) AS readings
+  GROUP BY ns, sample
 ),
 tables AS (
   SELECT
-    l.netns,
-    max(l.entries) AS entries,
-    max(l.allowed) AS allowed,
-    sum(l.dropped) AS dropped,
-    min(CASE WHEN l.dropped > 0 OR 100.0 * l.entries >= p.percent * l.allowed THEN l.sample_time END) AS since,
-    max(CASE WHEN l.dropped > 0 OR 100.0 * l.entries >= p.percent * l.allowed THEN l.sample_time END) AS until
-  FROM looks AS l
-  CROSS JOIN params AS p
-  GROUP BY l.netns
+    l.ns, max(l.entries) AS entries, max(l.allowed) AS allowed, sum(l.dropped) AS dropped,
+    min(l.sample_time) FILTER (WHERE l.dropped > 0 OR 100.0 * l.entries >= p.percent * l.allowed) AS since,
+    max(l.sample_time) FILTER (WHERE l.dropped > 0 OR 100.0 * l.entries >= p.percent * l.allowed) AS until
+  FROM looks AS l CROSS JOIN params AS p
+  GROUP BY l.ns
 )
 SELECT
   CASE WHEN t.dropped >= p.drops THEN 'critical' ELSE 'warning' END AS severity,
   CAST(
-    CASE
-      WHEN t.dropped >= p.drops OR t.entries > t.allowed THEN 1.0
-      ELSE 1.0 * t.entries / t.allowed
-    END AS DOUBLE
+    CASE WHEN t.dropped >= p.drops OR t.entries > t.allowed THEN 1.0 ELSE 1.0 * t.entries / t.allowed END AS DOUBLE
   ) AS score,
-  concat('network namespace ', t.netns) AS subject,
-  t.netns AS netns,
-  CAST(NULL AS INTEGER) AS pid,
-  CAST(NULL AS VARCHAR) AS comm,
-  t.since AS since,
-  t.until AS until,
+  concat('network namespace ', netns_of(t.ns)) AS subject, netns_of(t.ns) AS netns,
+  CAST(NULL AS INTEGER) AS pid, CAST(NULL AS VARCHAR) AS comm, t.since, t.until,
   CAST(CASE WHEN t.dropped >= p.drops THEN t.dropped ELSE t.entries END AS DOUBLE) AS measured,
   CAST(CASE WHEN t.dropped >= p.drops THEN p.drops ELSE t.allowed END AS DOUBLE) AS threshold,
   concat(
-    'the connection tracking table of network namespace ',
-    t.netns,
+    'the connection tracking table of network namespace ', netns_of(t.ns),
     CASE WHEN t.dropped >= p.drops THEN ' overflowed' ELSE ' is nearly full' END,
     CASE
       WHEN t.allowed > 0
         THEN printf(
-          ': up to %,d of %,d entries (%.0f %%)',
-          t.entries, t.allowed, CAST(100.0 * t.entries / t.allowed AS DOUBLE)
+          ': up to %,d of %,d entries (%.0f %%)', t.entries, t.allowed, CAST(100.0 * t.entries / t.allowed AS DOUBLE)
         )
-      ELSE ''
     END,
-    CASE
-      WHEN t.dropped > 0 THEN printf(', packets or entries dropped: %,d', CAST(t.dropped AS BIGINT))
-      ELSE ''
-    END
+    CASE WHEN t.dropped > 0 THEN printf(', packets or entries dropped: %,d', CAST(t.dropped AS BIGINT)) END
   ) AS sentence,
   'counters' AS report
-FROM tables AS t
-CROSS JOIN params AS p
+FROM tables AS t CROSS JOIN params AS p
 WHERE t.dropped >= p.drops OR 100.0 * t.entries >= p.percent * t.allowed

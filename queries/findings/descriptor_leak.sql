@@ -6,6 +6,7 @@
 -- (ulimit -n, LimitNOFILE) only helps if it needs them all. Files and pipes are not counted.
 -- """
 -- needs = ["sockets", "owners", "limits"]
+-- uses = ["endpoint", "fd_limits", "netns_of", "process_counts", "rise_time", "who"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -26,66 +27,35 @@
 -- type = "DOUBLE"
 -- default = 3600.0
 -- doc = "A leak is told if the limit is so near at its pace: what takes longer is often given back before."
-WITH allowed AS (
-  SELECT pid, start_us, max_by(fd_limit, valid_from) AS fd_limit
-  FROM owners
-  WHERE fd_limit IS NOT NULL
-  GROUP BY pid, start_us
-),
-shown AS (
+WITH moments AS (
   SELECT
-    pid,
-    start_us,
-    sample,
-    min(sample_time) AS sample_time,
-    min(t_us) AS t_us,
-    count(*) AS sockets
-  FROM sockets
-  WHERE pid IS NOT NULL AND (owner_by = 'fd' OR (owner_by IS NULL AND coalesce(inode, 1) <> 0))
-  GROUP BY pid, start_us, sample
+    s.holder AS pid, s.start_us, s.sample, min(s.sample_time) AS sample_time, min(s.t_us) AS t_us,
+    CAST(sum(s.sockets) AS BIGINT) AS sockets, a.fd_limit,
+    min(min(s.t_us)) OVER life AS begun_us, max(max(s.t_us)) OVER life AS ended_us
+  FROM process_counts AS s JOIN fd_limits AS a ON a.pid = s.holder AND a.start_us = s.start_us
+  WHERE s.owner = 'process'
+  GROUP BY s.holder, s.start_us, s.sample, a.fd_limit
+  WINDOW life AS (PARTITION BY s.holder, s.start_us)
 ),
-moments AS (
+trends AS (
   SELECT
-    s.pid,
-    s.start_us,
-    s.sample,
-    s.sample_time,
-    s.t_us,
-    s.sockets,
-    a.fd_limit,
-    min(s.t_us) OVER (PARTITION BY s.pid, s.start_us) AS begun_us,
-    max(s.t_us) OVER (PARTITION BY s.pid, s.start_us) AS ended_us
-  FROM shown AS s
-  JOIN allowed AS a
-    ON a.pid = s.pid
-    AND a.start_us = s.start_us
-),
-grown AS (
-  SELECT
-    pid,
-    start_us,
-    fd_limit,
-    min_by(sockets, sample) AS at_first,
-    min(sample) AS first_sample,
-    max_by(sockets, sample) AS at_last,
-    max(sockets) AS peak,
+    pid, start_us, fd_limit, min_by(sockets, sample) AS at_first, max_by(sockets, sample) AS at_last, max(sockets) AS peak,
     max_by(sample, 1000000000 * sockets - sample) AS peak_sample,
-    max(CASE WHEN 3 * (t_us - begun_us) <= ended_us - begun_us THEN sockets END) AS most_early,
-    min(CASE WHEN 3 * (ended_us - t_us) <= ended_us - begun_us THEN sockets END) AS least_late,
+    max(sockets) FILTER (WHERE 3 * (t_us - begun_us) <= ended_us - begun_us) AS most_early,
+    min(sockets) FILTER (WHERE 3 * (ended_us - t_us) <= ended_us - begun_us) AS least_late,
     -- Is it growing still: from the last fifth of the time on?
-    min_by(sockets, CASE WHEN 5 * (ended_us - t_us) <= ended_us - begun_us THEN sample END) AS at_last_fifth,
-    max(ended_us) - max(begun_us) AS span_us,
-    min(sample_time) AS begun,
-    max(sample_time) AS ended
+    min_by(sockets, sample) FILTER (WHERE 5 * (ended_us - t_us) <= ended_us - begun_us) AS at_last_fifth,
+    max(ended_us) - max(begun_us) AS span_us, min(sample) AS first_sample, max(sample_time) AS until,
+    list(sockets ORDER BY sample) AS levels, list(sample_time ORDER BY sample) AS times
   FROM moments
   GROUP BY pid, start_us, fd_limit
 ),
-troubled AS (
+chosen AS MATERIALIZED (
   SELECT
-    g.*,
-    1.0 * g.peak / g.fd_limit AS share,
-    1000000.0 * (g.at_last - g.at_first) / nullif(g.span_us, 0) AS per_second,
-    CASE WHEN 100.0 * g.peak >= p.percent * g.fd_limit THEN 1 ELSE 0 END AS is_near,
+    g.*, 1.0 * g.peak / g.fd_limit AS share, 1000000.0 * (g.at_last - g.at_first) / nullif(g.span_us, 0) AS per_second,
+    rise_time(g.levels, g.times, g.first_sample > f.sample, p.percent * g.fd_limit / 100.0) AS since,
+    CASE WHEN g.first_sample > f.sample THEN 0 ELSE g.at_first END AS at_begin,
+    100.0 * g.peak >= p.percent * g.fd_limit AS is_near,
     CASE
       WHEN g.at_last = g.peak
         AND g.least_late > g.most_early
@@ -93,190 +63,50 @@ troubled AS (
         AND 10 * (g.at_last - g.at_last_fifth) >= g.at_last - g.at_first
         THEN (g.fd_limit - g.at_last) * 1.0 * g.span_us / (1000000.0 * nullif(g.at_last - g.at_first, 0))
     END AS left_s
-  FROM grown AS g
-  CROSS JOIN params AS p
-  WHERE g.fd_limit > 0
-    AND (
-      100.0 * g.peak >= p.percent * g.fd_limit
-      OR 100.0 * (g.at_last - g.at_first) >= p.growth_percent * g.fd_limit
-    )
-),
-chosen AS (
-  SELECT t.*
-  FROM troubled AS t
-  CROSS JOIN params AS p
-  WHERE t.is_near = 1 OR t.left_s <= p.forecast_s
-),
-starts AS (
-  -- In samples before the first with any there were none.
-  SELECT
-    c.pid,
-    c.start_us,
-    c.peak,
-    c.peak_sample,
-    CASE WHEN c.first_sample > f.sample THEN 0 ELSE c.at_first END AS at_first
-  FROM chosen AS c
-  CROSS JOIN (SELECT min(sample) AS sample FROM sockets) AS f
-),
-levels AS (
-  -- The rise begins after the last sample at the level of the beginning, or within 2 % of the rise.
-  SELECT
-    m.pid,
-    m.start_us,
-    max(CASE WHEN 50 * (m.sockets - c.at_first) <= c.peak - c.at_first THEN m.sample END) AS low_sample
-  FROM moments AS m
-  JOIN starts AS c
-    ON c.pid = m.pid
-    AND c.start_us = m.start_us
-  WHERE m.sample < c.peak_sample
-  GROUP BY m.pid, m.start_us
-),
-begun_by AS (
-  SELECT
-    m.pid,
-    m.start_us,
-    -- One that began with so many did so before it rose.
-    min(
-      CASE
-        WHEN l.low_sample IS NULL
-          OR m.sample > l.low_sample
-          OR 100.0 * m.sockets >= p.percent * c.fd_limit
-          THEN m.sample_time
-      END
-    ) AS since,
-    max(m.sample_time) AS until
-  FROM moments AS m
-  JOIN chosen AS c
-    ON c.pid = m.pid
-    AND c.start_us = m.start_us
-  LEFT JOIN levels AS l
-    ON l.pid = m.pid
-    AND l.start_us = m.start_us
-  CROSS JOIN params AS p
-  GROUP BY m.pid, m.start_us
+  FROM trends AS g CROSS JOIN params AS p CROSS JOIN (SELECT min(sample) AS sample FROM sockets) AS f
+  WHERE 100.0 * g.peak >= p.percent * g.fd_limit
+    OR (100.0 * (g.at_last - g.at_first) >= p.growth_percent * g.fd_limit AND left_s <= p.forecast_s)
 ),
 held AS (
-  SELECT
-    c.pid,
-    c.start_us,
-    s.netns,
-    s.netid,
-    s.state,
-    s.local_addr,
-    s.local_port,
-    s.peer_addr,
-    s.peer_port,
-    s.comm
+  SELECT s.*
   FROM chosen AS c
-  JOIN sockets AS s
-    ON s.pid = c.pid
-    AND s.start_us = c.start_us
-    AND s.sample = c.peak_sample
+  JOIN sockets AS s ON s.pid = c.pid AND s.start_us = c.start_us AND s.sample = c.peak_sample
 ),
 places AS (
   -- Where most of them are, which is where to look.
-  SELECT
-    pid,
-    start_us,
-    netns,
-    netid,
-    side,
-    addr,
-    port,
-    sum(sockets) AS sockets,
-    max(comm) AS comm,
-    row_number() OVER (PARTITION BY pid, start_us ORDER BY sum(sockets) DESC, netid, side, addr, port, netns) AS place
+  SELECT pid, start_us, ns, netid, side, endpoint(addr, port) AS place, count(*) AS there, max(comm) AS comm
   FROM (
-    SELECT
-      pid,
-      start_us,
-      netns,
-      netid,
-      'on' AS side,
-      local_addr AS addr,
-      local_port AS port,
-      count(*) AS sockets,
-      max(comm) AS comm
-    FROM held
-    GROUP BY pid, start_us, netns, netid, local_addr, local_port
+    SELECT pid, start_us, ns, netid, 'on' AS side, local_addr AS addr, local_port AS port, comm FROM held
     UNION ALL
-    SELECT
-      pid,
-      start_us,
-      netns,
-      netid,
-      'to' AS side,
-      peer_addr AS addr,
-      peer_port AS port,
-      count(*) AS sockets,
-      max(comm) AS comm
-    FROM held
-    WHERE peer_port > 0
-    GROUP BY pid, start_us, netns, netid, peer_addr, peer_port
+    SELECT pid, start_us, ns, netid, 'to', peer_addr, peer_port, comm FROM held WHERE peer_port > 0
   ) AS sides
-  GROUP BY pid, start_us, netns, netid, side, addr, port
+  GROUP BY pid, start_us, ns, netid, side, addr, port
+  QUALIFY row_number() OVER (PARTITION BY pid, start_us ORDER BY count(*) DESC, netid, side, addr, port, ns) = 1
 ),
 named AS (
-  SELECT
-    c.*,
-    b.since,
-    b.until,
-    l.netns,
-    l.netid,
-    l.side,
-    l.sockets AS there,
-    l.comm,
-    CASE
-      WHEN l.port IS NULL THEN l.addr
-      WHEN l.addr LIKE '%:%' THEN concat('[', l.addr, ']:', l.port)
-      ELSE concat(l.addr, ':', l.port)
-    END AS place
-  FROM chosen AS c
-  JOIN begun_by AS b
-    ON b.pid = c.pid
-    AND b.start_us = c.start_us
-  LEFT JOIN places AS l
-    ON l.pid = c.pid
-    AND l.start_us = c.start_us
-    AND l.place = 1
+  SELECT c.*, l.ns, l.netid, l.side, l.place, l.there, l.comm, l.place IS NOT NULL AND 2 * l.there > c.peak AS is_place,
+    who(coalesce(l.comm, 'a process'), c.pid) AS who
+  FROM chosen AS c LEFT JOIN places AS l USING (pid, start_us)
 )
 SELECT
   CASE WHEN 100.0 * n.share >= p.critical_percent THEN 'critical' ELSE 'warning' END AS severity,
-  CAST(CASE WHEN n.share > 1 THEN 1.0 ELSE n.share END AS DOUBLE) AS score,
-  CASE
-    WHEN n.place IS NOT NULL AND 2 * n.there > n.peak THEN n.place
-    ELSE concat(coalesce(n.comm, 'a process'), ' (pid ', n.pid, ')')
-  END AS subject,
-  n.netns AS netns,
-  n.pid AS pid,
-  n.comm AS comm,
-  n.since AS since,
-  n.until AS until,
-  CAST(n.peak AS DOUBLE) AS measured,
-  CAST(n.fd_limit AS DOUBLE) AS threshold,
+  CAST(least(1.0, n.share) AS DOUBLE) AS score, CASE WHEN n.is_place THEN n.place ELSE n.who END AS subject,
+  netns_of(n.ns) AS netns, n.pid, n.comm, n.since, n.until,
+  CAST(n.peak AS DOUBLE) AS measured, CAST(n.fd_limit AS DOUBLE) AS threshold,
   concat(
-    coalesce(n.comm, 'a process'),
-    ' (pid ',
-    n.pid,
-    ')',
+    n.who,
     printf(
       ' holds %,d sockets of the %,d descriptors it may have (%.0f %%), %,d at the beginning',
-      n.peak, n.fd_limit, CAST(100.0 * n.share AS DOUBLE), n.at_first
+      n.peak, n.fd_limit, CAST(100.0 * n.share AS DOUBLE), n.at_begin
     ),
+    CASE WHEN n.is_place THEN printf(': %,d of them are %s %s %s', n.there, n.netid, n.side, n.place) END,
     CASE
-      WHEN n.place IS NOT NULL AND 2 * n.there > n.peak
-        THEN printf(': %,d of them are %s %s %s', CAST(n.there AS BIGINT), n.netid, n.side, n.place)
-      ELSE ''
-    END,
-    CASE
-      WHEN n.is_near = 0
+      WHEN NOT n.is_near
         THEN printf(
           '; it never falls, and at %,.1f more a second the limit is %,.0f s away',
           CAST(n.per_second AS DOUBLE), CAST(n.left_s AS DOUBLE)
         )
-      ELSE ''
     END
   ) AS sentence,
   'process_sockets' AS report
-FROM named AS n
-CROSS JOIN params AS p
+FROM named AS n CROSS JOIN params AS p

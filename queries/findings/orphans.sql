@@ -6,6 +6,7 @@
 -- Many of them are peers that vanished, or a server that closes with much still unsent.
 -- """
 -- needs = ["counters"]
+-- uses = ["counter_growth", "kernel_orphans", "max_orphans"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -16,59 +17,17 @@
 -- type = "BIGINT"
 -- default = 1
 -- doc = "Connections reset for want of memory or room (TCPAbortOnMemory): one is one too many."
-WITH most AS (
-  SELECT max(TRY_CAST(value AS BIGINT)) AS orphans
-  FROM (
-    SELECT max_by(value, sample) AS value
-    FROM settings
-    WHERE name = 'net.ipv4.tcp_max_orphans'
-    GROUP BY netns
-  ) AS latest
-),
--- Each namespace shows the number of the whole host.
-looks AS (
-  SELECT sample, min(sample_time) AS sample_time, max(value) AS orphans
-  FROM counter_values
-  WHERE name = 'TCP.orphan' AND source = 'sockstat'
-  GROUP BY sample
-),
-near AS (
+WITH near AS (
   SELECT
-    max(l.orphans) AS orphans,
-    max(m.orphans) AS allowed,
-    min(CASE WHEN 100.0 * l.orphans >= p.percent * m.orphans THEN l.sample_time END) AS since,
-    max(CASE WHEN 100.0 * l.orphans >= p.percent * m.orphans THEN l.sample_time END) AS until
-  FROM looks AS l
-  CROSS JOIN most AS m
-  CROSS JOIN params AS p
-),
-aborts AS (
-  SELECT
-    netns,
-    sum(CASE WHEN growth > 0 THEN growth ELSE 0 END) AS aborted,
-    min(CASE WHEN growth > 0 THEN sample_time END) AS since,
-    max(CASE WHEN growth > 0 THEN sample_time END) AS until
-  FROM (
-    SELECT
-      netns,
-      sample_time,
-      value - lag(value) OVER (PARTITION BY netns, source ORDER BY sample, phase DESC) AS growth
-    FROM counter_values
-    WHERE name = 'TcpExt.TCPAbortOnMemory'
-  ) AS readings
-  GROUP BY netns
+    max(o.orphans) AS orphans, max(m.most) AS allowed,
+    min(o.sample_time) FILTER (WHERE 100.0 * o.orphans >= p.percent * m.most) AS since,
+    max(o.sample_time) FILTER (WHERE 100.0 * o.orphans >= p.percent * m.most) AS until
+  FROM kernel_orphans AS o CROSS JOIN max_orphans AS m CROSS JOIN params AS p
 )
 SELECT
-  'warning' AS severity,
-  CAST(CASE WHEN n.orphans > n.allowed THEN 1.0 ELSE 1.0 * n.orphans / n.allowed END AS DOUBLE) AS score,
-  'this host' AS subject,
-  CAST(NULL AS BIGINT) AS netns,
-  CAST(NULL AS INTEGER) AS pid,
-  CAST(NULL AS VARCHAR) AS comm,
-  n.since AS since,
-  n.until AS until,
-  CAST(n.orphans AS DOUBLE) AS measured,
-  CAST(n.allowed AS DOUBLE) AS threshold,
+  'warning' AS severity, CAST(least(1.0, 1.0 * n.orphans / n.allowed) AS DOUBLE) AS score, 'this host' AS subject,
+  CAST(NULL AS BIGINT) AS netns, CAST(NULL AS INTEGER) AS pid, CAST(NULL AS VARCHAR) AS comm, n.since, n.until,
+  CAST(n.orphans AS DOUBLE) AS measured, CAST(n.allowed AS DOUBLE) AS threshold,
   printf(
     '%,d TCP connections that no process holds any more are %.0f %% of the %,d the kernel keeps (tcp_max_orphans)',
     n.orphans, CAST(100.0 * n.orphans / n.allowed AS DOUBLE), n.allowed
@@ -78,22 +37,13 @@ FROM near AS n
 WHERE n.since IS NOT NULL AND n.allowed > 0
 UNION ALL
 SELECT
-  'critical' AS severity,
-  CAST(1.0 AS DOUBLE) AS score,
-  concat('network namespace ', a.netns) AS subject,
-  a.netns AS netns,
-  CAST(NULL AS INTEGER) AS pid,
-  CAST(NULL AS VARCHAR) AS comm,
-  a.since AS since,
-  a.until AS until,
-  CAST(a.aborted AS DOUBLE) AS measured,
-  CAST(p.aborts AS DOUBLE) AS threshold,
+  'critical' AS severity, CAST(1.0 AS DOUBLE) AS score, concat('network namespace ', g.netns) AS subject,
+  g.netns, CAST(NULL AS INTEGER) AS pid, CAST(NULL AS VARCHAR) AS comm, g.since, g.until,
+  CAST(g.growth AS DOUBLE) AS measured, CAST(p.aborts AS DOUBLE) AS threshold,
   concat(
-    'the kernel reset TCP connections in network namespace ',
-    a.netns,
-    printf(' as socket memory or the room for orphaned ones ran out: %,d', CAST(a.aborted AS BIGINT))
+    'the kernel reset TCP connections in network namespace ', g.netns,
+    printf(' as socket memory or the room for orphaned ones ran out: %,d', g.growth)
   ) AS sentence,
   'orphans' AS report
-FROM aborts AS a
-CROSS JOIN params AS p
-WHERE a.aborted >= p.aborts
+FROM counter_growth AS g CROSS JOIN params AS p
+WHERE g.name = 'TcpExt.TCPAbortOnMemory' AND g.growth >= p.aborts

@@ -5,8 +5,12 @@
 -- before. A counter that fell, as a kernel's does that cleared it, has no change. Over everything
 -- this takes seconds: ask it WHERE cookie = …, or of few sockets.
 -- """
+-- uses = ["grown"]
 --
 -- [columns]
+-- host = "Host that was recorded."
+-- boot = "Boot of that host."
+-- ns = "Network namespace of one boot of one host, the key together with cookie."
 -- netns = "Inode number of the network namespace."
 -- cookie = "Identity of the socket on this boot, the key together with netns."
 -- sample = "Number of the sample."
@@ -22,6 +26,9 @@
 -- pid = "Process that holds it."
 -- start_us = "Start of that process after boot."
 -- comm = "Name of that process."
+-- local = "Local address and port; of a unix socket its name."
+-- peer = "Peer address and port."
+-- who = "Name and number of the process."
 -- recv_q = "Recv-Q."
 -- send_q = "Send-Q."
 -- d_recv_q = "Change of Recv-Q."
@@ -51,152 +58,46 @@
 -- sent_bytes_per_s = "Bytes sent a second."
 -- received_bytes_per_s = "Bytes received a second."
 -- acked_bytes_per_s = "Bytes acknowledged a second."
-WITH rows_of_sockets AS (
-  SELECT 1 AS wanted, s.* FROM sockets AS s WHERE s.state <> 'LISTEN'
+WITH seen AS (
+  SELECT true AS wanted, * FROM sockets WHERE state <> 'LISTEN'
   UNION ALL
-  SELECT 0 AS wanted, b.* FROM baseline AS b WHERE b.state <> 'LISTEN'
+  SELECT false AS wanted, * FROM baseline WHERE state <> 'LISTEN'
 ),
-changes AS (
+grown_by AS (
   SELECT
-    wanted,
-    netns,
-    cookie,
-    sample,
-    sample_time,
-    t_us,
-    netid,
-    state,
-    local_addr,
-    local_port,
-    peer_addr,
-    peer_port,
-    pid,
-    start_us,
-    comm,
-    recv_q,
-    send_q,
-    lag(t_us) OVER socket_life AS former_us,
-    lag(recv_q) OVER socket_life AS former_recv_q,
-    lag(send_q) OVER socket_life AS former_send_q,
-    bytes_sent,
-    lag(bytes_sent) OVER socket_life AS former_bytes_sent,
-    bytes_received,
-    lag(bytes_received) OVER socket_life AS former_bytes_received,
-    bytes_acked,
-    lag(bytes_acked) OVER socket_life AS former_bytes_acked,
-    bytes_retrans,
-    lag(bytes_retrans) OVER socket_life AS former_bytes_retrans,
-    segs_out,
-    lag(segs_out) OVER socket_life AS former_segs_out,
-    segs_in,
-    lag(segs_in) OVER socket_life AS former_segs_in,
-    data_segs_out,
-    lag(data_segs_out) OVER socket_life AS former_data_segs_out,
-    data_segs_in,
-    lag(data_segs_in) OVER socket_life AS former_data_segs_in,
-    total_retrans,
-    lag(total_retrans) OVER socket_life AS former_total_retrans,
-    delivered,
-    lag(delivered) OVER socket_life AS former_delivered,
-    delivered_ce,
-    lag(delivered_ce) OVER socket_life AS former_delivered_ce,
-    dsack_dups,
-    lag(dsack_dups) OVER socket_life AS former_dsack_dups,
-    reord_seen,
-    lag(reord_seen) OVER socket_life AS former_reord_seen,
-    rcv_ooopack,
-    lag(rcv_ooopack) OVER socket_life AS former_rcv_ooopack,
-    busy_time_us,
-    lag(busy_time_us) OVER socket_life AS former_busy_time_us,
-    rwnd_limited_us,
-    lag(rwnd_limited_us) OVER socket_life AS former_rwnd_limited_us,
-    sndbuf_limited_us,
-    lag(sndbuf_limited_us) OVER socket_life AS former_sndbuf_limited_us,
-    total_rto,
-    lag(total_rto) OVER socket_life AS former_total_rto,
-    total_rto_time_ms,
-    lag(total_rto_time_ms) OVER socket_life AS former_total_rto_time_ms,
-    total_rto_recoveries,
-    lag(total_rto_recoveries) OVER socket_life AS former_total_rto_recoveries,
-    rehash,
-    lag(rehash) OVER socket_life AS former_rehash,
-    drops,
-    lag(drops) OVER socket_life AS former_drops
-  FROM rows_of_sockets
-  WINDOW socket_life AS (PARTITION BY netns, cookie ORDER BY sample)
-),
-grown AS (
-  SELECT
-    changes.*,
-    t_us - former_us AS dt_us,
-    CASE WHEN bytes_sent >= former_bytes_sent THEN bytes_sent - former_bytes_sent END AS d_bytes_sent,
-    CASE WHEN bytes_received >= former_bytes_received THEN bytes_received - former_bytes_received END AS d_bytes_received,
-    CASE WHEN bytes_acked >= former_bytes_acked THEN bytes_acked - former_bytes_acked END AS d_bytes_acked,
-    CASE WHEN bytes_retrans >= former_bytes_retrans THEN bytes_retrans - former_bytes_retrans END AS d_bytes_retrans,
-    CASE WHEN segs_out >= former_segs_out THEN segs_out - former_segs_out END AS d_segs_out,
-    CASE WHEN segs_in >= former_segs_in THEN segs_in - former_segs_in END AS d_segs_in,
-    CASE WHEN data_segs_out >= former_data_segs_out THEN data_segs_out - former_data_segs_out END AS d_data_segs_out,
-    CASE WHEN data_segs_in >= former_data_segs_in THEN data_segs_in - former_data_segs_in END AS d_data_segs_in,
-    CASE WHEN total_retrans >= former_total_retrans THEN total_retrans - former_total_retrans END AS d_total_retrans,
-    CASE WHEN delivered >= former_delivered THEN delivered - former_delivered END AS d_delivered,
-    CASE WHEN delivered_ce >= former_delivered_ce THEN delivered_ce - former_delivered_ce END AS d_delivered_ce,
-    CASE WHEN dsack_dups >= former_dsack_dups THEN dsack_dups - former_dsack_dups END AS d_dsack_dups,
-    CASE WHEN reord_seen >= former_reord_seen THEN reord_seen - former_reord_seen END AS d_reord_seen,
-    CASE WHEN rcv_ooopack >= former_rcv_ooopack THEN rcv_ooopack - former_rcv_ooopack END AS d_rcv_ooopack,
-    CASE WHEN busy_time_us >= former_busy_time_us THEN busy_time_us - former_busy_time_us END AS d_busy_time_us,
-    CASE WHEN rwnd_limited_us >= former_rwnd_limited_us THEN rwnd_limited_us - former_rwnd_limited_us END AS d_rwnd_limited_us,
-    CASE WHEN sndbuf_limited_us >= former_sndbuf_limited_us THEN sndbuf_limited_us - former_sndbuf_limited_us END AS d_sndbuf_limited_us,
-    CASE WHEN total_rto >= former_total_rto THEN total_rto - former_total_rto END AS d_total_rto,
-    CASE WHEN total_rto_time_ms >= former_total_rto_time_ms THEN total_rto_time_ms - former_total_rto_time_ms END AS d_total_rto_time_ms,
-    CASE WHEN total_rto_recoveries >= former_total_rto_recoveries THEN total_rto_recoveries - former_total_rto_recoveries END AS d_total_rto_recoveries,
-    CASE WHEN rehash >= former_rehash THEN rehash - former_rehash END AS d_rehash,
-    CASE WHEN drops >= former_drops THEN drops - former_drops END AS d_drops
-  FROM changes
-  WHERE wanted = 1 AND former_us IS NOT NULL
+    host, boot, ns, netns, cookie, sample, sample_time, t_us, t_us - lag(t_us) OVER socket_life AS dt_us,
+    netid, state, local_addr, local_port, peer_addr, peer_port, pid, start_us, comm, local, peer, who, recv_q, send_q,
+    recv_q - lag(recv_q) OVER socket_life AS d_recv_q,
+    send_q - lag(send_q) OVER socket_life AS d_send_q,
+    grown(bytes_sent, lag(bytes_sent) OVER socket_life) AS d_bytes_sent,
+    grown(bytes_received, lag(bytes_received) OVER socket_life) AS d_bytes_received,
+    grown(bytes_acked, lag(bytes_acked) OVER socket_life) AS d_bytes_acked,
+    grown(bytes_retrans, lag(bytes_retrans) OVER socket_life) AS d_bytes_retrans,
+    grown(segs_out, lag(segs_out) OVER socket_life) AS d_segs_out,
+    grown(segs_in, lag(segs_in) OVER socket_life) AS d_segs_in,
+    grown(data_segs_out, lag(data_segs_out) OVER socket_life) AS d_data_segs_out,
+    grown(data_segs_in, lag(data_segs_in) OVER socket_life) AS d_data_segs_in,
+    grown(total_retrans, lag(total_retrans) OVER socket_life) AS d_total_retrans,
+    grown(delivered, lag(delivered) OVER socket_life) AS d_delivered,
+    grown(delivered_ce, lag(delivered_ce) OVER socket_life) AS d_delivered_ce,
+    grown(dsack_dups, lag(dsack_dups) OVER socket_life) AS d_dsack_dups,
+    grown(reord_seen, lag(reord_seen) OVER socket_life) AS d_reord_seen,
+    grown(rcv_ooopack, lag(rcv_ooopack) OVER socket_life) AS d_rcv_ooopack,
+    grown(busy_time_us, lag(busy_time_us) OVER socket_life) AS d_busy_time_us,
+    grown(rwnd_limited_us, lag(rwnd_limited_us) OVER socket_life) AS d_rwnd_limited_us,
+    grown(sndbuf_limited_us, lag(sndbuf_limited_us) OVER socket_life) AS d_sndbuf_limited_us,
+    grown(total_rto, lag(total_rto) OVER socket_life) AS d_total_rto,
+    grown(total_rto_time_ms, lag(total_rto_time_ms) OVER socket_life) AS d_total_rto_time_ms,
+    grown(total_rto_recoveries, lag(total_rto_recoveries) OVER socket_life) AS d_total_rto_recoveries,
+    grown(rehash, lag(rehash) OVER socket_life) AS d_rehash,
+    grown(drops, lag(drops) OVER socket_life) AS d_drops
+  FROM seen
+  WINDOW socket_life AS (PARTITION BY ns, cookie ORDER BY sample)
+  QUALIFY wanted AND lag(t_us) OVER socket_life IS NOT NULL
 )
 SELECT
-  netns,
-  cookie,
-  sample,
-  sample_time,
-  t_us,
-  dt_us,
-  netid,
-  state,
-  local_addr,
-  local_port,
-  peer_addr,
-  peer_port,
-  pid,
-  start_us,
-  comm,
-  recv_q,
-  send_q,
-  recv_q - former_recv_q AS d_recv_q,
-  send_q - former_send_q AS d_send_q,
-  d_bytes_sent,
-  d_bytes_received,
-  d_bytes_acked,
-  d_bytes_retrans,
-  d_segs_out,
-  d_segs_in,
-  d_data_segs_out,
-  d_data_segs_in,
-  d_total_retrans,
-  d_delivered,
-  d_delivered_ce,
-  d_dsack_dups,
-  d_reord_seen,
-  d_rcv_ooopack,
-  d_busy_time_us,
-  d_rwnd_limited_us,
-  d_sndbuf_limited_us,
-  d_total_rto,
-  d_total_rto_time_ms,
-  d_total_rto_recoveries,
-  d_rehash,
-  d_drops,
+  *,
   1000000.0 * d_bytes_sent / nullif(dt_us, 0) AS sent_bytes_per_s,
   1000000.0 * d_bytes_received / nullif(dt_us, 0) AS received_bytes_per_s,
   1000000.0 * d_bytes_acked / nullif(dt_us, 0) AS acked_bytes_per_s
-FROM grown
+FROM grown_by

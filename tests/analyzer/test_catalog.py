@@ -1,13 +1,13 @@
 """The catalogue: a report is its file, and a wrong header is named before anything runs."""
 
-import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import analyzer
-from analyzer.catalog import CatalogError, ParameterError, find_report, read_catalog, read_findings
-from analyzer.header import parse_query, read_folder
+from analyzer.catalog import CatalogError, ParameterError, find_report, read_catalog
+from analyzer.header import parse_query
 from tests.analyzer.recordings import small
 
 HEADER = """\
@@ -91,6 +91,61 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
     report = parse_query("things", HEADER + PARAM + SQL)
     with pytest.raises(ParameterError, match="no parameter 'q': it has k"):
         report.values({"q": "1"})
+    with pytest.raises(ParameterError, match=r"'intervall': it has .*; did you mean interval\?"):
+        find_report("states").values({"intervall": "1"})
+
+
+CHOICE = """\
+-- [params]
+-- by = { type = "VARCHAR", default = "peer", choices = ["peer", "process"], doc = "A row." }
+"""
+
+
+def test_a_choice_is_one_of_its_words() -> None:
+    report = parse_query("things", HEADER + CHOICE + SQL)
+    assert report.params[0].choices == ("peer", "process")
+    assert report.values({"by": "process"})["by"] == ("VARCHAR", "process")
+    wrong = r"^by=proces: give one of peer, process; did you mean process\?$"
+    with pytest.raises(ParameterError, match=wrong):
+        report.values({"by": "proces"})
+    with pytest.raises(ParameterError, match=r"^by=x: give one of peer, process$"):
+        report.values({"by": "x"})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"VARCHAR"', '"BIGINT"'),
+        ('["peer", "process"]', '"peer"'),
+        ('["peer", "process"]', "[1]"),
+        ('["peer", "process"]', '["process"]'),
+        ('["peer", "process"]', "[]"),
+    ],
+)
+def test_choices_are_texts_and_hold_the_default(old: str, new: str) -> None:
+    with pytest.raises(CatalogError, match="parameter 'by'"):
+        parse_query("things", HEADER + CHOICE.replace(old, new) + SQL)
+
+
+@pytest.mark.parametrize("word", ["sunshine", "x' OR 1", "PEER", ""])
+def test_a_word_that_is_no_choice_is_refused(word: str) -> None:
+    for report in read_catalog().values():
+        for parameter in report.params:
+            if parameter.choices:
+                with pytest.raises(ParameterError, match=f"^{parameter.name}=.*: give one of "):
+                    report.values({parameter.name: word})
+
+
+@pytest.mark.parametrize("name", read_catalog())
+def test_a_shipped_report_runs_with_each_of_its_choices(name: str, recording: Path) -> None:
+    report = find_report(name)
+    for parameter in report.params:
+        assert bool(parameter.choices) == (parameter.type == "VARCHAR" and name != "counters")
+        with analyzer.open(recording) as opened:
+            for choice in parameter.choices:
+                given: dict[str, Any] = {parameter.name: choice}
+                table = opened.report(name, **given).table()
+                assert table.column_names == list(report.columns)
 
 
 def test_a_misspelt_report_is_answered_with_the_nearest() -> None:
@@ -116,34 +171,9 @@ def test_a_shipped_report_gives_the_columns_that_its_header_describes(
     assert table.column_names == list(find_report(name).columns)
 
 
-NOT_PORTABLE = re.compile(
-    r"\b(time_bucket|epoch\w*|date_diff|list(?:_\w+)?|PIVOT|QUALIFY|EXCLUDE|ASOF|approx_\w+)\b"
-    r"|GROUP BY ALL|ORDER BY ALL|//|::|\$\w",
-    re.IGNORECASE,
-)
-
-
-def not_portable(sql: str) -> list[str]:
-    found: list[str] = NOT_PORTABLE.findall(re.sub(r"'[^'\n]*'", "''", sql))
-    return found
-
-
 @pytest.mark.parametrize("name", read_catalog())
-def test_a_shipped_report_keeps_to_the_portable_subset(name: str) -> None:
-    sql = re.sub(r"--[^\n]*", "", find_report(name).sql)
-    assert not_portable(sql) == []
-    assert sql.rstrip().rpartition("ORDER BY")[1], "wants a total order"
-
-
-@pytest.mark.parametrize("name", read_findings())
-def test_a_finding_keeps_to_the_portable_subset(name: str) -> None:
-    assert not_portable(re.sub(r"--[^\n]*", "", read_findings()[name].sql)) == []
-
-
-@pytest.mark.parametrize("name", read_folder("views"))
-def test_a_view_keeps_to_the_portable_subset(name: str) -> None:
-    sql = parse_query(name, read_folder("views")[name]).sql
-    assert not_portable(re.sub(r"--[^\n]*", "", sql)) == []
+def test_a_shipped_report_has_a_total_order(name: str) -> None:
+    assert find_report(name).sql.rstrip().rpartition("\nORDER BY")[1]
 
 
 @pytest.mark.parametrize("name", read_catalog())

@@ -186,7 +186,6 @@ def test_churn_bounds_lifetimes(churned: Path) -> None:
         ("peer", ["all", "from 10.0.0.9", "from 10.0.0.8", "to 10.0.0.2:80", "unknown"]),
         ("listener", ["all", "outgoing", "*:80", "[fd00::1]:81"]),
         ("process", ["all", "nginx (100)", "curl (300)", "redis (200)", "unknown"]),
-        ("sunshine", ["all", "nginx (100)", "curl (300)", "redis (200)", "unknown"]),
     ],
 )
 def test_churn_by_process_listener_or_peer(by: str, names: list[str], tmp_path: Path) -> None:
@@ -357,7 +356,6 @@ def test_connections_tells_when_a_state_was_first_seen(tmp_path: Path) -> None:
         ("rtt", [10, 11, 12, 13]),
         ("queue", [12, 10, 11, 13]),
         ("recent", [13, 12, 11, 10]),
-        ("sunshine", [10, 11, 12, 13]),
     ],
 )
 def test_connections_come_in_the_order_asked_for(
@@ -522,7 +520,6 @@ def test_peers_from_a_later_moment_take_the_sample_before_as_baseline(talk: Path
         ("rtt", THERE),
         ("resets", None),
         ("failed", THERE),
-        ("sunshine", THERE),
     ],
 )
 def test_peers_come_in_the_order_asked_for(order: str, first: str | None, talk: Path) -> None:

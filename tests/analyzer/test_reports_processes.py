@@ -319,12 +319,6 @@ def test_process_sockets_forecasts_only_growth_that_goes_on(
     assert report(tmp_path / "r", "process_sockets", "limit_in_s", by=by) == [(forecast,)]
 
 
-def test_process_sockets_takes_an_unknown_word_for_kind(leak: Path) -> None:
-    assert report(leak, "process_sockets", "netid", "last", by="x' OR 1") == report(
-        leak, "process_sockets", "netid", "last"
-    )
-
-
 def test_process_sockets_tells_the_kernels_own_sockets_apart(tmp_path: Path) -> None:
     none = dict.fromkeys(("pid", "start_us", "comm"))
     kernel = {"family": "netlink", "netid": "nl", "local_id": 0, "inode": 8} | none

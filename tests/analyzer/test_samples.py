@@ -56,3 +56,26 @@ def test_a_condition_that_leaves_out_listeners_makes_no_server_a_client(report: 
     with analyzer.open(SAMPLES / "short_connections" / "recording") as opened:
         whole = opened.report(report, top=0).table()
         assert opened.report(report, top=0, where="peer_port > 0").table() == whole
+
+
+NUMBERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "accept_queue": ("listen_queues", "queue_peak", {}),
+    "close_wait": ("close_wait", "oldest_s", {}),
+    "descriptor_leak": ("process_sockets", "peak", {"by": "process"}),
+    "port_exhaustion": ("port_exhaustion", "peak", {}),
+    "time_wait": ("time_wait", "sockets", {"interval": 1e6}),
+    "udp_drops": ("udp_drops", "drops", {}),
+}
+"""Where the report of a finding has the number that was measured."""
+
+
+@pytest.mark.parametrize("sample", NAMES)
+def test_a_findings_number_is_that_of_the_report_it_names(sample: str) -> None:
+    with analyzer.open(SAMPLES / sample / "recording") as opened:
+        for row in opened.summary().table().to_pylist():
+            if row["finding"] not in NUMBERS:
+                continue
+            report, column, given = NUMBERS[row["finding"]]
+            assert row["report"] == report
+            values = opened.report(report, top=0, **given).table().column(column).to_pylist()
+            assert round(row["measured"], 1) in values

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import analyzer
 from analyzer.times import TimeError
-from recorder.schema import TABLES, public_schema
+from recorder.schema import TABLES, Table, public_schema
 from tests.analyzer.recordings import (
     FACTS,
     NETNS,
@@ -105,19 +105,36 @@ def test_the_baseline_is_the_last_row_before_of_each_socket_in_scope(tmp_path: P
         ]
 
 
+def with_key(table: Table) -> pa.Schema:
+    """Return the columns of a table as recorded, and those that tell hosts and boots apart."""
+    schema = public_schema(table)
+    for name in ("host", "boot"):
+        schema = schema.append(pa.field(name, pa.string()))
+    return schema.append(pa.field("ns", pa.int64())) if "netns" in table.names else schema
+
+
+def with_made(table: Table) -> pa.Schema:
+    """Return the columns that a query sees."""
+    schema = with_key(table).append(pa.field("t_us", pa.int64()))
+    for name in ("local", "peer", "who") if table.name in ("sockets", "closes") else ():
+        schema = schema.append(pa.field(name, pa.string()))
+    return schema
+
+
 def test_the_views_have_the_columns_of_the_contract(tmp_path: Path) -> None:
     small(tmp_path / "r")
     with analyzer.open(tmp_path / "r") as opened:
         for table in TABLES.values():
-            wanted = public_schema(table).append(pa.field("t_us", pa.int64()))
-            assert opened.sql(f"SELECT * FROM {table.name}").table().schema.equals(wanted)
+            found = opened.sql(f"SELECT * FROM {table.name}").table().schema
+            assert found.equals(with_made(table))
             assert (
-                opened.sql(f"SELECT * FROM raw.{table.name}")
-                .table()
-                .schema.equals(public_schema(table))
+                opened.sql(f"SELECT * FROM raw.{table.name}").table().schema.equals(with_key(table))
             )
         values = opened.sql("SELECT * FROM counter_values").table().schema
         assert [f"{field.name} {field.type}" for field in values] == [
+            "host string",
+            "boot string",
+            "ns int64",
             "sample int64",
             "sample_time timestamp[us]",
             "netns int64",
@@ -127,6 +144,42 @@ def test_the_views_have_the_columns_of_the_contract(tmp_path: Path) -> None:
             "value int64",
             "t_us int64",
         ]
+
+
+def test_every_row_says_of_which_host_and_boot_it_is(tmp_path: Path) -> None:
+    small(tmp_path / "r")
+    with analyzer.open(tmp_path / "r") as opened:
+        query = "SELECT DISTINCT host, boot, ns, netns FROM {} ORDER BY ALL"
+        for name in ("sockets", "raw.sockets", "samples", "connections", "listeners", "deltas"):
+            (row,) = opened.sql(query.format(name)).table().to_pylist()
+            assert tuple(row.values()) == ("web1", FACTS["boot_id"], NETNS, NETNS), name
+
+
+def test_a_socket_has_its_ends_and_its_process_as_people_write_them(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    six: Row = {
+        "local_addr": "::1",
+        "local_port": 80,
+        "peer_addr": "::ffff:10.0.0.1",
+        "peer_port": 5,
+    }
+    nobody: Row = {"netid": "u_str", "family": "unix", "local_addr": "/run/a:b", "comm": None}
+    nobody |= dict.fromkeys(("local_port", "peer_addr", "peer_port", "pid"))
+    writer.sample([tcp(1, **six), tcp(2, pid=None), tcp(3, **nobody)], closes=[tcp(9, **six)])
+    with analyzer.open(tmp_path / "r") as opened:
+        query = "SELECT local, peer, who FROM {} ORDER BY cookie"
+        one = {"local": "[::1]:80", "peer": "[::ffff:10.0.0.1]:5", "who": "nginx (pid 100)"}
+        found = opened.sql(query.format("sockets")).table().to_pylist()
+        assert found[0] == one
+        assert found[1]["who"] == "nginx"
+        assert found[2] == {"local": "/run/a:b", "peer": None, "who": None}
+        assert opened.sql(query.format("closes")).table().to_pylist() == [one]
+        chosen = opened.sql("SELECT cookie FROM sockets", where="local = '[::1]:80'").table()
+        assert chosen.to_pylist() == [{"cookie": 1}]
+        called = opened.sql(
+            "SELECT cookie FROM sockets", where="unmapped(peer_addr) = '10.0.0.1'"
+        ).table()
+        assert called.to_pylist() == [{"cookie": 1}]
 
 
 def test_the_scope_stands_in_params(tmp_path: Path) -> None:
@@ -162,9 +215,8 @@ def test_a_recording_of_version_1_has_every_table_and_column(tmp_path: Path) -> 
     writer.sample([tcp(1)])
     with analyzer.open(tmp_path / "r") as opened:
         for table in TABLES.values():
-            wanted = public_schema(table).append(pa.field("t_us", pa.int64()))
             found = opened.sql(f"SELECT * FROM {table.name}").table()
-            assert found.schema.equals(wanted)
+            assert found.schema.equals(with_made(table))
             assert found.num_rows == {"sockets": 16, "samples": 25, "owners": 1}.get(table.name, 0)
         query = "SELECT DISTINCT owner_by, user, subflow, details, comm FROM sockets ORDER BY comm"
         assert [tuple(row.values()) for row in opened.sql(query).table().to_pylist()] == [

@@ -125,7 +125,7 @@ def test_a_call_that_fails_once_anywhere_loses_nothing(
     raise AssertionError(f"sealing calls os.{call} too often to try each")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[*HealthCheck])
+@settings(max_examples=60, deadline=None, suppress_health_check=[*HealthCheck])
 @given(table=st.sampled_from(WRITTEN), place=st.integers(0, (1 << 32) - 1))
 def test_a_flipped_bit_costs_no_more_than_the_sample_it_is_in(
     tmp_path_factory: pytest.TempPathFactory,

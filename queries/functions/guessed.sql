@@ -1,0 +1,19 @@
+-- title = "Who most of many sockets belong to, as people call it"
+-- description = """
+-- The processes of one name if most are theirs, or if no other name was seen there: that is a guess,
+-- and said to be one.
+-- """
+-- uses = ["who"]
+-- [arguments]
+-- comm = "Name of the processes that have most."
+-- pid = "Their number, if it is one."
+-- processes = "How many they are."
+-- candidates = "How many names were seen."
+-- has_most = "Whether more than half of the sockets are theirs."
+CASE
+  WHEN comm IS NULL OR (candidates > 1 AND NOT has_most) THEN 'an unknown process'
+  ELSE concat(
+    CASE WHEN pid IS NULL THEN concat(comm, ' (', processes, ' processes)') ELSE who(comm, pid) END,
+    CASE WHEN NOT has_most THEN ', the only one seen connected there,' END
+  )
+END

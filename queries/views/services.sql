@@ -1,0 +1,69 @@
+-- title = "Connections, with who uses the service where that was not found"
+-- description = """
+-- One row per connection of the view connections, IPv4 addresses as such, and its service: what
+-- clients connect to. A server is known by its port, on whichever of its addresses it was met. What
+-- has no process goes to the only one that is known to use the same service.
+-- """
+-- uses = ["connections", "unmapped"]
+--
+-- [columns]
+-- ns = "Network namespace of one boot of one host, the key together with cookie."
+-- cookie = "Identity of the socket."
+-- netid = "Kind of socket."
+-- role = "client or server; nothing if the sockets were never seen."
+-- local_addr = "Local address."
+-- local_port = "Local port."
+-- peer_addr = "Peer address."
+-- peer_port = "Peer port."
+-- service_addr = "Address that clients connect to; nothing where this end is the server."
+-- service_port = "Port that clients connect to."
+-- least_addr = "Least local address of the service's sockets."
+-- most_addr = "Greatest of them; another one, if there are several."
+-- pid = "Process at this end, if it was found."
+-- user_pid = "Process at this end: found, or the only one that it can be."
+-- user_comm = "Its name."
+-- opened = "before or during, as in connections."
+-- closed = "seen, inferred, before or nothing."
+-- closed_us = "When."
+-- closed_first = "Which end closed first."
+-- attempt = "failed if it never got open."
+-- first_us = "First moment it is known of."
+-- last_us = "Last moment it is known of."
+-- first_time = "First moment as a time."
+-- last_time = "Last moment as a time."
+-- duration_us = "At least so long it lived."
+-- duration_max_us = "At most so long."
+-- bytes_sent = "Sent over its whole life."
+-- bytes_received = "Received over its whole life."
+WITH ends AS (
+  SELECT
+    ns, cookie, netid, role, unmapped(local_addr) AS local_addr, local_port, unmapped(peer_addr) AS peer_addr, peer_port,
+    CASE WHEN role = 'client' THEN unmapped(peer_addr) END AS service_addr,
+    CASE WHEN role = 'client' THEN peer_port ELSE local_port END AS service_port,
+    pid, comm, opened, closed, closed_us, closed_first, attempt, first_us, last_us, first_time, last_time,
+    duration_us, duration_max_us, bytes_sent, bytes_received
+  FROM connections
+),
+used AS (
+  SELECT
+    *,
+    min(pid) OVER service AS least_pid, max(pid) OVER service AS most_pid,
+    min(comm) OVER service AS least_comm, max(comm) OVER service AS most_comm,
+    min(local_addr) OVER service AS least_addr, max(local_addr) OVER service AS most_addr
+  FROM ends
+  WINDOW service AS (PARTITION BY ns, role, service_addr, service_port)
+)
+SELECT
+  ns, cookie, netid, role, local_addr, local_port, peer_addr, peer_port, service_addr, service_port, least_addr, most_addr,
+  pid,
+  CASE
+    WHEN pid IS NOT NULL THEN pid
+    WHEN service_port IS NOT NULL AND least_pid = most_pid THEN least_pid
+  END AS user_pid,
+  CASE
+    WHEN pid IS NOT NULL THEN comm
+    WHEN service_port IS NOT NULL AND least_comm = most_comm THEN least_comm
+  END AS user_comm,
+  opened, closed, closed_us, closed_first, attempt, first_us, last_us, first_time, last_time,
+  duration_us, duration_max_us, bytes_sent, bytes_received
+FROM used
