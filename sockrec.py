@@ -27,12 +27,12 @@ from recorder.console import tell
 from recorder.schema import SockrecError
 
 if TYPE_CHECKING:
-    from analyzer.catalog import CatalogError, ParameterError
-    from analyzer.engine import QueryError
-    from analyzer.recording import RecordingError
-    from analyzer.summary import Summary
-    from analyzer.times import TimeError
-    from analyzer.views import ScopeError
+    from analyzer.reading.recording import RecordingError
+    from analyzer.sql.catalog import CatalogError, ParameterError
+    from analyzer.sql.engine import QueryError
+    from analyzer.sql.summary import Summary
+    from analyzer.sql.times import TimeError
+    from analyzer.sql.views import ScopeError
 
 __all__ = [
     "Analysis",
@@ -49,13 +49,13 @@ __all__ = [
 ]
 
 _LATER = {
-    "CatalogError": "analyzer.catalog",
-    "ParameterError": "analyzer.catalog",
-    "QueryError": "analyzer.engine",
-    "RecordingError": "analyzer.recording",
-    "ScopeError": "analyzer.views",
-    "Summary": "analyzer.summary",
-    "TimeError": "analyzer.times",
+    "CatalogError": "analyzer.sql.catalog",
+    "ParameterError": "analyzer.sql.catalog",
+    "QueryError": "analyzer.sql.engine",
+    "RecordingError": "analyzer.reading.recording",
+    "ScopeError": "analyzer.sql.views",
+    "Summary": "analyzer.sql.summary",
+    "TimeError": "analyzer.sql.times",
 }
 """What is imported when it is asked for: its module loads what takes a second."""
 
@@ -157,7 +157,7 @@ def main() -> None:
         tell(f"sockrec: {_said(error)}")
         for note in getattr(error, "__notes__", ()):
             tell(note)
-        if engine := sys.modules.get("analyzer.engine"):
+        if engine := sys.modules.get("analyzer.sql.engine"):
             engine.leave(1)  # at once, should a query run that nothing can stop
         sys.exit(1)
 

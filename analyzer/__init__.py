@@ -9,7 +9,7 @@ from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from analyzer.cells import printable
+from analyzer.screen.cells import printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from analyzer.catalog import Query
-    from analyzer.engine import Engine
-    from analyzer.segment import Missing
-    from analyzer.summary import Summary
-    from analyzer.views import Scope
+    from analyzer.reading.segment import Missing
+    from analyzer.sql.catalog import Query
+    from analyzer.sql.engine import Engine
+    from analyzer.sql.summary import Summary
+    from analyzer.sql.views import Scope
 
 __all__ = ["Analysis", "Answer", "open"]
 
@@ -43,8 +43,8 @@ def open(
     seconds per query. ``memory_limit``, as DuckDB writes it, bounds what DuckDB counts; a command
     bounds its whole process, which an import does not do to yours. Raises SockrecError.
     """
-    from analyzer.engine import Engine
-    from analyzer.recording import open_recording
+    from analyzer.reading.recording import open_recording
+    from analyzer.sql.engine import Engine
 
     return Analysis(
         Engine(open_recording(*paths), threads=threads, memory_limit=memory_limit, timeout=timeout)
@@ -88,7 +88,7 @@ class Analysis:
         **parameters: object,
     ) -> Answer:
         """Run a report of the catalogue, or of a file by its path, with its parameters by name."""
-        from analyzer.catalog import find_report
+        from analyzer.sql.catalog import find_report
 
         report = find_report(name) if isinstance(name, str) else name
         values = report.values(parameters)
@@ -107,7 +107,7 @@ class Analysis:
 
         ``parameters`` changes thresholds: ``{"close_wait.age_s": 30}``.
         """
-        from analyzer.summary import summarize
+        from analyzer.sql.summary import summarize
 
         return summarize(self.engine, self.scope(start, end, where, zone), parameters or {})
 
@@ -141,8 +141,8 @@ class Analysis:
         zone: tzinfo = UTC,
     ) -> Scope:
         """Return what a query is to be about. Raises TimeError."""
-        from analyzer.times import Times
-        from analyzer.views import Scope
+        from analyzer.sql.times import Times
+        from analyzer.sql.views import Scope
 
         if start is None and end is None:
             return Scope(where=where)
@@ -196,7 +196,7 @@ class Answer:
         return length
 
     def __iter__(self) -> Iterator[dict[str, object]]:
-        from analyzer.cells import distinct, rows
+        from analyzer.screen.cells import distinct, rows
 
         table = self.table()
         names = distinct(table.column_names)
@@ -205,13 +205,13 @@ class Answer:
     def __repr__(self) -> str:
         if self._unread:
             return "<answer of a recording that is closed>"
-        from analyzer.render import write_plain
+        from analyzer.screen.render import write_plain
 
         schema, shown, more = self._first()
         return write_plain(schema, shown) + _AND_MORE * more
 
     def _repr_html_(self) -> str:
-        from analyzer.cells import html_table
+        from analyzer.screen.cells import html_table
 
         if self._unread:
             return f"<pre>{repr(self).replace('<', '&lt;')}</pre>"
@@ -224,7 +224,7 @@ class Answer:
 
     def _first(self) -> tuple[pa.Schema, list[tuple[object, ...]], bool]:
         """Return the schema, the first rows, and whether there are more."""
-        from analyzer.cells import rows
+        from analyzer.screen.cells import rows
 
         if self._table is not None:
             schema, found = self._table.schema, rows(self._table.to_batches())

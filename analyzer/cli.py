@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyzer.cells import printable
-from analyzer.prose import paragraphs, two_columns, width_of
-from analyzer.render import BINARY, Format
+from analyzer.screen.cells import printable
+from analyzer.screen.prose import paragraphs, two_columns, width_of
+from analyzer.screen.render import BINARY, Format
 
 if TYPE_CHECKING:
     from analyzer import Analysis
-    from analyzer.catalog import Query
     from analyzer.request import Request
+    from analyzer.sql.catalog import Query
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,7 +73,7 @@ def _duration(text: str) -> float:
 
 def _memory(text: str) -> str:
     """Return a size as DuckDB takes it."""
-    from analyzer.memory import parse_size
+    from analyzer.sql.memory import parse_size
 
     if not re.fullmatch(r"\d{1,9}(?:\.\d{1,9})? ?[KMGT]i?B", text, re.ASCII | re.IGNORECASE):
         raise typer.BadParameter(f"{text!r} is not a size; write 500MB or 2GiB")
@@ -95,7 +95,7 @@ def _number(least: int, most: int) -> Callable[[str], int]:
 
 def _complete_report(incomplete: str) -> list[tuple[str, str]]:
     """Return the reports that a word begins, for a shell."""
-    from analyzer.catalog import read_catalog
+    from analyzer.sql.catalog import read_catalog
 
     return [(q.name, q.title) for q in read_catalog().values() if q.name.startswith(incomplete)]
 
@@ -224,7 +224,7 @@ def _request(
 ) -> Request:
     """Return what is asked for, or end a wrong use."""
     from analyzer.request import Request
-    from analyzer.zones import ZoneError, find_zone
+    from analyzer.screen.zones import ZoneError, find_zone
 
     if form is None:
         ending = output.suffix.lower() if output else ""
@@ -259,7 +259,7 @@ def _request(
 
 def _named(recordings: Sequence[Path] | None) -> Sequence[Path]:
     """Return the recordings that are named, else the newest one, and say which that is."""
-    from analyzer.newest import newest
+    from analyzer.reading.newest import newest
 
     if recordings:
         return recordings
@@ -275,9 +275,9 @@ def _named(recordings: Sequence[Path] | None) -> Sequence[Path]:
 @contextmanager
 def _wrong_options() -> Iterator[None]:
     """Let what is wrong about an option end as a wrong use, and name it."""
-    from analyzer.catalog import ParameterError
-    from analyzer.times import TimeError
-    from analyzer.views import ScopeError
+    from analyzer.sql.catalog import ParameterError
+    from analyzer.sql.times import TimeError
+    from analyzer.sql.views import ScopeError
 
     try:
         yield
@@ -292,7 +292,7 @@ def _wrong_options() -> Iterator[None]:
 @contextmanager
 def _printed() -> Iterator[Callable[[Iterable[str]], None]]:
     """Give what prints lines, by a pager where they are many."""
-    from analyzer.output import destination
+    from analyzer.screen.output import destination
 
     with destination(None) as out:
         yield lambda lines: out.writelines(line + "\n" for line in lines)
@@ -313,8 +313,8 @@ def info(
     """Tell what a recording is: host, span, samples, rows, and what could not be seen."""
     import json
 
-    from analyzer.info import describe
     from analyzer.request import opened
+    from analyzer.sql.info import describe
 
     with opened(_named(recording)) as analysis:
         told = describe(analysis.engine)
@@ -344,9 +344,9 @@ def verify(
     """
     import json
 
-    from analyzer.progress import Bar
     from analyzer.request import opened
-    from analyzer.verify import verify as check
+    from analyzer.screen.progress import Bar
+    from analyzer.sql.verify import verify as check
 
     done: list[float] = []
     with opened(recording) as analysis:
@@ -439,7 +439,7 @@ def reports(
     """List the reports, or describe one with its columns and parameters."""
     import json
 
-    from analyzer.catalog import read_catalog
+    from analyzer.sql.catalog import read_catalog
 
     found = list(read_catalog().values()) if name is None else [_report(name)]
     width = width_of(sys.stdout)
@@ -454,7 +454,7 @@ def reports(
 
 def _report(name: str) -> Query:
     """Return the report of that name, or end a wrong use."""
-    from analyzer.catalog import CatalogError, find_report
+    from analyzer.sql.catalog import CatalogError, find_report
 
     try:
         return find_report(name)
@@ -608,8 +608,8 @@ def _split(words: Sequence[str]) -> tuple[list[Path], str | None]:
 
 def _converse(request: Request, opened: Analysis) -> None:
     """Answer at a prompt until its user leaves."""
-    from analyzer.catalog import find_report, read_catalog
     from analyzer.prompt import Answers, Prompt, described_tables, history_path
+    from analyzer.sql.catalog import find_report, read_catalog
 
     def run_report(name: str, words: Sequence[str]) -> None:
         request.report(opened, find_report(name), _pairs(words))
@@ -624,7 +624,7 @@ def _converse(request: Request, opened: Analysis) -> None:
 
 def _given(report: Query, param: Sequence[str], top: int | None) -> dict[str, str]:
     """Return the parameters of a report as they were given, checked."""
-    from analyzer.catalog import ParameterError
+    from analyzer.sql.catalog import ParameterError
 
     try:
         given = _pairs(param)
@@ -642,7 +642,7 @@ def _given(report: Query, param: Sequence[str], top: int | None) -> dict[str, st
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
     """Return names and values. Raises ParameterError."""
-    from analyzer.catalog import ParameterError
+    from analyzer.sql.catalog import ParameterError
 
     pairs = {}
     for text in texts:

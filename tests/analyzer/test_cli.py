@@ -14,14 +14,14 @@ from typer.testing import CliRunner, Result
 
 import analyzer
 import sockrec
-from analyzer.catalog import FINDING_COLUMNS, read_findings
 from analyzer.cli import app
-from analyzer.engine import Engine
-from analyzer.info import describe
-from analyzer.recording import open_recording
-from analyzer.render import Format
+from analyzer.reading.recording import open_recording
+from analyzer.screen.render import Format
+from analyzer.sql.catalog import FINDING_COLUMNS, read_findings
+from analyzer.sql.engine import Engine
+from analyzer.sql.info import describe
 from recorder.schema import SockrecError
-from tests.analyzer.recordings import (
+from tests.analyzer.support.recordings import (
     FACTS,
     Writer,
     counter,
@@ -31,7 +31,7 @@ from tests.analyzer.recordings import (
     tcp,
     time_of,
 )
-from tests.analyzer.terminals import Terminal
+from tests.analyzer.support.terminals import Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = micros(time_of(4)) / 1e6

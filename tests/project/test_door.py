@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sockrec
-from tests.analyzer.recordings import Writer, small, tcp
+from tests.analyzer.support.recordings import Writer, small, tcp
 
 ROOT = Path(__file__).resolve().parents[2]
 

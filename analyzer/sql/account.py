@@ -1,0 +1,50 @@
+"""A summary as one object for programs: what was found, what could be looked for, and in what.
+
+docs/summary.md describes it. Within one version names are added, none is taken away or changed.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from analyzer.screen.cells import plain
+from analyzer.sql.engine import Engine
+from analyzer.sql.info import coverage, iso, lost
+from analyzer.sql.summary import SEVERITIES, Summary, sampled
+from analyzer.sql.views import Scope
+
+VERSION = 1
+
+UNKNOWN = "unknown"
+NOTHING = "nothing"
+
+
+def verdict(found: Summary) -> str:
+    """Return the worst severity, "nothing" if that was found, "unknown" if none could be told."""
+    there = {row["severity"] for row in found.found}
+    for severity in SEVERITIES:
+        if severity in there:
+            return severity
+    return NOTHING if found.checked else UNKNOWN
+
+
+def account(engine: Engine, found: Summary, scope: Scope) -> dict[str, object]:
+    """Return what a summary says of a scope, in values that JSON has words for."""
+    samples, first, last = sampled(engine, scope)
+    seen = coverage(engine)  # before what is missing is asked, as it may find some
+    return {
+        "version": VERSION,
+        "sockrec": version("sockrec"),
+        "recording": str(engine.recording.path),
+        "host": plain(engine.recording.facts.get("host")),
+        "asked": {"from": iso(scope.start), "to": iso(scope.end), "where": scope.where},
+        "span": {"first": iso(first), "last": iso(last), "samples": samples},
+        "verdict": verdict(found),
+        "findings": [plain(dict(row)) for row in found.found],
+        "checked": [finding.name for finding in found.checked],
+        "could_not_check": [
+            {"finding": one.finding, "title": one.title, "why": one.why} for one in found.unchecked
+        ],
+        "coverage": seen,
+        "missing": [lost(missing) for missing in engine.recording.missing],
+    }
