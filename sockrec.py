@@ -57,7 +57,7 @@ def main() -> None:
         sys.exit(130)
     except (SockrecError, OSError, MemoryError) as error:
         tell(f"sockrec: {str(error) or 'no memory was left'}")
-        if engine := sys.modules.get("analyzer.engine"):
+        if engine := sys.modules.get("analyzer.sql.engine"):
             engine.leave(1)  # at once, should a query run that nothing can stop
         sys.exit(1)
 

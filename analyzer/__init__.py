@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from analyzer.catalog import Query
-    from analyzer.engine import Engine
-    from analyzer.segment import Missing
-    from analyzer.summary import Summary
-    from analyzer.views import Scope
+    from analyzer.reading.segment import Missing
+    from analyzer.sql.catalog import Query
+    from analyzer.sql.engine import Engine
+    from analyzer.sql.summary import Summary
+    from analyzer.sql.views import Scope
 
 __all__ = ["Analysis", "Answer", "open"]
 
@@ -43,8 +43,8 @@ def open(
     seconds per query. ``memory_limit``, as DuckDB writes it, bounds what DuckDB counts; a command
     bounds its whole process, which an import does not do to yours. Raises SockrecError.
     """
-    from analyzer.engine import Engine
-    from analyzer.recording import open_recording
+    from analyzer.reading.recording import open_recording
+    from analyzer.sql.engine import Engine
 
     return Analysis(
         Engine(open_recording(*paths), threads=threads, memory_limit=memory_limit, timeout=timeout)
@@ -87,7 +87,7 @@ class Analysis:
         **parameters: object,
     ) -> Answer:
         """Run a report of the catalogue, or of a file by its path, with its parameters by name."""
-        from analyzer.catalog import find_report
+        from analyzer.sql.catalog import find_report
 
         report = find_report(name) if isinstance(name, str) else name
         values = report.values(parameters)
@@ -106,7 +106,7 @@ class Analysis:
 
         ``parameters`` changes thresholds: ``{"close_wait.age_s": 30}``.
         """
-        from analyzer.summary import summarize
+        from analyzer.sql.summary import summarize
 
         return summarize(self.engine, self.scope(start, end, where, zone), parameters or {})
 
@@ -136,7 +136,7 @@ class Analysis:
         self, start: str | None, end: str | None, where: str | None = None, zone: tzinfo = UTC
     ) -> Scope:
         """Return what a query is to be about. Raises ScopeError."""
-        from analyzer.views import Scope, parse_time
+        from analyzer.sql.views import Scope, parse_time
 
         if start is None and end is None:
             return Scope(where=where)

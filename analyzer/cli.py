@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyzer.cells import printable
-from analyzer.render import BINARY, Format
+from analyzer.screen.cells import printable
+from analyzer.screen.render import BINARY, Format
 
 if TYPE_CHECKING:
     from analyzer import Analysis
-    from analyzer.catalog import Query
     from analyzer.request import Request
+    from analyzer.sql.catalog import Query
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -164,7 +164,7 @@ def _request(
 ) -> Request:
     """Return what is asked for, or end a wrong use."""
     from analyzer.request import Request
-    from analyzer.zones import ZoneError, find_zone, with_offset
+    from analyzer.screen.zones import ZoneError, find_zone, with_offset
 
     if form is None:
         form = _ENDINGS.get(output.suffix.lower() if output else "", Format.table)
@@ -197,8 +197,8 @@ def info(
     """Tell what a recording is: host, span, samples, rows, and what could not be seen."""
     import json
 
-    from analyzer.info import describe
     from analyzer.request import opened
+    from analyzer.sql.info import describe
 
     with opened(recording) as analysis:
         told = describe(analysis.engine)
@@ -223,9 +223,9 @@ def verify(
     """
     import json
 
-    from analyzer.progress import Bar
     from analyzer.request import opened
-    from analyzer.verify import verify as check
+    from analyzer.screen.progress import Bar
+    from analyzer.sql.verify import verify as check
 
     done: list[float] = []
     with opened(recording) as analysis:
@@ -256,7 +256,7 @@ def summary(
     timeout: Timeout = None,
 ) -> None:
     """Tell what is wrong in a recording, worst first, and what to read next."""
-    from analyzer.catalog import ParameterError
+    from analyzer.sql.catalog import ParameterError
 
     request = _request(recording, start, end, where, zone, form, output, threads, memory, timeout)
     with request.opened() as opened:
@@ -277,7 +277,7 @@ def reports(
     """List the reports, or describe one with its columns and parameters."""
     import json
 
-    from analyzer.catalog import find_report, read_catalog
+    from analyzer.sql.catalog import find_report, read_catalog
 
     found = list(read_catalog().values()) if name is None else [find_report(name)]
     if form is Told.json:
@@ -337,7 +337,7 @@ def report(
     timeout: Timeout = None,
 ) -> None:
     """Print a report of a recording."""
-    from analyzer.catalog import CatalogError, find_report
+    from analyzer.sql.catalog import CatalogError, find_report
 
     try:
         found = find_report(name)
@@ -409,8 +409,8 @@ def _split(words: Sequence[str]) -> tuple[list[Path], str | None]:
 
 def _converse(request: Request, opened: Analysis) -> None:
     """Answer at a prompt until its user leaves."""
-    from analyzer.catalog import find_report, read_catalog
     from analyzer.prompt import Answers, Prompt, described_tables, history_path
+    from analyzer.sql.catalog import find_report, read_catalog
 
     def run_report(name: str, words: Sequence[str]) -> None:
         request.report(opened, find_report(name), _pairs(words))
@@ -425,7 +425,7 @@ def _converse(request: Request, opened: Analysis) -> None:
 
 def _given(report: Query, param: Sequence[str], top: int | None) -> dict[str, str]:
     """Return the parameters of a report as they were given, checked."""
-    from analyzer.catalog import ParameterError
+    from analyzer.sql.catalog import ParameterError
 
     try:
         given = _pairs(param)
@@ -443,7 +443,7 @@ def _given(report: Query, param: Sequence[str], top: int | None) -> dict[str, st
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
     """Return names and values. Raises ParameterError."""
-    from analyzer.catalog import ParameterError
+    from analyzer.sql.catalog import ParameterError
 
     pairs = {}
     for text in texts:

@@ -26,8 +26,8 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 from prompt_toolkit.shortcuts import clear
 
-from analyzer.cells import printable
-from analyzer.header import Query, parse_query, read_folder
+from analyzer.screen.cells import printable
+from analyzer.sql.header import Query, parse_query, read_folder
 from recorder.schema import SOCKETS, TABLES, SockrecError
 
 COMMANDS = {

@@ -13,16 +13,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from analyzer.cells import printable
-from analyzer.output import destination
-from analyzer.progress import Bar
-from analyzer.render import Format, Look, write
+from analyzer.screen.cells import printable
+from analyzer.screen.output import destination
+from analyzer.screen.progress import Bar
+from analyzer.screen.render import Format, Look, write
 from recorder.schema import SockrecError
 
 if TYPE_CHECKING:
     from analyzer import Analysis, Answer
-    from analyzer.header import Query
-    from analyzer.views import Scope
+    from analyzer.sql.header import Query
+    from analyzer.sql.views import Scope
 
 
 _TOLD = 5
@@ -87,7 +87,7 @@ class Request:
         from shutil import get_terminal_size
         from zoneinfo import ZoneInfo
 
-        from analyzer.summary import lines, summarize
+        from analyzer.sql.summary import lines, summarize
 
         done: list[float] = []
         scope = opened.scope(self.start, self.end, self.where)
@@ -163,8 +163,8 @@ def opened(
     import pyarrow.parquet  # noqa: F401 - libraries are no part of what is bounded
 
     import analyzer
-    from analyzer.engine import leave
-    from analyzer.memory import bounded, default_size, parse_size
+    from analyzer.sql.engine import leave
+    from analyzer.sql.memory import bounded, default_size, parse_size
 
     size = default_size() if memory_limit is None else parse_size(memory_limit)
     try:
@@ -232,7 +232,7 @@ def _signals_end() -> Iterator[None]:
 
 def _lacks(opened: Analysis, scope: Scope, report: Query) -> list[str]:
     """Return why the recording cannot say what the report rests on."""
-    from analyzer.summary import lacking
+    from analyzer.sql.summary import lacking
 
     lacks = lacking(opened.engine, scope)
     return list(dict.fromkeys(lacks[need] for need in report.needs if need in lacks))

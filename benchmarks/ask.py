@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import analyzer
-from analyzer.catalog import read_findings
+from analyzer.sql.catalog import read_findings
 from recorder.schema import SockrecError
 
 ROOT = Path(__file__).parents[1]

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Iterable, Iterator
 
-from analyzer.catalog import FINDING_COLUMNS, Query, read_catalog, read_findings
-from analyzer.library import pieces
+from analyzer.sql.catalog import FINDING_COLUMNS, Query, read_catalog, read_findings
+from analyzer.sql.library import pieces
 
 REPORTS = """\
 # The reports, and what summary looks for

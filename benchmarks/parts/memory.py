@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analyzer.catalog import read_catalog
+from analyzer.sql.catalog import read_catalog
 from benchmarks.ask import REPORT, SQL, SUMMARY, Limits, Question, ask
 from benchmarks.measure import scratch
 from benchmarks.parts.reports import SCAN, show_answers

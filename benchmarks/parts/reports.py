@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from analyzer.catalog import read_catalog, read_findings
+from analyzer.sql.catalog import read_catalog, read_findings
 from benchmarks.ask import FINDING, REPORT, SQL, SUMMARY, Answered, Limits, Question, ask
 from benchmarks.crowd import record_crowd
 from benchmarks.measure import scratch

@@ -14,12 +14,12 @@ from typer.testing import CliRunner, Result
 
 import analyzer
 from analyzer.cli import app
-from analyzer.engine import Engine
-from analyzer.info import describe
-from analyzer.recording import open_recording
-from analyzer.render import Format
+from analyzer.reading.recording import open_recording
+from analyzer.screen.render import Format
+from analyzer.sql.engine import Engine
+from analyzer.sql.info import describe
 from recorder.schema import SockrecError
-from tests.analyzer.recordings import (
+from tests.analyzer.support.recordings import (
     FACTS,
     Writer,
     counter,
@@ -29,7 +29,7 @@ from tests.analyzer.recordings import (
     tcp,
     time_of,
 )
-from tests.analyzer.terminals import Terminal
+from tests.analyzer.support.terminals import Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = micros(time_of(4)) / 1e6
@@ -673,7 +673,7 @@ def test_a_pipe_is_shown_no_bar(recording: Path) -> None:
 
 def test_importing_the_package_or_its_commands_loads_nothing_heavy() -> None:
     code = (
-        "import sys, analyzer, analyzer.cli, analyzer.catalog\n"
+        "import sys, analyzer, analyzer.cli, analyzer.sql.catalog\n"
         "print({'pyarrow', 'duckdb', 'pandas', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,7 +16,6 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 import analyzer
-from analyzer.catalog import read_catalog
 from analyzer.prompt import (
     COMMANDS,
     Answers,
@@ -28,9 +27,10 @@ from analyzer.prompt import (
     open_history,
     read_query,
 )
+from analyzer.sql.catalog import read_catalog
 from recorder.schema import SockrecError
-from tests.analyzer.recordings import small
-from tests.analyzer.terminals import Terminal
+from tests.analyzer.support.recordings import small
+from tests.analyzer.support.terminals import Terminal
 
 ESCAPE = "\x1b"
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recorder.schema import SOCKETS, public_schema
-from tests.analyzer.recordings import NETNS, Row, Writer, counter, micros, step, time_of
+from tests.analyzer.support.recordings import NETNS, Row, Writer, counter, micros, step, time_of
 
 Numbers = npt.NDArray[np.int64]
 

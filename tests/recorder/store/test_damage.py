@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analyzer.recording import open_recording
+from analyzer.reading.recording import open_recording
 from recorder.format import checksums
 from recorder.format.files import FileError
 from recorder.format.journal import JournalError

@@ -1,0 +1,1 @@
+"""A directory, zip, glob or file to checked tables."""

@@ -1,0 +1,357 @@
+"""A recording on disk: which files count, and what recording.json says."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from analyzer.reading.archive import Unpacked, is_zip, unpack
+from analyzer.reading.journal import Journal, open_journals
+from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing, Segment, read_segment
+from recorder.format.facts import parse_facts, read_facts
+from recorder.format.files import LIST_FILE, FileError, number_of, segment_name
+from recorder.format.segments import Sealed, read_list
+from recorder.schema import (
+    JOURNAL_SUFFIX,
+    RECORDING_FILE,
+    SAMPLES,
+    SEGMENT_SUFFIX,
+    TABLES,
+    SockrecError,
+)
+
+_ATTEMPTS = 20
+
+
+class RecordingError(SockrecError):
+    """What was named is not a recording, or not one that can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Bytes at the end of the journals of a number that belong to no whole sample.
+
+    One sample in flight is normal. ``why`` is empty if the bytes simply lack their commit.
+    """
+
+    number: int
+    bytes: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """The files of a recording that count, as they were at one instant.
+
+    ``facts`` is recording.json; ``whole`` is false for single Parquet files. ``unpacked`` holds the
+    files of a zip, which ``close`` removes. ``sealed`` is the list of what was sealed, and
+    ``missing`` what cannot be read of it.
+    """
+
+    path: Path
+    facts: Mapping[str, object]
+    segments: tuple[Segment, ...]
+    journals: tuple[Journal, ...]
+    left_out: tuple[LeftOut, ...]
+    whole: bool
+    unpacked: Unpacked | None = None
+    missing: tuple[Missing, ...] = ()
+    sealed: tuple[Sealed, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Return the files that a query has to read by path."""
+        return tuple(segment.path for segment in self.segments)
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Return the files and the folder that may have to be opened."""
+        if self.unpacked is not None:
+            return (self.unpacked.folder,)
+        return (self.path,) if self.whole else self.paths
+
+    def name(self, path: Path) -> str:
+        """Return how a file of the recording is called to its user."""
+        if self.unpacked is not None and path in self.unpacked.files:
+            return self.unpacked.files[path]
+        return f"{path.parent.name}/{path.name}" if self.whole else str(path)
+
+    @property
+    def bytes(self) -> int:
+        return sum(journal.bytes for journal in self.journals) + sum(
+            segment.bytes for segment in self.segments
+        )
+
+    def close(self) -> None:
+        """Let go of its files, and remove what was unpacked to read it."""
+        for journal in self.journals:
+            journal.file.close()
+        if self.unpacked is not None:
+            self.unpacked.close()
+
+
+def open_recording(*paths: str | os.PathLike[str]) -> Recording:
+    """Open a directory, Parquet files of one table, or a zip of either. Raises SockrecError.
+
+    A single name that does not exist may be a pattern of them, as ``'*.parquet'`` in quotes.
+    """
+    if not paths:
+        raise RecordingError("no recording is named")
+    places = [Path(path).absolute() for path in paths]
+    if len(places) == 1:
+        places = _expand(places[0])
+    forms = [_form(place) for place in places]
+    if forms == ["directory"]:
+        return _open_directory(places[0].resolve())
+    if forms == ["zip"]:
+        return _open_zip(places[0])
+    for place, form in zip(places, forms, strict=True):
+        if form != "file":
+            raise RecordingError(
+                f"{place}: one {form} or several Parquet files of one table, not both"
+            )
+    return _open_files([place.resolve() for place in dict.fromkeys(places)])
+
+
+def _expand(place: Path) -> list[Path]:
+    """Return what a pattern stands for, the name itself if it is none or exists."""
+    text = str(place)
+    if not glob.has_magic(text) or os.path.lexists(place):
+        return [place]
+    found = [Path(name) for name in sorted(glob.glob(text, recursive=True))]
+    if not found:
+        raise RecordingError(f"{place}: no such file or directory, and nothing matches it")
+    return found
+
+
+def _form(place: Path) -> Literal["directory", "zip", "file"]:
+    """Return what is there, without waiting for a pipe. Raises RecordingError or OSError."""
+    try:
+        str(place).encode()
+        mode = place.stat().st_mode
+    except UnicodeEncodeError:
+        raise RecordingError(f"{place!r}: the name is not UTF-8: rename it") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise RecordingError(f"{place}: no such file or directory") from None
+    except ValueError as error:
+        raise RecordingError(f"{place}: {error}") from None
+    if stat.S_ISDIR(mode):
+        return "directory"
+    if not stat.S_ISREG(mode):
+        raise RecordingError(f"{place}: not a regular file")
+    if place.name == RECORDING_FILE or place.name.endswith(JOURNAL_SUFFIX):
+        raise RecordingError(f"{place}: is part of a recording: name its directory")
+    return "zip" if is_zip(place) else "file"
+
+
+def _open_zip(path: Path) -> Recording:
+    """Open what a zip holds; messages name the zip, not where it was unpacked."""
+    unpacked = unpack(path)
+    try:
+        if unpacked.whole:
+            opened = _open_directory(unpacked.folder)
+        else:
+            opened = _open_files(list(unpacked.files))
+    except BaseException as error:
+        unpacked.close()
+        if isinstance(error, SockrecError | OSError):
+            raise RecordingError(unpacked.original(str(error), path)) from error
+        raise
+    return replace(opened, path=path, unpacked=unpacked)
+
+
+def _open_files(paths: Sequence[Path]) -> Recording:
+    segments = tuple(read_segment(path, follow=True) for path in paths)
+    first, first_facts = segments[0], _facts(paths[0], segments[0].facts)
+    for segment in segments[1:]:
+        if segment.table != first.table:
+            raise RecordingError(
+                f"{segment.path} is of table {segment.table.name}, {first.path} of "
+                f"{first.table.name}: give the files of one table, or the directory"
+            )
+        facts = _facts(segment.path, segment.facts)
+        if any(facts.get(key) != first_facts.get(key) for key in ("boot_id", "host", "started")):
+            raise RecordingError(f"{segment.path} and {first.path} are of different recordings")
+    newest = max(segments, key=lambda segment: segment.path.name)
+    return Recording(
+        path=paths[0],
+        facts=_facts(newest.path, newest.facts),
+        segments=segments,
+        journals=(),
+        left_out=(),
+        whole=False,
+    )
+
+
+def _open_directory(path: Path) -> Recording:
+    """Read the directory until a look before and one after agree on what is there.
+
+    Meanwhile the recorder may add a journal, and seal and remove others.
+    """
+    if not os.path.lexists(path / RECORDING_FILE):
+        names = os.listdir(path)
+        if any(name.endswith(SEGMENT_SUFFIX) for name in names):
+            hint = f"name its files of one table: {path}/*{SEGMENT_SUFFIX}"
+        elif names:
+            hint = f"it has no {RECORDING_FILE}"
+        else:
+            hint = "it is empty"
+        raise RecordingError(f"{path}: not a sockrec recording: {hint}")
+    listed = _list(path)
+    for _ in range(_ATTEMPTS):
+        try:
+            opened = _open_listed(path, listed)
+        except FileNotFoundError:
+            opened = None
+        before, listed = listed, _list(path)
+        if opened is not None and before == listed:
+            return opened
+    raise RecordingError(f"{path}: its files keep changing: try again")
+
+
+def _list(path: Path) -> dict[str, frozenset[str]]:
+    """Return the names of the journals and segments of every table."""
+    found = {}
+    for table in TABLES:
+        if (path / table).is_symlink():
+            raise RecordingError(f"{path / table}: is a symbolic link, not a table of a recording")
+        try:
+            names = os.listdir(path / table)
+        except (FileNotFoundError, NotADirectoryError):
+            names = []
+        found[table] = frozenset(name for name in names if number_of(name) is not None)
+    return found
+
+
+def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
+    facts = _facts(path / RECORDING_FILE)
+    sealed, missing = _read_list(path / LIST_FILE)
+    known = {one.number: one for one in sealed}
+    segments: list[Segment] = []
+    journals: list[Journal] = []
+    left_out: list[LeftOut] = []
+    refused: list[Exception] = []
+    numbers = {number_of(name) for names in listed.values() for name in names} | known.keys()
+    for number in sorted(number for number in numbers if number is not None):
+        there = _present(path, listed, number, SEGMENT_SUFFIX)
+        paths = _present(path, listed, number, JOURNAL_SUFFIX)
+        # The samples are sealed last, so that without them the journals are what counts.
+        if SAMPLES.name in there or number in known or (there and not paths):
+            found, lost, why = _open_sealed(path, there, number, known.get(number))
+            segments += found
+            missing += lost
+            refused += why
+        else:
+            new, committed = open_journals(paths)
+            journals += new
+            if committed.rest:
+                left_out.append(LeftOut(number, committed.rest, committed.stopped))
+            if committed.damaged:
+                what = f"{committed.rest:,} bytes of the journals of number {number}"
+                missing.append(Missing(what, f"behind a damage: {committed.stopped}"))
+    if refused and not segments and not journals:
+        raise refused[0]
+    if not sealed and any(segment.footer for segment in segments) and facts.get("ended"):
+        missing.append(Missing(LIST_FILE, "is not there: whether segments are missing is unknown"))
+    missing += [
+        Missing(
+            f"{one.aside.bytes:,} bytes of the journals of number {one.number}",
+            f"{one.aside.why}; they are kept in {one.aside.kept}: "
+            "'sockrec recover --salvage' gets from them what can be proven",
+        )
+        for one in sealed
+        if one.aside is not None and not any(other.salvaged == one.number for other in sealed)
+    ]
+    return Recording(
+        path,
+        facts,
+        tuple(segments),
+        tuple(journals),
+        tuple(left_out),
+        whole=True,
+        missing=tuple(missing),
+        sealed=tuple(sealed),
+    )
+
+
+def _read_list(path: Path) -> tuple[list[Sealed], list[Missing]]:
+    """Return the list of what was sealed, and what of the list itself is lost."""
+    try:
+        sealed, damaged = read_list(path)
+    except FileNotFoundError:
+        return [], []
+    except FileError as error:
+        return [], [Missing(LIST_FILE, str(error).removeprefix(f"{path}: "))]
+    lost = f"{damaged} of its lines are damaged: whether more is missing is unknown"
+    return sealed, [Missing(LIST_FILE, lost)] if damaged else []
+
+
+def _open_sealed(
+    path: Path, there: Mapping[str, Path], number: int, known: Sealed | None
+) -> tuple[list[Segment], list[Missing], list[Exception]]:
+    """Open the segments of a number; what is not there, or not what was sealed, is missing."""
+    found: dict[str, Segment] = {}
+    lost: dict[str, str] = {}
+    refused: list[Exception] = []
+    for table in TABLES:
+        sealed = known.files.get(table) if known else None
+        if table not in there:
+            if sealed or (known is None and table == SAMPLES.name):
+                lost[table] = "is not there"
+            continue
+        try:
+            segment = _segment(table, there[table])
+        except FileNotFoundError:
+            raise
+        except (SockrecError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.EIO, errno.EUCLEAN):
+                raise
+            refused.append(error)
+            lost[table] = str(error).removeprefix(f"{there[table]}: ")
+            continue
+        if sealed and (segment.footer, segment.rows) != (sealed.footer, sealed.rows):
+            lost[table] = "is not the file that was sealed"
+        else:
+            found[table] = segment
+    for table in TOGETHER & found.keys() if TOGETHER & lost.keys() else ():
+        lost[table] = TOGETHER_WHY
+        del found[table]
+    missing = [
+        Missing(
+            f"{table}/{segment_name(number)}",
+            why,
+            known.files[table].rows if known and table in known.files else None,
+            known.first if known else None,
+            known.last if known else None,
+        )
+        for table, why in lost.items()
+    ]
+    return list(found.values()), missing, refused
+
+
+def _present(
+    path: Path, listed: Mapping[str, frozenset[str]], number: int, suffix: str
+) -> dict[str, Path]:
+    name = f"{number:06d}{suffix}"
+    return {table: path / table / name for table in TABLES if name in listed[table]}
+
+
+def _segment(table: str, path: Path) -> Segment:
+    segment = read_segment(path, follow=False)
+    if segment.table.name != table:
+        raise RecordingError(f"{path}: is of table {segment.table.name}")
+    return segment
+
+
+def _facts(path: Path, text: str | None = None) -> Mapping[str, object]:
+    """Return the facts in recording.json, or in what a segment has of it."""
+    try:
+        return parse_facts(path, read_facts(path) if text is None else text)
+    except FileError as error:
+        raise RecordingError(str(error)) from error

@@ -1,0 +1,1 @@
+"""Reports and findings, views, the locked-down engine, the diagnosis."""

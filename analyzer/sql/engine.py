@@ -1,0 +1,665 @@
+"""A locked-down DuckDB: one SELECT at a time, over one recording's files and nothing else."""
+
+from __future__ import annotations
+
+import glob
+import inspect
+import json
+import os
+import queue
+import re
+import shutil
+import site
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+
+import duckdb
+import pyarrow as pa
+
+from analyzer.reading.integrity import Checker, span
+from analyzer.reading.recording import Recording
+from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing
+from analyzer.reading.spill import Folder
+from analyzer.sql import landlock
+from analyzer.sql.library import pieces
+from analyzer.sql.memory import SizeError, default_size, parse_size
+from analyzer.sql.reads import Columns, named_columns
+from analyzer.sql.views import (
+    WHOLE,
+    Scope,
+    ScopeError,
+    Stream,
+    Value,
+    lay_raw,
+    lay_scope,
+    streams,
+)
+from recorder.schema import SockrecError
+
+MAX_QUERY = 1 << 20
+"""Bytes of a query; DuckDB's parser takes seconds for more."""
+
+_ROWS_AT_ONCE = 1 << 16
+_WAITING_BATCHES = 4
+_PATIENCE = 0.7
+"""Seconds that a query is given to notice that it was interrupted; most need a hundredth."""
+
+_TABLE_FUNCTIONS = frozenset(
+    "duckdb_columns duckdb_constraints duckdb_databases duckdb_functions duckdb_indexes "
+    "duckdb_keywords duckdb_memory duckdb_schemas duckdb_tables duckdb_types duckdb_views "
+    "generate_series histogram histogram_values icu_calendar_names json_each json_tree "
+    "pg_timezone_names pragma_show pragma_table_info query_table range repeat repeat_row summary "
+    "unnest".split()
+)
+"""What may stand in FROM as a function: whatever else this or a later DuckDB has, may not.
+
+The others read files, change the engine, or run any text that they are given.
+"""
+
+_REFUSED = frozenset({"getenv", "json_serialize_plan", "setval", "write_log"})
+"""Scalar functions that may not be called."""
+
+# A SELECT may hold a COPY or an INSERT since DuckDB 2.0: WITH x AS (COPY … TO 'file') SELECT 1.
+_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
+
+# Quotes inside of a JSON string are escaped, so that no literal of a query can pass for these.
+_NODE = re.compile(r'"type"\s*:\s*"(\w+_NODE)"', re.ASCII)
+_CALL = re.compile(r'"function_name"\s*:\s*"((?:[^"\\]|\\.)*)"')
+
+_USED = re.compile(r"/([\d.]+ \w+) used", re.ASCII)
+
+# What Python, Arrow and DuckDB say when the process itself may have no more.
+_NO_MEMORY = re.compile(
+    r"Out of Memory Error|bad.?alloc|failed to allocate|malloc of size|realloc of size",
+    re.IGNORECASE,
+)
+
+# DuckDB 2.0 takes 160 MB to see that there is no end to a thousand brackets, and 2.6 GB for 5,000.
+_DEEP = re.compile(r"(?:[-+~!(]\s*){1000}")
+
+_PROGRESS = {
+    "enable_progress_bar": "true",
+    "enable_progress_bar_print": "false",
+    "progress_bar_time": "0",
+}
+
+_READABLE = (
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/share/zoneinfo",
+    "/lib",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/self/cgroup",
+    "/proc/self/mountinfo",
+    "/proc/stat",
+    "/proc/sys/vm/overcommit_memory",
+    "/sys/devices/system/cpu",
+    "/sys/fs/cgroup",
+    "/dev/null",
+    "/dev/urandom",
+)
+"""What libraries and DuckDB read of the machine."""
+
+_OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
+_THREADS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+"""Those of queries that were told to stop."""
+
+
+class QueryError(SockrecError):
+    """A query that is not one SELECT, or that failed."""
+
+
+class Engine:
+    """Runs queries over a recording; close it, or leave its ``with`` block, to remove its files.
+
+    ``timeout`` is in seconds per query, ``memory_limit`` as DuckDB writes it, by default half the
+    memory of the machine, 8 GiB at most. DuckDB runs in threads that may open nothing but the
+    recording, where the kernel has Landlock.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        *,
+        threads: int | None = None,
+        memory_limit: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self.recording = recording
+        self._timeout = timeout
+        self._work: _Work | None = None
+        self._links: dict[Path, Path] = {}
+        self._checker = Checker(threads)
+        self._view_trees: dict[str, str] = {}
+        self._told = 0
+        self._folder = Folder()
+        self._spill = self._folder.path
+        _OPEN.add(self)
+        try:
+            self._ruleset = landlock.Ruleset(_allowed(recording, self._spill))
+            self._refused = _refused_functions()
+            # What DuckDB starts at once is bound by what this thread is.
+            with ThreadPoolExecutor(1, initializer=self._ruleset.enter) as bound:
+                self._connection = bound.submit(_connect, threads, memory_limit).result()
+        except BaseException:
+            self.remove_files()
+            raise
+        try:
+            _interruptible(self._connection, self._lock_down, enter=self._ruleset.enter)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, duckdb.Error):
+                raise _query_error(error) from error
+            raise
+
+    def _lock_down(self) -> None:
+        """Lay the raw relations, then close every door; the order matters."""
+        connection = self._connection
+        self._make_links()
+        files = [str(self._links.get(path, path)) for path in self.recording.paths]
+        connection.execute(f"SET allowed_paths = {_list_literal(files)}")
+        # Until external access is off: from then on the folder is allowed, and no other is.
+        connection.execute(f"SET temp_directory = {_list_literal([str(self._spill)])[1:-1]}")
+        free = shutil.disk_usage(self._spill).free
+        connection.execute(f"SET max_temp_directory_size = '{free // 2 >> 10}KiB'")
+        self._lay_raw()
+        connection.execute("SET enable_external_access = false")
+        # What tells how far a query is belongs to each cursor.
+        connection.execute(f"SET allowed_configs = {_list_literal(list(_PROGRESS))}")
+        connection.execute("SET lock_configuration = true")
+
+    def _lay_raw(self) -> None:
+        segments = tuple(
+            replace(segment, path=self._links.get(segment.path, segment.path))
+            for segment in self.recording.segments
+        )
+        journals = streams(self.recording)
+        try:
+            for name, stream in journals.items():
+                self._connection.register(name, stream)
+            lay_raw(self._connection, replace(self.recording, segments=segments))
+        finally:
+            for name in journals:
+                self._connection.unregister(name)
+
+    def _make_links(self) -> None:
+        """Make links in place of names that DuckDB takes for patterns."""
+        if not any(glob.has_magic(str(path)) for path in self.recording.paths):
+            return
+        folder = self._spill / "links"
+        folder.mkdir(mode=0o700)
+        for number, path in enumerate(self.recording.paths):
+            self._links[path] = folder / f"{number}.parquet"
+            self._links[path].symlink_to(path)
+
+    def _view_tree(self, name: str) -> str:
+        """Return a function, part or view as the tree that DuckDB makes of it."""
+        if name not in self._view_trees:
+            piece = pieces()[name]
+            sql = piece.query.sql
+            query = f"SELECT (\n{sql}\n)" if piece.layer == "functions" else sql
+            trees: list[str] = []
+            with closing(self._connection.cursor()) as cursor:
+                _interruptible(cursor, lambda: trees.append(_parse(cursor, query)))
+            self._view_trees[name] = trees[0]
+        return self._view_trees[name]
+
+    def news(self) -> tuple[Missing, ...]:
+        """Return what is missing of the recording, as far as that was not returned before."""
+        found = self.recording.missing[self._told :]
+        self._told += len(found)
+        return found
+
+    def _leave_out_damaged(self, columns: Columns) -> None:
+        """Check what a query is to read; what is damaged is missing from then on."""
+        found = self._checker.check(self.recording.segments, columns)
+        if not found:
+            return
+        damaged = dict(found)
+        halves = {segment.number for segment in damaged if segment.table.name in TOGETHER}
+        for segment in self.recording.segments if self.recording.whole else ():
+            if segment.table.name in TOGETHER and segment.number in halves:
+                damaged.setdefault(segment, TOGETHER_WHY)
+        self.recording = replace(
+            self.recording,
+            segments=tuple(s for s in self.recording.segments if s not in damaged),
+            missing=self.recording.missing
+            + tuple(
+                Missing(self.recording.name(segment.path), why, segment.rows, *span(segment))
+                for segment, why in damaged.items()
+            ),
+        )
+        _interruptible(self._connection, self._lay_raw, enter=self._ruleset.enter)
+
+    def check(self, query: str) -> None:
+        """Raise QueryError unless the text is exactly one SELECT that only reads what it is given.
+
+        Whatever may be read may be overwritten by COPY, so nothing but SELECT gets through.
+        """
+        self._checked(query)
+
+    def _checked(self, query: str) -> str:
+        """Check a query, and return the tree that DuckDB makes of it."""
+        try:
+            size = len(query.encode())
+        except ValueError as error:
+            raise _query_error(error) from error
+        if size > MAX_QUERY:
+            raise QueryError(f"a query of more than {MAX_QUERY:,} bytes is too long")
+        if "\0" in query:
+            raise QueryError("a query may not hold the character of number zero")
+        if _DEEP.search(query):
+            raise QueryError("the query is nested too deeply")
+        trees: list[str] = []
+        with closing(self._connection.cursor()) as cursor:
+            _interruptible(
+                cursor,
+                lambda: trees.append(_parse(cursor, query)),
+                self._timeout,
+                self._ruleset.enter,
+            )
+        self._check_tree(trees[0])
+        return trees[0]
+
+    def _check_tree(self, tree: str) -> None:
+        """Check a parsed statement as DuckDB writes it; one that it cannot write has no nodes."""
+        nodes = set(_NODE.findall(tree))
+        if not nodes:
+            raise QueryError("one SELECT statement is wanted, this cannot be checked for being one")
+        for node in sorted(nodes - _NODES):
+            what = node.removesuffix("_NODE").removesuffix("_QUERY")
+            raise QueryError(f"one SELECT statement is wanted, this one holds {what}")
+        for name in _CALL.findall(tree):
+            if name.lower() in self._refused:
+                raise QueryError(f"the function {name} is not allowed here")
+
+    def _checked_scope(self, scope: Scope) -> list[str]:
+        """Check the condition on sockets as a query is; that it is only one, views see to."""
+        if scope.where is None:
+            return []
+        try:
+            tree = self._checked(f"SELECT 1 FROM sockets WHERE (\n{scope.where}\n)")
+        except QueryError as error:
+            text = f"{scope.where!r} is no condition on a row of sockets: {error}"
+            raise ScopeError(text) from error
+        return [tree]
+
+    @contextmanager
+    def run(
+        self,
+        query: str,
+        scope: Scope = WHOLE,
+        parameters: Mapping[str, tuple[str, Value | None]] | None = None,
+    ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+        """Run a query, giving its schema and its batches as they come.
+
+        Ctrl-C, an error of the caller or leaving the block early interrupts it.
+        """
+        trees = [self._checked(query), *self._checked_scope(scope)]
+        self._leave_out_damaged(named_columns(trees, pieces(), self._view_tree))
+        cursor = self._connection.cursor()
+        journals = streams(self.recording)
+
+        def prepare() -> None:
+            self._ruleset.enter()
+            for name, value in _PROGRESS.items():
+                cursor.execute(f"SET {name} = {value}")
+            for name, stream in journals.items():
+                cursor.register(name, stream)
+            lay_scope(cursor, scope, parameters, query)
+
+        work = _Work(cursor, prepare, query, journals.values(), self._timeout)
+        self._work = work
+        try:
+            yield work.start(), work.batches()
+        except duckdb.Error as error:
+            raise _query_error(error) from error
+        finally:
+            work.stop()
+
+    def table(
+        self,
+        query: str,
+        scope: Scope = WHOLE,
+        parameters: Mapping[str, tuple[str, Value | None]] | None = None,
+    ) -> pa.Table:
+        """Run a query and return all its rows."""
+        with self.run(query, scope, parameters) as (schema, batches):
+            return pa.Table.from_batches(batches, schema=schema)
+
+    def span(self) -> tuple[int | None, int | None]:
+        """Return the times of the first and the last sample in microseconds UTC."""
+        # A file of sockets alone has no samples.
+        for name in ("samples", "sockets"):
+            row = self.table(
+                f"SELECT min(t_us) AS first, max(t_us) AS last FROM {name}"
+            ).to_pylist()
+            if row[0]["first"] is not None:
+                return row[0]["first"], row[0]["last"]
+        return None, None
+
+    def progress(self) -> float | None:
+        """Return how much of the query that runs is done, 0 to 1, None if that is not known.
+
+        Meant for another thread while ``run`` or ``table`` waits.
+        """
+        work = self._work
+        return None if work is None else work.progress()
+
+    def close(self) -> None:
+        """Remove all files; a query that did not stop keeps the connection until it does."""
+        work, self._work = self._work, None
+        if work is None or work.ended:
+            self._connection.close()
+        self.remove_files()
+
+    def remove_files(self) -> None:
+        """Remove what the engine and its recording keep on disk, come what may."""
+        self._folder.remove()
+        self.recording.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Work:
+    """A query in a thread of its own: DuckDB in the main thread would not notice Ctrl-C."""
+
+    def __init__(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        prepare: Callable[[], None],
+        query: str,
+        journals: Collection[Stream],
+        timeout: float | None,
+    ) -> None:
+        self._cursor = cursor
+        self._closing = threading.Lock()
+        self._prepare = prepare
+        self._query = query
+        self._journals = journals
+        self._timeout = timeout
+        self._deadline: float | None = None
+        self._results: queue.Queue[pa.Schema | pa.RecordBatch | BaseException | None] = queue.Queue(
+            _WAITING_BATCHES
+        )
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sockrec-query", daemon=True)
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def progress(self) -> float | None:
+        with self._closing:
+            if self.ended or self._stopped.is_set():
+                return None
+            percent: float = self._cursor.query_progress()
+        return min(percent / 100, 1.0) if percent >= 0 else None
+
+    def start(self) -> pa.Schema:
+        self._deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        self._thread.start()
+        schema = self._next()
+        assert isinstance(schema, pa.Schema)
+        return schema
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        while True:
+            batch = self._next()
+            if batch is None:
+                return
+            assert isinstance(batch, pa.RecordBatch)
+            yield batch
+
+    def stop(self) -> None:
+        """End the query if it still runs, and wait for its thread, but not for ever."""
+        self._stopped.set()
+        if self._thread.ident is not None:
+            _THREADS.add(self._thread)
+            _stop(self._cursor, self._thread, self._empty)
+        if self.ended:
+            with self._closing:
+                self._cursor.close()
+
+    def _empty(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._results.get_nowait()
+
+    def _next(self) -> pa.Schema | pa.RecordBatch | None:
+        patience = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        try:
+            result = self._results.get(timeout=patience)
+        except queue.Empty:
+            raise QueryError(f"the query took longer than {self._timeout:g} s") from None
+        if isinstance(result, BaseException):
+            raise _query_error(result) from result
+        return result
+
+    def _run(self) -> None:
+        try:
+            self._prepare()
+            wanted = columns_read(self._cursor, self._query) if self._journals else None
+            if wanted is not None:
+                for journal in self._journals:
+                    journal.columns &= wanted
+            reader = self._cursor.sql(self._query).to_arrow_reader(_ROWS_AT_ONCE)
+            self._put(reader.schema)
+            for batch in reader:
+                if self._stopped.is_set():
+                    return
+                self._put(batch)
+            self._put(None)
+        except BaseException as error:  # handed to the thread that waits
+            self._put(error)
+
+    def _put(self, result: pa.Schema | pa.RecordBatch | BaseException | None) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._results.put(result, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+
+def leave(status: int | str | None) -> None:
+    """End the process at once if a query did not stop; what is on disk is removed before.
+
+    Some functions, ``repeat`` to a thousand million characters, cannot be interrupted, and the
+    interpreter ends badly beside a thread that runs. A command calls this last, with what it would
+    give to ``sys.exit``.
+    """
+    if not any(thread.is_alive() for thread in _THREADS):
+        return
+    for engine in list(_OPEN):
+        engine.remove_files()
+    with suppress(OSError, ValueError, AttributeError):
+        if isinstance(status, str):
+            print(status, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    os._exit(status if isinstance(status, int) else 1 if status else 0)
+
+
+def _connect(threads: int | None, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
+    try:
+        memory = default_size() if memory_limit is None else parse_size(memory_limit)
+    except SizeError as error:
+        raise QueryError(str(error)) from error
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "allow_community_extensions": "false",
+        "allow_persistent_secrets": "false",
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "memory_limit": f"{memory >> 10}KiB",
+        "python_enable_replacements": "false",
+    }
+    if threads is not None:
+        config["threads"] = str(threads)
+    try:
+        return duckdb.connect(config=config)
+    except (duckdb.Error, RuntimeError, MemoryError) as error:
+        raise _query_error(error) from error
+
+
+def _allowed(recording: Recording, spill: Path) -> Iterator[tuple[Path, int]]:
+    """Yield what the threads of DuckDB may open: the recording, libraries, what it asks the kernel.
+
+    It gives up where it may not read of control groups.
+    """
+    yield spill, landlock.CHANGE
+    own = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    own |= {*site.getsitepackages(), site.getusersitepackages()}
+    analyzer = Path(__file__).parents[1]
+    own |= {str(analyzer), os.path.dirname(inspect.getfile(SockrecError))}
+    own.add(str(analyzer / "queries"))  # a link where this is developed
+    for path in (*recording.places, *map(Path, (*own, *_READABLE))):
+        yield path, landlock.READ
+
+
+@cache
+def _refused_functions() -> frozenset[str]:
+    """Return the functions that no query may call, of the DuckDB that is installed."""
+    found: list[tuple[str]] = []
+    query = (
+        "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
+        "WHERE function_type IN ('table', 'table_macro', 'pragma')"
+    )
+    with duckdb.connect() as connection:
+        _interruptible(connection, lambda: found.extend(connection.execute(query).fetchall()))
+    return frozenset(name for (name,) in found) - _TABLE_FUNCTIONS | _REFUSED
+
+
+def _parse(cursor: duckdb.DuckDBPyConnection, query: str) -> str:
+    """Return a statement as the tree that DuckDB makes of it. Raises QueryError unless SELECT."""
+    try:
+        statements = cursor.extract_statements(query)
+        if len(statements) != 1:
+            raise QueryError(f"one SELECT statement is wanted, not {len(statements)} statements")
+        kind = statements[0].type
+        if kind != duckdb.StatementType.SELECT:
+            raise QueryError(f"one SELECT statement is wanted, this is {_kind_name(kind)}")
+        tree: str
+        ((tree,),) = cursor.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
+    except duckdb.Error as error:
+        raise _query_error(error) from error
+    return tree
+
+
+def _interruptible(
+    connection: duckdb.DuckDBPyConnection,
+    work: Callable[[], None],
+    timeout: float | None = None,
+    enter: Callable[[], None] = lambda: None,
+) -> None:
+    """Do in a thread what Ctrl-C shall stop: in the main one 2.0 misses it, 1.5 raises another."""
+    results: queue.Queue[BaseException | None] = queue.Queue()
+
+    def run() -> None:
+        try:
+            enter()
+            work()
+            results.put(None)
+        except BaseException as error:  # handed to the thread that waits
+            results.put(error)
+
+    thread = threading.Thread(target=run, name="sockrec-prepare", daemon=True)
+    thread.start()
+    try:
+        error = results.get(timeout=timeout)
+    except BaseException as stopped:
+        _THREADS.add(thread)
+        _stop(connection, thread)
+        if isinstance(stopped, queue.Empty):
+            raise QueryError(f"the query took longer than {timeout:g} s") from None
+        raise
+    if error is not None:
+        raise error
+
+
+def _stop(
+    cursor: duckdb.DuckDBPyConnection,
+    thread: threading.Thread,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """Interrupt a query until its thread ends or patience does."""
+    end = time.monotonic() + _PATIENCE
+    while thread.is_alive() and time.monotonic() < end:
+        cursor.interrupt()
+        meanwhile()
+        thread.join(0.02)
+
+
+def columns_read(cursor: duckdb.DuckDBPyConnection, query: str) -> frozenset[str] | None:
+    """Return the names that the plan's scans of journals mention, None if it cannot be told.
+
+    They include every column that is read; a journal has 160, of which a report needs ten.
+    """
+    try:
+        plan = json.loads(cursor.execute(f"EXPLAIN (FORMAT JSON) {query}").fetchall()[0][1])
+        names: set[str] = set()
+        waiting = list(plan)
+        while waiting:
+            node = waiting.pop()
+            waiting += node["children"]
+            if node["name"].strip().endswith("ARROW_SCAN"):
+                names.update(re.findall(r"\w+", json.dumps(node["extra_info"])))
+        return frozenset(names)
+    except duckdb.Error:
+        return None  # what is wrong is said when the query itself is run
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return None
+
+
+def _query_error(error: BaseException) -> BaseException:
+    """Make one line of what DuckDB says."""
+    if isinstance(error, SockrecError | KeyboardInterrupt):
+        return error
+    text = re.split(r"\n\s*LINE \d+:", str(error), maxsplit=1)[0]
+    if "Out of Memory Error" in text and (limit := _USED.search(text)):
+        if "max_temp_directory_size" in text:
+            return QueryError(
+                f"out of memory: the query needs more than {limit[1]} of temporary files: "
+                "narrow it by --from, --to or --where, or point TMPDIR to a larger place than "
+                f"{tempfile.gettempdir()}"
+            )
+        return QueryError(
+            f"out of memory: the query needs more than {limit[1]}: narrow it by --from, --to or "
+            "--where, or raise --memory"
+        )
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        return QueryError(
+            "out of memory: the query needs more than --memory allows: narrow it by --from, --to "
+            "or --where, or raise --memory"
+        )
+    return QueryError(" ".join(text.split())[:1000] or type(error).__name__)
+
+
+def _kind_name(kind: duckdb.StatementType) -> str:
+    return str(kind).rpartition(".")[2].replace("_", " ")
+
+
+def _list_literal(values: list[str]) -> str:
+    return "[" + ", ".join("'" + value.replace("'", "''") + "'" for value in values) + "]"

@@ -1,0 +1,88 @@
+"""What queries are made of: functions, parts and views, and which of them a query uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from analyzer.sql.header import CatalogError, Query, parse_query, read_folder
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+LAYERS = ("functions", "parts", "views")
+"""Folders of queries/, lowest first: each uses what stands below it, or beside it.
+
+A function is one expression, a part a relation whose name and columns may change, a view one that
+users may ask.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A function, part or view."""
+
+    layer: str
+    query: Query
+
+    @property
+    def statement(self) -> str:
+        """The statement that creates it for one run."""
+        name, sql = self.query.name, self.query.sql
+        if self.layer == "functions":
+            return f"CREATE TEMP MACRO {name}({', '.join(self.query.arguments)}) AS (\n{sql}\n)"
+        return f"CREATE TEMP VIEW {name} AS {sql}"
+
+
+@cache
+def pieces() -> Mapping[str, Piece]:
+    """Return everything that queries may use by its name."""
+    return {
+        name: Piece(layer, parse_query(name, text))
+        for layer in LAYERS
+        for name, text in read_folder(layer).items()
+    }
+
+
+def closure(names: Iterable[str]) -> Iterator[Piece]:
+    """Yield what the names use, directly and through others, each after what it uses itself."""
+    known, done = pieces(), set[str]()
+
+    def visit(name: str, path: tuple[str, ...]) -> Iterator[Piece]:
+        if name in path:
+            raise CatalogError(f"queries/: {' uses '.join((*path, name))}")
+        if name in done or name not in known:
+            return
+        for used in known[name].query.uses:
+            yield from visit(used, (*path, name))
+        done.add(name)
+        yield known[name]
+
+    for name in sorted(names):
+        yield from visit(name, ())
+
+
+def names_in(connection: DuckDBPyConnection, query: str) -> frozenset[str]:
+    """Return the relations and functions that a SELECT names, by DuckDB's own parser.
+
+    Of one that it cannot parse, or that asks for a relation by a text, everything there is.
+    """
+    ((text,),) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
+    tree = json.loads(text)
+    found: set[str] = set()
+    waiting: list[object] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += node
+        elif isinstance(node, dict):
+            waiting += node.values()
+            for key in ("function_name", "table_name"):
+                name = node.get(key)
+                # raw.sockets and pg_catalog.sum are none of ours.
+                if isinstance(name, str) and not (node.get("schema") or node.get("schema_name")):
+                    found.add(name.lower())
+    return frozenset(pieces()) if tree["error"] or "query_table" in found else frozenset(found)

@@ -1,0 +1,139 @@
+"""Which columns of which tables a query may read, told from its parse tree; never too few."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from recorder.schema import TABLES
+
+_MADE = {
+    "local": ("local_addr", "local_port"),
+    "peer": ("peer_addr", "peer_port"),
+    "who": ("comm", "pid"),
+}
+"""What the columns are made of that analyzer.sql.views adds, but for what is implied."""
+
+Columns = Mapping[str, frozenset[str]]
+
+_PLAIN_FUNCTIONS = frozenset("generate_series json_each json_tree range repeat unnest".split())
+_EVERY = {name: frozenset(table.names) for name, table in TABLES.items()}
+
+_KNOWN = frozenset(name for names in _EVERY.values() for name in names)
+
+# What is implied wherever rows of these are chosen: by time, or as those of the same socket.
+_IMPLIED = frozenset("cookie netns sample sample_time time valid_from".split())
+
+
+def named_columns(
+    trees: Iterable[str], views: Collection[str], tree_of: Callable[[str], str]
+) -> Columns:
+    """Return the columns, by table, that statements name, as DuckDB writes their trees.
+
+    ``views`` are the names of those that they may name, functions too, of which ``tree_of`` gives
+    the tree. Where a tree leaves it open, all columns are named.
+    """
+    words, named, stars = set[str](), set[str](), set[str]()
+    relations = {*_EVERY, *views, "baseline"}
+    waiting, seen = list(trees), set[str]()
+    try:
+        while waiting:
+            tree = json.loads(waiting.pop())
+            for node in _nodes(tree):
+                if _leaves_open(node):
+                    return _EVERY
+                words |= _words(node)
+                if node.get("type") == "BASE_TABLE":
+                    named.add(str(node["table_name"]).lower())
+                if "function_name" in node:
+                    named.add(str(node["function_name"]).lower())
+                stars |= _starred(node) | _rows_named(node, relations)
+            more = {name for name in views if name in named} - seen
+            seen |= more
+            waiting += map(tree_of, more)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return _EVERY
+    if "baseline" in named:
+        named.add("sockets")
+        stars |= {"sockets"} if "baseline" in stars else set()
+    words.update(column for made in words & _MADE.keys() for column in _MADE[made])
+    return {
+        name: columns if name in stars else columns & (words | _IMPLIED)
+        for name, columns in _EVERY.items()
+        if name in named
+    }
+
+
+def _words(node: Mapping[str, Any]) -> set[str]:
+    words = {value.lower() for value in node.values() if isinstance(value, str)}
+    for value in node.values():
+        if isinstance(value, list):
+            words.update(item.lower() for item in value if isinstance(item, str))
+    return words
+
+
+def _nodes(tree: object) -> Iterator[dict[str, Any]]:
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            yield node
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+
+
+def _leaves_open(node: Mapping[str, Any]) -> bool:
+    """Tell whether what a node reads is not written in it."""
+    kind = node.get("type")
+    if kind in ("SHOW_REF", "PIVOT", "POSITIONAL_REFERENCE") or node.get("ref_type") == "NATURAL":
+        return True
+    if kind == "TABLE_FUNCTION":
+        return str(node["function"]["function_name"]).lower() not in _PLAIN_FUNCTIONS
+    if kind == "BASE_TABLE":  # a file by its name, or columns under other names
+        return not re.fullmatch(r"\w+", str(node["table_name"])) or bool(node["column_name_alias"])
+    return False
+
+
+def _starred(node: Mapping[str, Any]) -> set[str]:
+    """Return the tables of which a SELECT takes whatever columns they have."""
+    if "select_list" not in node or not any(
+        inner.get("class") == "STAR" for inner in _own(list(node.values()))
+    ):
+        return set()
+    tables = (inner for inner in _own(node.get("from_table")) if inner.get("type") == "BASE_TABLE")
+    return {str(table["table_name"]).lower() for table in tables}
+
+
+def _own(tree: object) -> Iterator[dict[str, Any]]:
+    """Yield the nodes of a part of a SELECT, but for those of a SELECT within."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if "select_list" not in node:
+                yield node
+                waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+
+
+def _rows_named(node: Mapping[str, Any], relations: Collection[str]) -> set[str]:
+    """Return the tables of a SELECT named where a column could be: a row of all their columns."""
+    if "select_list" not in node:
+        return set()
+    tables: dict[str, str] = {}
+    for inner in _own(node.get("from_table")):
+        if inner.get("type") == "BASE_TABLE" and str(inner["table_name"]).lower() in relations:
+            name = str(inner["table_name"]).lower()
+            tables |= {name: name, str(inner["alias"]).lower() or name: name}
+    if not tables:
+        return set()
+    columns = {
+        str(inner["column_names"][-1]).lower()
+        for inner in _nodes(node)
+        if inner.get("class") == "COLUMN_REF"
+    }
+    return {tables[name] for name in tables.keys() & columns - _KNOWN}

@@ -1,0 +1,297 @@
+"""The diagnosis: every finding of queries/findings/ asked of a recording, worst first."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING
+
+from analyzer.screen.cells import printable, rows
+from analyzer.sql.catalog import FINDING_COLUMNS, CatalogError, ParameterError, Query, read_findings
+from analyzer.sql.engine import Engine, QueryError
+from analyzer.sql.views import WHOLE, Scope
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+SEVERITIES = ("critical", "warning", "note")
+"""Worst first."""
+
+_TABLES = ("closes", "counters", "owners", "samples", "settings", "sockets")
+
+_STEPS = """
+SELECT
+  step,
+  count(CASE WHEN outcome IN ('ok', 'partial', 'truncated', 'skipped_empty') THEN 1 END) AS seen,
+  CAST(sum(rows) AS BIGINT) AS rows,
+  max_by(outcome, sample) AS outcome,
+  max_by(detail, sample) AS detail
+FROM samples
+GROUP BY step
+"""
+
+_STEPS_OF = {
+    "tcp": ("tcp", "tcp6"),
+    "udp": ("udp", "udp6"),
+    "unix": ("unix",),
+    "closes": ("closes",),
+    "counters": ("counters",),
+    "owners": ("owners",),
+}
+"""The steps of samples of which one at least has to have worked."""
+
+_KINDS = ("tcp", "udp", "unix")
+"""Those of them that are kinds of sockets."""
+
+_EMPTY = "all"
+"""The one step for every table of a namespace without sockets."""
+
+_HINTS = {
+    "sockets": "no sockets are in it",
+    "tcp": "TCP sockets were not recorded",
+    "udp": "UDP sockets were not recorded",
+    "unix": "unix sockets were not recorded",
+    "closes": "the ends of connections were not recorded",
+    "counters": "the kernel's counters were not recorded",
+    "owners": "the processes were not recorded",
+    "limits": "the limits of processes were not recorded",
+    "settings": "the kernel's settings were not recorded",
+    "samples": "what the recorder did was not recorded",
+}
+"""Every word of ``needs``, and what to say where nothing tells the reason."""
+
+_NO_SAMPLE = "no sample lies in that time"
+_MARGIN = " " * 10
+_ALIKE = 5
+"""How many findings of one kind are told in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unchecked:
+    """A finding that could not be looked for, and why."""
+
+    finding: str
+    title: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What was found, worst first; what was looked for; what could not be looked for.
+
+    ``found`` has the columns of FINDING_COLUMNS and ``finding``, the name of its file.
+    """
+
+    found: tuple[Mapping[str, object], ...]
+    checked: tuple[Query, ...]
+    unchecked: tuple[Unchecked, ...]
+
+    def table(self) -> pa.Table:
+        """Return the findings."""
+        import pyarrow as pa
+
+        types = {
+            "VARCHAR": pa.string(),
+            "DOUBLE": pa.float64(),
+            "BIGINT": pa.int64(),
+            "INTEGER": pa.int32(),
+            "TIMESTAMP": pa.timestamp("us"),
+        }
+        schema = pa.schema(
+            [("finding", pa.string()), *((n, types[kind]) for n, kind in FINDING_COLUMNS.items())]
+        )
+        # A time that Python has no word for is one that no kernel gave.
+        times = {field.name for field in schema if pa.types.is_timestamp(field.type)}
+        known = [
+            {n: None if n in times and isinstance(v, str) else v for n, v in row.items()}
+            for row in self.found
+        ]
+        return pa.Table.from_pylist(known, schema=schema)
+
+    def df(self) -> pd.DataFrame:
+        """Return the findings with Arrow's types."""
+        import pandas as pd
+
+        frame: pd.DataFrame = self.table().to_pandas(types_mapper=pd.ArrowDtype)
+        return frame
+
+
+def summarize(
+    engine: Engine,
+    scope: Scope = WHOLE,
+    parameters: Mapping[str, object] | None = None,
+    report: Callable[[int, int], None] = lambda done, of: None,
+) -> Summary:
+    """Look for every finding; ``parameters`` are ``finding.name``.
+
+    ``report`` is told how many findings are done, of how many. Raises CatalogError.
+    """
+    findings = read_findings()
+    given = _by_finding(findings, parameters or {})
+    lacks = lacking(engine, scope)
+    found: list[Mapping[str, object]] = []
+    checked: list[Query] = []
+    unchecked: list[Unchecked] = []
+    for done, finding in enumerate(findings.values()):
+        report(done, len(findings))
+        if why := [lacks[need] for need in finding.needs if need in lacks]:
+            unchecked.append(Unchecked(finding.name, finding.title, why[0]))
+            continue
+        values = finding.values(given.get(finding.name, {}))
+        try:
+            table = engine.table(finding.sql, scope, values)
+        except QueryError as error:  # the others may have more to say
+            unchecked.append(Unchecked(finding.name, finding.title, str(error)))
+            continue
+        if table.schema.names != list(FINDING_COLUMNS):
+            raise CatalogError(f"findings/{finding.name}.sql: its columns are not a finding's")
+        found += (
+            {"finding": finding.name} | dict(zip(FINDING_COLUMNS, row, strict=True))
+            for row in rows(table.to_batches())
+        )
+        checked.append(finding)
+    return Summary(tuple(sorted(found, key=_order)), tuple(checked), tuple(unchecked))
+
+
+def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:
+    """Return what the recording lacks, in words of ``needs``, and why."""
+    steps = {row["step"]: row for row in engine.table(_STEPS, scope).to_pylist()}
+    has = _filled(engine)
+    # A file of sockets alone has no samples; it says of what it has rows, not what was read.
+    if not steps and (has["samples"] or not _filled(engine, scope)["sockets"]):
+        return dict.fromkeys(_HINTS, _NO_SAMPLE if has["sockets"] else _HINTS["sockets"])
+    looked = any(step in steps for kind in _KINDS for step in _STEPS_OF[kind])
+    lacks = {}
+    for need, hint in _HINTS.items():
+        tried = [steps[step] for step in _STEPS_OF.get(need, ()) if step in steps]
+        idle = need in _KINDS and not looked and _EMPTY in steps
+        alone = need in _KINDS and not steps
+        if need in ("closes", "counters") and not has[need] and any(s["rows"] for s in tried):
+            lacks[need] = f"the files of {need} are not there"
+            continue
+        if has.get(need) or idle or alone or any(step["seen"] for step in tried):
+            continue
+        told = [f"{step['outcome']}, {step['detail'] or 'no reason given'}" for step in tried]
+        lacks[need] = f"{hint}: {told[0]}" if told else hint
+    return lacks
+
+
+def _filled(engine: Engine, scope: Scope | None = None) -> Mapping[str, int]:
+    """Return which tables have rows, in the whole recording unless a scope is given."""
+    schema = "raw." if scope is None else ""
+    sources = {table: f"{schema}{table}" for table in _TABLES}
+    sources["limits"] = f"{schema}owners WHERE fd_limit IS NOT NULL"
+    counts = ", ".join(
+        f"(SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT 1) AS one) AS {name}"
+        for name, source in sources.items()
+    )
+    found: dict[str, int] = engine.table(f"SELECT {counts}", scope or WHOLE).to_pylist()[0]
+    return found
+
+
+def lines(
+    summary: Summary,
+    recording: str,
+    *,
+    zone: tzinfo = UTC,
+    width: int | None = None,
+    narrowed: bool = False,
+) -> Iterator[str]:
+    """Yield the summary in words: each finding with what to read next, then what was checked.
+
+    ``recording`` is how a command names it, and the scope; a ``width`` wraps what is longer;
+    ``narrowed`` says that not all of it was looked at. No line can harm a terminal.
+    """
+    if not summary.found:
+        part = " in the part that was asked for" if narrowed else ""
+        yield f"nothing found{part}" if summary.checked else "nothing could be checked"
+    told: Counter[object] = Counter()
+    for row in summary.found:
+        told[row["finding"]] += 1
+        if told[row["finding"]] > _ALIKE:
+            continue
+        yield from _wrapped(f"{row['severity']!s:<{len(_MARGIN)}}{row['sentence']}", width)
+        command = f"sockrec report {row['report']} {recording}"
+        yield printable(f"{_MARGIN}{_when(row, zone)} → {command}")
+    for finding, count in told.items():
+        if count > _ALIKE:
+            yield printable(f"{_MARGIN}and {count - _ALIKE:,} more of {finding}")
+    yield ""
+    if summary.checked:
+        names = ", ".join(finding.name for finding in summary.checked)
+        yield from _wrapped(f"{'checked:':<{len(_MARGIN)}}{names}", width)
+    reasons: dict[str, list[str]] = {}
+    for unchecked in summary.unchecked:
+        reasons.setdefault(unchecked.why, []).append(unchecked.finding)
+    for why, names_of in reasons.items():
+        yield from _wrapped(f"could not check: {', '.join(names_of)} because {why}", width)
+
+
+def _wrapped(text: str, width: int | None) -> list[str]:
+    text = printable(text)
+    if width is None:
+        return [text]
+    return textwrap.wrap(
+        text,
+        max(width, 2 * len(_MARGIN)),
+        subsequent_indent=_MARGIN,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _when(row: Mapping[str, object], zone: tzinfo) -> str:
+    """Return since when until when, of the second only what differs."""
+    times = [time for time in (row["since"], row["until"]) if isinstance(time, datetime)]
+    try:
+        moments = [t.replace(tzinfo=UTC, microsecond=0).astimezone(zone) for t in times]
+    except OverflowError:
+        moments = []
+    if not moments:
+        return "at an unknown time"
+    since, until = (f"{moment:%Y-%m-%d %H:%M:%S}" for moment in (moments[0], moments[-1]))
+    first, last = (_offset(moment) for moment in (moments[0], moments[-1]))
+    if moments[0] == moments[-1]:
+        return f"{since} {first}"
+    if first != last:
+        return f"{since} {first} – {until} {last}"
+    same_day = since[:10] == until[:10]
+    return f"{since} – {until[11:] if same_day else until} {first}"
+
+
+def _offset(moment: datetime) -> str:
+    return moment.isoformat()[-6:] if moment.utcoffset() else "UTC"
+
+
+def _by_finding(
+    findings: Mapping[str, Query], parameters: Mapping[str, object]
+) -> dict[str, dict[str, object]]:
+    given: dict[str, dict[str, object]] = {}
+    for name, value in parameters.items():
+        finding, dot, parameter = name.partition(".")
+        if not dot or finding not in findings:
+            known: Sequence[str] = list(findings)
+            raise ParameterError(f"{name}: give FINDING.NAME; the findings are {', '.join(known)}")
+        given.setdefault(finding, {})[parameter] = value
+    for finding, values in given.items():
+        findings[finding].values(values)
+    return given
+
+
+def _order(row: Mapping[str, object]) -> tuple[object, ...]:
+    severity, score = row["severity"], row["score"]
+    place = SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
+    return (
+        place,
+        -score if isinstance(score, float) else 0.0,
+        str(row["since"]),
+        str(row["finding"]),
+        str(row["subject"]),
+        str(row["pid"]),
+        str(row["netns"]),
+        str(row["sentence"]),
+    )

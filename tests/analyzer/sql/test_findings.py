@@ -1,0 +1,842 @@
+"""Each finding on recordings of known rows: found at its threshold, not found just below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+
+import analyzer
+from analyzer.sql.catalog import FINDING_COLUMNS, read_catalog, read_findings
+from analyzer.sql.views import Scope
+from tests.analyzer.support.recordings import (
+    FACTS,
+    NETNS,
+    Row,
+    Writer,
+    carried,
+    counter,
+    every_table,
+    micros,
+    small,
+    step,
+    tcp,
+    time_of,
+    unix,
+    unowned,
+    write_segment,
+)
+
+Sample = Mapping[str, Any]
+Samples = Sequence[Sample]
+Build = Callable[[bool], Samples]
+
+HOSTILE = "\x1b[31m%s %d\n`|<b>'\";--\u202e{0}"
+OK = [step(name) for name in ("tcp", "udp", "unix", "owners", "counters", "closes")]
+
+TYPES = {
+    "VARCHAR": "string",
+    "DOUBLE": "double",
+    "BIGINT": "int64",
+    "INTEGER": "int32",
+    "TIMESTAMP": "timestamp[us]",
+}
+
+CASES: list[tuple[str, str, Build]] = []
+
+
+def case(build: Build) -> Build:
+    """Take samples that cross a threshold, or stay below; named FINDING__WHAT."""
+    name = build.__name__
+    CASES.append((name.partition("__")[0], name, build))
+    return build
+
+
+def play(path: Path, samples: Samples) -> Path:
+    """Write a recording of these samples."""
+    writer = Writer(path)
+    for sample in samples:
+        writer.sample(**{"steps": OK} | dict(sample))
+    writer.seal()
+    return path
+
+
+def ask(path: Path, name: str, scope: Scope | None = None, **given: Any) -> list[dict[str, Any]]:
+    finding = read_findings()[name]
+    with analyzer.open(path) as opened:
+        rows: list[dict[str, Any]] = opened.engine.table(
+            finding.sql, scope or Scope(), finding.values(given)
+        ).to_pylist()
+    return rows
+
+
+def grown(name: str, by: int, source: str = "netstat") -> tuple[list[Row], list[Row]]:
+    """Return the counters of a sample and of a later one."""
+    return [counter(name, 100, source=source)], [counter(name, 100 + by, source=source)]
+
+
+def sysctl(name: str, value: str) -> Row:
+    return {"name": f"net.ipv4.{name}", "value": value}
+
+
+def client(number: int, state: str = "ESTAB", **columns: Any) -> Row:
+    """Return a connection of app from a local port of its own to a server elsewhere."""
+    ends = {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.2", "peer_port": 8080}
+    own = {"local_port": 40_000 + number, "pid": 7, "comm": "app", "start_us": 1}
+    return tcp(1000 + number, state, **(ends | own | columns))
+
+
+def listener(**columns: Any) -> Row:
+    return tcp(1, "LISTEN", **{"send_q": 128, "peer_addr": "0.0.0.0", "peer_port": 0} | columns)
+
+
+def owner(limit: int | None) -> Row:
+    return {
+        "pid": 7,
+        "start_us": 1,
+        "comm": "app",
+        "fd_limit": limit,
+        "valid_from": time_of(0),
+    }
+
+
+# Accept and SYN queues.
+
+
+@case
+def accept_queue__full_in_two_samples(above: bool) -> Samples:
+    return [{"sockets": [listener(recv_q=q)]} for q in (0, 129, 129 if above else 128, 0)]
+
+
+@case
+def accept_queue__drops_between_samples(above: bool) -> Samples:
+    before, after = grown("TcpExt.ListenOverflows", 1)
+    return [
+        {"sockets": [listener(drops=5)], "counters": before},
+        {"sockets": [listener(drops=6 if above else 5)], "counters": after if above else []},
+    ]
+
+
+@case
+def accept_queue__a_listener_that_is_gone(above: bool) -> Samples:
+    before, after = grown("TcpExt.ListenOverflows", 1)
+    return [{"counters": before}, {"counters": after if above else before}]
+
+
+@case
+def unix_backlog__full_in_two_samples(above: bool) -> Samples:
+    door: Row = {"state": "LISTEN", "send_q": 16, "comm": "dbus", "pid": 5}
+    return [{"sockets": [unix(1, recv_q=q, **door)]} for q in (17, 17 if above else 16, 0)]
+
+
+@case
+def syn_backlog__a_syn_dropped(above: bool) -> Samples:
+    before, after = grown("TcpExt.TCPReqQFullDrop", 1)
+    half = [unowned(20 + n, "SYN-RECV") for n in range(3)]
+    return [
+        {"sockets": [listener()], "counters": before},
+        {"sockets": [listener(), *half], "counters": after if above else []},
+    ]
+
+
+@case
+def syn_backlog__cookies_unless_always(above: bool) -> Samples:
+    before, after = grown("TcpExt.TCPReqQFullDoCookies", 40)
+    always = [sysctl("tcp_syncookies", "1" if above else "2")]
+    return [{"counters": before, "settings": always}, {"counters": after}]
+
+
+# Ports and TIME-WAIT.
+
+
+@case
+def port_exhaustion__of_ten_ports(above: bool) -> Samples:
+    ports = [sysctl("ip_local_port_range", "40000 40009")]
+    used = [client(n) for n in range(8 if above else 7)]
+    return [{"settings": ports}, {"sockets": used}, {"sockets": used[:2]}]
+
+
+@case
+def port_exhaustion__reserved_ports_are_not_there(above: bool) -> Samples:
+    ports = [
+        sysctl("ip_local_port_range", "40000 40009"),
+        sysctl("ip_local_reserved_ports", "80,39990-40001,40003,40009-40020"),
+    ]
+    used = [client(n) for n in ((2, 4, 5, 6, 7) if above else (2, 4, 5, 6))]  # of 6
+    return [{"settings": ports, "sockets": used}]
+
+
+@case
+def port_exhaustion__time_wait_over_loopback_is_used_again(above: bool) -> Samples:
+    ports = [
+        sysctl("ip_local_port_range", "40000 40009"),
+        sysctl("tcp_tw_reuse", "0" if above else "2"),
+    ]
+    ends: Row = {"local_addr": "127.0.0.1", "peer_addr": "127.0.0.1"}
+    used = [client(n, "TIME-WAIT" if n else "ESTAB", **ends) for n in range(10)]
+    return [{"settings": ports, "sockets": used}]
+
+
+@case
+def time_wait__of_ten_ports(above: bool) -> Samples:
+    ports = [sysctl("ip_local_port_range", "40000 40009")]
+    nobody = dict.fromkeys(("pid", "comm", "start_us"))
+    waits = [client(n, "TIME-WAIT", inode=0, **nobody) for n in range(6 if above else 5)]
+    return [{"settings": ports, "sockets": [client(9)]}, {"sockets": waits}]
+
+
+@case
+def time_wait__over_loopback_is_used_again(above: bool) -> Samples:
+    ports = [
+        sysctl("ip_local_port_range", "40000 40009"),
+        sysctl("tcp_tw_reuse", "2"),
+        sysctl("tcp_timestamps", "0" if above else "1"),
+    ]
+    ends: Row = {"local_addr": "127.0.0.1", "peer_addr": "127.0.0.1"}
+    return [{"settings": ports, "sockets": [client(n, "TIME-WAIT", **ends) for n in range(9)]}]
+
+
+@case
+def time_wait__of_ten_buckets(above: bool) -> Samples:
+    most = [
+        sysctl("ip_local_port_range", "32768 60999"),
+        sysctl("tcp_max_tw_buckets", "10"),
+    ]
+    waits = [carried(20 + n, "TIME-WAIT", by="listener") for n in range(8 if above else 7)]
+    return [{"settings": most, "sockets": [listener(), *waits]}]
+
+
+@case
+def time_wait__overflow(above: bool) -> Samples:
+    before, after = grown("TcpExt.TCPTimeWaitOverflow", 3)
+    most = [sysctl("tcp_max_tw_buckets", "100")]
+    waits = [carried(20 + n, "TIME-WAIT", by="listener") for n in range(4)]
+    return [
+        {"settings": most, "sockets": [listener()], "counters": before},
+        {"sockets": [listener(), *waits], "counters": after if above else []},
+    ]
+
+
+def churned(closes: int, kept: int) -> Samples:
+    """Return one close a second of 120 ports, and connections that are kept."""
+    ends = {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.2", "peer_port": 8080}
+    flags = {"netid": "tcp", "connection": True, "sampled": False}
+    ports = [sysctl("ip_local_port_range", "40000 40119")]
+    held = [client(n) for n in range(kept)]
+    return [{"settings": ports, "sockets": held}] + [
+        {
+            "sockets": held,
+            "closes": [{"cookie": 10 + n, "local_port": 40_100 + n} | ends | flags]
+            if n < closes
+            else [],
+        }
+        for n in range(10)
+    ]
+
+
+@case
+def short_connections__a_minute_of_them_is_half_the_ports(above: bool) -> Samples:
+    return churned(10 if above else 9, kept=1)
+
+
+@case
+def short_connections__most_are_short(above: bool) -> Samples:
+    return churned(10, kept=2 if above else 3)
+
+
+@case
+def short_connections__to_a_server_here(above: bool) -> Samples:
+    """Both ends are announced: counted once."""
+    ends = {"local_port": 80, "local_addr": "10.0.0.1", "peer_addr": "10.0.0.9"}
+    flags = {"netid": "tcp", "connection": True, "sampled": False}
+    twice = {"peer_addr": "10.0.0.1", "peer_port": 80, "local_addr": "10.0.0.9"}
+    ports = [sysctl("ip_local_port_range", "40000 40119")]
+    return [
+        {
+            "settings": ports if n == 0 else [],
+            "sockets": [listener(local_addr="0.0.0.0", comm="web", pid=9)],
+            "closes": [
+                {"cookie": 10 + n, "peer_port": 40_000 + n} | ends | flags,
+                {"cookie": 30 + n, "local_port": 40_000 + n} | twice | flags,
+            ]
+            if n or above
+            else [],
+        }
+        for n in range(10)
+    ]
+
+
+# Queues.
+
+
+def later(*numbers: int) -> list[dict[str, Any]]:
+    return [{"number": number} for number in numbers]
+
+
+@case
+def close_wait__for_a_minute(above: bool) -> Samples:
+    waits = [client(n, "CLOSE-WAIT", recv_q=1) for n in range(2)]
+    first, second, last = later(0, 1 if above else 2, 61)
+    return [
+        first | {"sockets": [client(9)], "owners": [owner(100)]},
+        second | {"sockets": [client(9), *waits]},
+        last | {"sockets": [client(9), *waits]},
+    ]
+
+
+@case
+def close_wait__two_of_them(above: bool) -> Samples:
+    waits = [client(n, "CLOSE-WAIT", recv_q=1) for n in range(2 if above else 1)]
+    first, second, last = later(0, 1, 90)
+    return [
+        first | {"sockets": [client(9)]},
+        second | {"sockets": waits},
+        last | {"sockets": waits},
+    ]
+
+
+@case
+def close_wait__growing(above: bool) -> Samples:
+    old = [client(20 + n, "CLOSE-WAIT") for n in range(2)]
+    new = [client(n, "CLOSE-WAIT") for n in range(2)]
+    first, second, last = later(0, 1, 90)
+    return [
+        first | {"sockets": old},
+        second | {"sockets": [*old, *new]},
+        last | {"sockets": [*old, *new] if above else new},
+    ]
+
+
+@case
+def close_wait__that_no_one_has_accepted_is_not_the_process_s(above: bool) -> Samples:
+    waits = [client(n, "CLOSE-WAIT", inode=5 + n if above else 0) for n in range(2)]
+    first, second, last = later(0, 1, 61)
+    return [
+        first | {"sockets": [client(9)]},
+        second | {"sockets": waits},
+        last | {"sockets": waits},
+    ]
+
+
+def full(**columns: Any) -> Row:
+    queue = {"recv_q": 60_000, "rcv_wnd": 0, "rcv_mss": 1448, "rmem_alloc": 90, "rcvbuf": 100}
+    return client(1, **queue | columns)
+
+
+def run_of(stuck: Row, free: Row, samples: int) -> Samples:
+    """Return a sample, so many with a stuck socket, and one more without."""
+    rows = [free, *[stuck] * samples, free]
+    return [{"sockets": [row]} for row in rows]
+
+
+@case
+def reader_stalled__for_five_seconds(above: bool) -> Samples:
+    return run_of(full(bytes_received=60_000), client(1), 6 if above else 5)
+
+
+@case
+def reader_stalled__with_a_closed_window(above: bool) -> Samples:
+    return run_of(full(rcv_wnd=1447 if above else 1448), client(1), 6)
+
+
+@case
+def reader_stalled__with_a_full_buffer_where_the_window_is_not_told(above: bool) -> Samples:
+    return run_of(full(rcv_wnd=None, rmem_alloc=80 if above else 79), client(1), 6)
+
+
+@case
+def reader_stalled__on_end(above: bool) -> Samples:
+    rows = [full()] * 4 + [full() if above else client(1)] + [full()] * 4
+    return [{"sockets": [row]} for row in rows]
+
+
+def persist(**columns: Any) -> Row:
+    queue: Row = {"send_q": 9000, "timer": "persist", "snd_wnd": 0}
+    return client(1, **queue | columns)
+
+
+@case
+def peer_stalled__for_five_seconds(above: bool) -> Samples:
+    return run_of(persist(), client(1), 6 if above else 5)
+
+
+@case
+def peer_stalled__unless_its_reader_is_here(above: bool) -> Samples:
+    reader: Row = {"local_addr": "10.0.0.2", "local_port": 8080, "peer_addr": "10.0.0.1"}
+    inner = full(**reader, peer_port=40_001, comm="slow", pid=8) | {"cookie": 77}
+    return [{"sockets": [persist(), *([] if above else [inner])]} for _ in range(6)]
+
+
+def unsent(**columns: Any) -> Row:
+    """Return a connection whose data is retransmitted in vain."""
+    tries: Row = {"backoff": 3, "retransmits": 3, "timer": "on", "send_q": 4096, "bytes_acked": 100}
+    return client(1, **tries | columns)
+
+
+@case
+def network_stall__for_five_seconds(above: bool) -> Samples:
+    return run_of(unsent(), client(1, bytes_acked=5000), 6 if above else 5)
+
+
+@case
+def network_stall__without_any_acknowledgement(above: bool) -> Samples:
+    return [{"sockets": [unsent(bytes_acked=100 if above else 100 + n)]} for n in range(8)]
+
+
+@case
+def network_stall__is_not_a_closed_window(above: bool) -> Samples:
+    return run_of(unsent(timer="on" if above else "persist"), client(1), 8)
+
+
+@case
+def network_stall__of_data_not_of_a_fin(above: bool) -> Samples:
+    return run_of(unsent(state="FIN-WAIT-1", send_q=2 if above else 1), client(1), 8)
+
+
+@case
+def retransmits__three_percent(above: bool) -> Samples:
+    sent: Row = {"bytes_sent": 1_000_000, "bytes_retrans": 30_000 if above else 29_999}
+    return [{"sockets": [client(9)]}, {"sockets": [client(1, total_retrans=100, **sent)]}]
+
+
+@case
+def retransmits__a_hundred_segments(above: bool) -> Samples:
+    sent: Row = {"bytes_sent": 1_000_000, "bytes_retrans": 100_000}
+    again = 100 if above else 99
+    return [{"sockets": [client(9)]}, {"sockets": [client(1, total_retrans=again, **sent)]}]
+
+
+@case
+def retransmits__while_recorded(above: bool) -> Samples:
+    """What a connection had lost before is not of this recording."""
+    before: Row = {"total_retrans": 900, "bytes_sent": 9_000_000, "bytes_retrans": 900_000}
+    after: Row = {"total_retrans": 1000, "bytes_sent": 10_000_000, "bytes_retrans": 1_000_000}
+    return [{"sockets": [client(1, **row)]} for row in ((before, after) if above else [after] * 2)]
+
+
+@case
+def unanswered__for_three_seconds(above: bool) -> Samples:
+    syn = client(1, "SYN-SENT", send_q=1)
+    return [{"sockets": [syn]} for _ in range(4 if above else 3)]
+
+
+@case
+def unanswered__two_retransmissions(above: bool) -> Samples:
+    return [{"sockets": [client(n, "SYN-SENT", retrans=2 if above else 1) for n in range(3)]}]
+
+
+# Limits of a process and of the host.
+
+
+@case
+def descriptor_leak__four_fifths_of_the_limit(above: bool) -> Samples:
+    held = [client(n, owner_by="fd") for n in range(80 if above else 79)]
+    return [{"sockets": held, "owners": [owner(100)]}, {"sockets": held[:60]}]
+
+
+@case
+def descriptor_leak__that_never_falls(above: bool) -> Samples:
+    counts = range(1, 22, 2) if above else [*range(1, 20, 2), 20]  # 20 more of 100, or 19
+    return [
+        {
+            "sockets": [client(n, owner_by="fd") for n in range(count)],
+            "owners": [owner(100)] if place == 0 else [],
+        }
+        for place, count in enumerate(counts)
+    ]
+
+
+@case
+def descriptor_leak__but_not_one_that_comes_and_goes(above: bool) -> Samples:
+    counts = [10, 20, 30, 40, 50, 60] if above else [10, 60, 10, 60, 10, 60]
+    return [
+        {
+            "sockets": [client(n, owner_by="fd") for n in range(count)],
+            "owners": [owner(100)] if place == 0 else [],
+        }
+        for place, count in enumerate(counts)
+    ]
+
+
+@case
+def descriptor_leak__that_goes_on(above: bool) -> Samples:
+    counts = [5 * n for n in range(1, 13)] if above else [10, 20, 30, 40, 50, 60, *[60] * 6]
+    return [
+        {
+            "sockets": [client(n, owner_by="fd") for n in range(count)],
+            "owners": [owner(100)] if place == 0 else [],
+        }
+        for place, count in enumerate(counts)
+    ]
+
+
+def datagrams(drops: int, **columns: Any) -> Row:
+    own = {"netid": "udp", "local_port": 53, "recv_q": 900, "rcvbuf": 1000, "comm": "named"}
+    return tcp(5, "UNCONN", **own | {"drops": drops} | columns)
+
+
+@case
+def udp_drops__ten(above: bool) -> Samples:
+    before, after = grown("Udp.RcvbufErrors", 10, "snmp")
+    received, more = grown("Udp.InDatagrams", 990, "snmp")
+    return [
+        {"sockets": [datagrams(7)], "counters": before + received},
+        {"sockets": [datagrams(17 if above else 16)], "counters": after + more},
+    ]
+
+
+@case
+def udp_drops__at_a_full_buffer_only(above: bool) -> Samples:
+    """A socket's own filter drops too."""
+    before, after = grown("Udp.RcvbufErrors", 1 if above else 0, "snmp")
+    return [
+        {"sockets": [datagrams(0)], "counters": before},
+        {"sockets": [datagrams(500)], "counters": after},
+    ]
+
+
+@case
+def udp_drops__of_a_socket_that_is_gone(above: bool) -> Samples:
+    before, after = grown("Udp.RcvbufErrors", 10 if above else 9, "snmp")
+    received, more = grown("Udp.InDatagrams", 5, "snmp")
+    return [{"counters": before + received}, {"counters": after + more}]
+
+
+@case
+def failed_attempts__a_quarter(above: bool) -> Samples:
+    failed, more_failed = grown("Tcp.AttemptFails", 50, "snmp")
+    opened, more_opened = grown("Tcp.ActiveOpens", 200 if above else 201, "snmp")
+    return [{"counters": failed + opened}, {"counters": more_failed + more_opened}]
+
+
+@case
+def failed_attempts__fifty(above: bool) -> Samples:
+    failed, more_failed = grown("Tcp.AttemptFails", 50 if above else 49, "snmp")
+    opened, more_opened = grown("Tcp.ActiveOpens", 60, "snmp")
+    return [{"counters": failed + opened}, {"counters": more_failed + more_opened}]
+
+
+@case
+def failed_attempts__but_not_the_probes_of_others(above: bool) -> Samples:
+    failed, more_failed = grown("Tcp.AttemptFails", 80, "snmp")
+    opened, more_opened = grown("Tcp.ActiveOpens", 80 if above else 79, "snmp")
+    return [{"counters": failed + opened}, {"counters": more_failed + more_opened}]
+
+
+@case
+def orphans__half_of_the_limit(above: bool) -> Samples:
+    most = [sysctl("tcp_max_orphans", "100")]
+    values = (10, 50 if above else 49)
+    return [
+        {
+            "counters": [counter("TCP.orphan", n, source="sockstat")],
+            "settings": most if n == 10 else [],
+        }
+        for n in values
+    ]
+
+
+@case
+def orphans__aborts(above: bool) -> Samples:
+    before, after = grown("TcpExt.TCPAbortOnMemory", 1 if above else 0)
+    return [{"counters": before}, {"counters": after}]
+
+
+@case
+def tcp_memory__from_where_the_kernel_saves(above: bool) -> Samples:
+    held: Row = {
+        "rmem_alloc": 800_000,
+        "fwd_alloc": 1,
+        "optmem": 0,
+        "wmem_alloc": 0,
+        "wmem_queued": 5,
+    }
+    pages = counter("TCP.mem", 200 if above else 199, source="sockstat")
+    return [
+        {
+            "sockets": [client(1, **held)],
+            "counters": [pages],
+            "settings": [sysctl("tcp_mem", "100 200 300")],
+        }
+    ]
+
+
+@case
+def tcp_memory__pressure(above: bool) -> Samples:
+    before, after = grown("TcpExt.TCPMemoryPressures", 1 if above else 0)
+    pages = counter("TCP.mem", 20, source="sockstat")
+    settings = [sysctl("tcp_mem", "100 200 300")]
+    return [{"counters": [*before, pages], "settings": settings}, {"counters": after}]
+
+
+def tracked(**values: int) -> list[Row]:
+    return [counter(name, value, source="nf_conntrack") for name, value in values.items()]
+
+
+@case
+def conntrack__four_fifths(above: bool) -> Samples:
+    return [{"counters": tracked(count=80 if above else 79, max=100)}]
+
+
+@case
+def conntrack__drops(above: bool) -> Samples:
+    return [
+        {"counters": tracked(count=10, max=100, drop=5, early_drop=0)},
+        {"counters": tracked(drop=6) if above else []},
+    ]
+
+
+# The recording itself.
+
+
+@case
+def coverage__late_samples(above: bool) -> Samples:
+    late = [step("tcp", late_us=100_001)]
+    return [{"steps": late if n < (3 if above else 2) else OK} for n in range(30)]
+
+
+@case
+def coverage__samples_left_out(above: bool) -> Samples:
+    left_out = [step("tcp", skipped=3 if above else 2)]
+    return [{"steps": left_out if n == 5 else OK} for n in range(18)]
+
+
+@case
+def coverage__lost_announcements(above: bool) -> Samples:
+    return [{"steps": [step("tcp"), step("closes", rows=999 if above else 1000, lost=1)]}]
+
+
+@case
+def coverage__a_table_cut_short(above: bool) -> Samples:
+    outcome = "truncated" if above else "unavailable"
+    return [{"steps": [step("tcp"), step("udp", outcome=outcome)]}]
+
+
+@case
+def coverage__processes_that_may_not_be_read(above: bool) -> Samples:
+    return [{"steps": [step("tcp"), step("owners", rows=9, denied=1 if above else 0)]}]
+
+
+@case
+def coverage__a_namespace_that_could_not_be_entered(above: bool) -> Samples:
+    other = {"netns": NETNS + 1, "entered": not above, "valid_from": time_of(0)}
+    return [{"steps": OK, "namespaces": [other]}]
+
+
+IDS = [name for _, name, _ in CASES]
+
+
+def test_every_finding_has_cases() -> None:
+    assert {finding for finding, _, _ in CASES} == set(read_findings())
+
+
+@pytest.mark.parametrize(("finding", "name", "build"), CASES, ids=IDS)
+def test_a_threshold(
+    finding: str, name: str, build: Build, tmp_path: Path, snapshot: SnapshotAssertion
+) -> None:
+    assert ask(play(tmp_path / "below", build(False)), finding) == []
+    found = ask(play(tmp_path / "above", build(True)), finding)
+    assert len(found) == 1
+    row = found[0]
+    assert row["severity"] in ("critical", "warning", "note")
+    assert 0 <= row["score"] <= 1
+    assert time_of(0) <= row["since"] <= row["until"]
+    assert None not in (row["subject"], row["measured"], row["threshold"])
+    assert row["report"] in read_catalog()
+    shown = {key: row[key] for key in FINDING_COLUMNS if key not in ("since", "until")}
+    assert shown | {"s": (row["until"] - row["since"]).total_seconds()} == snapshot
+
+
+@pytest.mark.parametrize("name", read_findings())
+def test_the_columns_of_a_finding_and_the_report_it_names(name: str, tmp_path: Path) -> None:
+    small(tmp_path / "r")
+    finding = read_findings()[name]
+    with analyzer.open(tmp_path / "r") as opened:
+        schema = opened.engine.table(finding.sql, Scope(), finding.values({})).schema
+    assert schema.names == list(FINDING_COLUMNS)
+    assert [str(kind) for kind in schema.types] == [TYPES[k] for k in FINDING_COLUMNS.values()]
+    for parameter in finding.params:
+        assert len(parameter.doc) > 60, f"{parameter.name}: why this threshold?"
+
+
+@pytest.mark.parametrize("kind", ["sockets", "old", "empty", "every"])
+def test_findings_run_on_whatever_there_is(kind: str, tmp_path: Path) -> None:
+    """A file of sockets alone, a recording of version 1, one without rows, one of every table."""
+    path = tmp_path / "r"
+    if kind == "sockets":
+        rows = [{"sample": 0, "sample_time": time_of(0), "netns": NETNS} | tcp(1)]
+        path = tmp_path / "sockets.parquet"
+        write_segment(path, "sockets", rows, FACTS)
+    elif kind == "old":
+        small(path, version=1)
+    elif kind == "empty":
+        Writer(path)
+    else:
+        every_table(path)
+    with analyzer.open(path) as opened:
+        for finding in read_findings().values():
+            table = opened.engine.table(finding.sql, Scope(), finding.values({}))
+            assert table.to_pylist() == [], finding.name
+
+
+FIRST = {finding: (finding, name, build) for finding, name, build in reversed(CASES)}
+
+
+@pytest.mark.parametrize(("finding", "name", "build"), FIRST.values(), ids=FIRST)
+def test_a_finding_bears_a_hostile_name(
+    finding: str, name: str, build: Build, tmp_path: Path
+) -> None:
+    """The text of a process's name is neither SQL nor a format."""
+    samples = [
+        dict(sample)
+        | {
+            table: [row | {"comm": HOSTILE} if row.get("comm") else row for row in sample[table]]
+            for table in ("sockets", "closes", "owners", "unexplained")
+            if table in sample
+        }
+        for sample in build(True)
+    ]
+    (row,) = ask(play(tmp_path / "r", samples), finding)
+    assert row["comm"] in (HOSTILE, None)
+    assert (HOSTILE in row["sentence"]) == (row["comm"] is not None)
+
+
+def test_an_unknown_process_is_called_so(tmp_path: Path) -> None:
+    nobody = dict.fromkeys(("pid", "comm", "start_us"))
+    path = play(tmp_path / "r", run_of(full(**nobody), client(1), 8))
+    (row,) = ask(path, "reader_stalled")
+    assert row["sentence"].startswith("an unknown process does not read fast enough")
+    assert (row["pid"], row["comm"]) == (None, None)
+
+
+def test_a_listener_that_drops_for_another_reason_is_not_full(tmp_path: Path) -> None:
+    still = [counter("TcpExt.ListenOverflows", 4, source="netstat")]
+    rows = [listener(drops=0), listener(drops=900)]
+    samples = [{"sockets": [row], "counters": still} for row in rows]
+    assert ask(play(tmp_path / "r", samples), "accept_queue") == []
+    without = [{"sockets": [row]} for row in rows]
+    (found,) = ask(play(tmp_path / "unknown", without), "accept_queue")
+    assert found["sentence"].endswith("900 connection attempts dropped")
+
+
+def test_a_listener_has_dropped_no_more_than_the_kernel_counts(tmp_path: Path) -> None:
+    """Its own count has packets that it threw away for other reasons."""
+    names = ("TcpExt.ListenOverflows", "TcpExt.ListenDrops")
+    samples = [
+        {
+            "sockets": [listener(drops=drops)],
+            "counters": [counter(name, value, source="netstat") for name in names],
+        }
+        for drops, value in ((0, 0), (103, 97))
+    ]
+    (found,) = ask(play(tmp_path / "r", samples), "accept_queue")
+    assert found["sentence"].endswith(" 97 connection attempts dropped")
+
+
+@pytest.mark.parametrize("wildcard", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+def test_what_a_full_accept_queue_here_swallows_is_told_once(
+    wildcard: bool, full: bool, tmp_path: Path
+) -> None:
+    """Its clients see silence, data that is not acknowledged, and retransmissions."""
+    place = {"local_addr": "0.0.0.0" if wildcard else "10.0.0.2", "local_port": 8080}
+    door = listener(**place, recv_q=129 if full else 128, comm="hung", pid=3)
+    half = unowned(5, "SYN-RECV") | {"local_addr": "10.0.0.2", "local_port": 8080}
+    lost: Row = {"total_retrans": 150, "bytes_sent": 1000, "bytes_retrans": 900}
+    clients = [client(1, "SYN-SENT"), unsent(), client(2, **lost)]
+    clients[1]["cookie"] = 2001
+    samples = [{"sockets": [door]}] + [{"sockets": [door, half, *clients]} for _ in range(8)]
+    path = play(tmp_path / "r", samples)
+    others = ("network_stall", "unanswered", "retransmits")
+    assert [len(ask(path, name)) for name in ("accept_queue", *others)] == (
+        [1, 0, 0, 0] if full else [0, 1, 1, 1]
+    )
+
+
+LEVELS = [
+    # A rise from the beginning's level, from none, with a false start, and none at all.
+    ((2, 2, 2, 4, 6, 8, 8), 3),
+    ((0, 0, 3, 6, 8, 8, 8), 2),
+    ((2, 5, 2, 2, 6, 8, 8), 4),
+    ((2, 3, 5, 8, 2, 2, 2), 1),
+    ((8, 8, 8, 8, 8, 8, 8), 0),
+    # It was near its limit before it rose on.
+    ((8, 8, 8, 9, 9, 9, 9), 0),
+]
+
+
+@pytest.mark.parametrize(("levels", "since"), LEVELS)
+@pytest.mark.parametrize("limit", ["ports", "waiting", "buckets", "descriptors"])
+def test_a_finding_begins_with_the_rise_to_the_limit(
+    limit: str, levels: tuple[int, ...], since: int, tmp_path: Path
+) -> None:
+    """Not when the threshold was passed."""
+    settings = [sysctl("ip_local_port_range", "40000 40009")]
+    if limit == "buckets":
+        settings = [sysctl("tcp_max_tw_buckets", "10")]
+    state = "ESTAB" if limit in ("ports", "descriptors") else "TIME-WAIT"
+    samples: Samples = [
+        {
+            "sockets": [listener(owner_by=None, pid=1), *(client(n, state) for n in range(level))],
+            "settings": settings,
+            "owners": [owner(10)],
+        }
+        for level in levels
+    ]
+    name = {"ports": "port_exhaustion", "descriptors": "descriptor_leak"}.get(limit, "time_wait")
+    (row,) = ask(play(tmp_path / "r", samples), name)
+    assert row["since"] == time_of(since)
+    assert row["until"] >= row["since"]
+
+
+def test_drops_before_the_scope_do_not_count(tmp_path: Path) -> None:
+    """The sample before --from is the baseline, and only that."""
+    samples = [{"sockets": [datagrams(drops)]} for drops in (0, 500, 530)]
+    path = play(tmp_path / "r", samples)
+    (found,) = ask(path, "udp_drops", Scope(start=micros(time_of(2))))
+    assert found["measured"] == 30
+
+
+def test_several_processes_of_one_name_are_told_as_that(tmp_path: Path) -> None:
+    ports = [sysctl("ip_local_port_range", "40000 40009")]
+    used = [client(n, pid=70 + n % 3, comm="php-fpm") for n in range(10)]
+    (row,) = ask(play(tmp_path / "r", [{"settings": ports, "sockets": used}]), "port_exhaustion")
+    assert (row["pid"], row["comm"], row["severity"]) == (None, "php-fpm", "critical")
+    assert row["sentence"].startswith("php-fpm (3 processes) uses up the local ports")
+
+
+@pytest.mark.parametrize("finding", ["time_wait", "port_exhaustion"])
+@pytest.mark.parametrize("carried_over", [0, 3])
+def test_who_is_not_guessed_of_two(finding: str, carried_over: int, tmp_path: Path) -> None:
+    """A few rows whose owner was carried over do not tell who made the others."""
+    ports = [sysctl("ip_local_port_range", "40000 40009")]
+    nobody = dict.fromkeys(("pid", "comm", "start_us"))
+    waits = [client(n, "TIME-WAIT") | (nobody if n >= carried_over else {}) for n in range(8)]
+    others = [client(8), client(9, comm="other", pid=8)]
+    (row,) = ask(play(tmp_path / "r", [{"settings": ports, "sockets": others + waits}]), finding)
+    assert row["sentence"].startswith("an unknown process ")
+    assert row["pid"] is None
+    (row,) = ask(
+        play(
+            tmp_path / "one",
+            [{"settings": ports, "sockets": waits + others[:1]}],
+        ),
+        finding,
+    )
+    assert row["sentence"].startswith("app (pid 7), the only one seen connected there, ")
+
+
+def test_a_threshold_is_a_parameter(tmp_path: Path) -> None:
+    path = play(tmp_path / "r", reader_stalled__for_five_seconds(False))
+    assert ask(path, "reader_stalled", seconds=4.0, intervals=1.0)
+    assert not ask(path, "reader_stalled", seconds=4.0, intervals=4.5)
+
+
+def test_a_socket_that_a_rotation_left_out_stalls_on(tmp_path: Path) -> None:
+    """A namespace whose turn comes in every third sample only: its looks follow on each other."""
+    samples = [{"sockets": [full()], "number": 3 * n} for n in range(4)]
+    (row,) = ask(play(tmp_path / "r", samples), "reader_stalled")
+    assert row["measured"] == 9

@@ -1,0 +1,81 @@
+"""Every report on every sample: what it says there, and that it says it whole."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+
+import analyzer
+from analyzer.screen.render import Format, write
+from analyzer.sql.catalog import find_report, read_catalog
+
+SAMPLES = Path(__file__).parents[3] / "samples"
+NAMES = sorted(path.parent.name for path in SAMPLES.glob("*/truth.json"))
+TOP = 4
+
+
+def test_there_are_the_ten_incidents() -> None:
+    assert NAMES == [
+        "accept_overflow",
+        "close_wait_leak",
+        "descriptor_leak",
+        "healthy",
+        "port_exhaustion",
+        "short_connections",
+        "slow_reader",
+        "stalled_sender",
+        "time_wait_storm",
+        "udp_drops",
+    ]
+
+
+def truth(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((SAMPLES / name / "truth.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("report", read_catalog())
+@pytest.mark.parametrize("sample", NAMES)
+def test_a_report_says_what_it_said(sample: str, report: str, snapshot: SnapshotAssertion) -> None:
+    out = io.StringIO()
+    with analyzer.open(SAMPLES / sample / "recording") as opened:
+        answer = opened.report(report, top=TOP)
+        with answer.batches() as (schema, batches):
+            rows = list(batches)
+            assert schema.names == list(find_report(report).columns)
+            write(schema, rows, Format.csv, out)
+    if any(batch.num_rows for batch in rows):
+        assert out.getvalue() == snapshot
+
+
+@pytest.mark.parametrize("report", ["time_wait", "port_exhaustion"])
+def test_a_condition_that_leaves_out_listeners_makes_no_server_a_client(report: str) -> None:
+    with analyzer.open(SAMPLES / "short_connections" / "recording") as opened:
+        whole = opened.report(report, top=0).table()
+        assert opened.report(report, top=0, where="peer_port > 0").table() == whole
+
+
+NUMBERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "accept_queue": ("listen_queues", "queue_peak", {}),
+    "close_wait": ("close_wait", "oldest_s", {}),
+    "descriptor_leak": ("process_sockets", "peak", {"by": "process"}),
+    "port_exhaustion": ("port_exhaustion", "peak", {}),
+    "time_wait": ("time_wait", "sockets", {"interval": 1e6}),
+    "udp_drops": ("udp_drops", "drops", {}),
+}
+"""Where the report of a finding has the number that was measured."""
+
+
+@pytest.mark.parametrize("sample", NAMES)
+def test_a_findings_number_is_that_of_the_report_it_names(sample: str) -> None:
+    with analyzer.open(SAMPLES / sample / "recording") as opened:
+        for row in opened.summary().table().to_pylist():
+            if row["finding"] not in NUMBERS:
+                continue
+            report, column, given = NUMBERS[row["finding"]]
+            assert row["report"] == report
+            values = opened.report(report, top=0, **given).table().column(column).to_pylist()
+            assert round(row["measured"], 1) in values

@@ -1,0 +1,448 @@
+"""The diagnosis: the truth of every sample first, what could not be checked, order and text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+
+import analyzer
+from analyzer.sql.catalog import FINDING_COLUMNS, ParameterError, Query, read_findings
+from analyzer.sql.summary import SEVERITIES, Summary, Unchecked, lacking, lines
+from analyzer.sql.views import Scope
+from tests.analyzer.support.recordings import (
+    FACTS,
+    NETNS,
+    Row,
+    Writer,
+    counter,
+    micros,
+    small,
+    step,
+    tcp,
+    time_of,
+    unix,
+    write_segment,
+)
+
+SAMPLES = Path(__file__).resolve().parents[3] / "samples"
+INCIDENTS = (
+    "time_wait_storm close_wait_leak accept_overflow slow_reader stalled_sender port_exhaustion "
+    "short_connections descriptor_leak udp_drops healthy"
+).split()
+
+# What else is true of an incident and may be told after its cause.
+RELATED = {"time_wait_storm": {"short_connections"}}
+
+Numbers = Mapping[str, Any]
+TOLD: Mapping[str, Callable[[Numbers], list[tuple[float, float]]]] = {
+    "time_wait_storm": lambda n: [(n["opened"], 0.01), (n["ports"], 0), (n["ports_percent"], 0.02)],
+    "close_wait_leak": lambda n: [(n["leaked"], 0)],
+    "accept_overflow": lambda n: [(n["listen_overflows"], 0.01), (n["backlog"], 0)],
+    "slow_reader": lambda n: [(n["bytes_read_slowly"] / 1000, 0.15)],
+    "stalled_sender": lambda n: [(n["send_q_at_end"] / 1000, 0.001)],
+    "port_exhaustion": lambda n: [(n["held"], 0), (n["ports"], 0)],
+    "short_connections": lambda n: [(n["opened"], 0.005)],
+    "descriptor_leak": lambda n: [(n["leaked"], 0.01), (n["limit"], 0)],
+    "udp_drops": lambda n: [(n["dropped"], 0.001)],
+}
+"""What the sentence has to say of the numbers that the workload itself knows, and how exactly."""
+
+
+def summary(path: Path, **options: Any) -> Summary:
+    with analyzer.open(path) as opened:
+        return opened.summary(**options)
+
+
+@cache
+def diagnosis(incident: str, end: str | None = None) -> Summary:
+    return summary(SAMPLES / incident / "recording", end=end)
+
+
+def numbers_in(sentence: str) -> list[float]:
+    return [
+        float(text.replace(",", "")) for text in re.findall(r"[0-9][0-9,]*(?:\.\d+)?", sentence)
+    ]
+
+
+def truth_of(incident: str) -> dict[str, Any]:
+    truth = SAMPLES / incident / "truth.json"
+    if not truth.exists():
+        pytest.skip(f"needs samples/{incident}: make samples, as root")
+    known: dict[str, Any] = json.loads(truth.read_text())
+    return known
+
+
+@pytest.mark.parametrize("incident", INCIDENTS)
+def test_a_sample_s_culprit_comes_first_and_nothing_is_false(incident: str) -> None:
+    truth = truth_of(incident)
+    found = diagnosis(incident).found
+    if truth["finding"] is None:
+        assert found == ()
+        return
+    first = found[0]
+    assert [first[key] for key in ("finding", "comm", "pid", "subject")] == [
+        truth[key] for key in ("finding", "comm", "pid", "subject")
+    ]
+    assert {row["finding"] for row in found[1:]} <= RELATED.get(incident, set())
+    sentence = cast(str, first["sentence"])
+    assert f"{truth['comm']} (pid {truth['pid']})" in sentence
+    assert truth["subject"] in sentence
+    for wanted, tolerance in TOLD[incident](truth["numbers"]):
+        said = numbers_in(sentence)
+        assert any(abs(n - wanted) <= tolerance * wanted for n in said), (wanted, sentence)
+    began = datetime.fromtimestamp(truth["numbers"]["began_us"] / 1e6, UTC).replace(tzinfo=None)
+    since = cast(datetime, first["since"])
+    assert since >= began - timedelta(seconds=1.5), "told of the healthy beginning"
+
+
+@pytest.mark.parametrize("incident", INCIDENTS)
+def test_everything_is_checked_in_a_sample(incident: str) -> None:
+    truth_of(incident)
+    assert diagnosis(incident).unchecked == ()
+
+
+@pytest.mark.parametrize("incident", INCIDENTS)
+def test_the_healthy_beginning_of_a_sample_is_healthy(incident: str) -> None:
+    truth_of(incident)
+    assert [row["sentence"] for row in diagnosis(incident, "+5s").found] == []
+
+
+# What could not be checked.
+
+
+def reasons(path: Path, **options: Any) -> dict[str, str]:
+    return {u.finding: u.why for u in summary(path, **options).unchecked}
+
+
+def test_a_whole_recording_lacks_nothing(tmp_path: Path) -> None:
+    whole(tmp_path / "r")
+    assert reasons(tmp_path / "r") == {}
+
+
+def whole(path: Path, **tables: Any) -> Writer:
+    """Write three samples of a busy listener with every table that findings need."""
+    writer = Writer(path)
+    steps = [step(n) for n in ("tcp", "udp", "unix", "owners", "counters", "closes")]
+    for sample in range(3):
+        writer.sample(
+            [tcp(1, "LISTEN", send_q=16, recv_q=17 * min(sample, 1)), unix(2)],
+            steps=tables.get("steps", steps),
+            owners=[{"pid": 100, "start_us": 5_000_000, "comm": "nginx", "fd_limit": 1024}]
+            if sample == 0
+            else [],
+            settings=[{"name": "net.ipv4.ip_local_port_range", "value": "32768 60999"}]
+            if sample == 0
+            else [],
+            counters=[counter("Tcp.PassiveOpens", 10 * sample)],
+        )
+    writer.seal()  # a segment is read in less time than a journal
+    return writer
+
+
+def test_what_was_not_recorded_is_said(tmp_path: Path) -> None:
+    small(tmp_path / "r")
+    assert reasons(tmp_path / "r") == {
+        "conntrack": "the kernel's counters were not recorded",
+        "descriptor_leak": "the limits of processes were not recorded",
+        "failed_attempts": "the kernel's counters were not recorded",
+        "orphans": "the kernel's counters were not recorded",
+        "port_exhaustion": "the kernel's settings were not recorded",
+        "short_connections": "the ends of connections were not recorded",
+        "syn_backlog": "the kernel's counters were not recorded",
+        "tcp_memory": "the kernel's counters were not recorded",
+        "time_wait": "the kernel's settings were not recorded",
+    }
+
+
+def test_why_the_kernel_did_not_show_it_is_said(tmp_path: Path) -> None:
+    steps = [
+        step("tcp"),
+        step("udp", outcome="unavailable", detail="No such file or directory"),
+        step("udp6", outcome="skipped_empty"),
+        step("unix", outcome="error"),
+        step("owners", outcome="partial"),
+        step("counters"),
+        step("closes", outcome="unavailable", detail="not permitted"),
+    ]
+    whole(tmp_path / "r", steps=steps)
+    assert reasons(tmp_path / "r") == {
+        "unix_backlog": "unix sockets were not recorded: error, no reason given",
+        "short_connections": "the ends of connections were not recorded: "
+        "unavailable, not permitted",
+    }
+
+
+def test_a_namespace_without_sockets_is_checked(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    writer.sample([], steps=[step("all", outcome="skipped_empty"), step("counters")])
+    with analyzer.open(tmp_path / "r") as opened:
+        assert {"tcp", "udp", "unix"}.isdisjoint(lacking(opened.engine))
+
+
+def test_what_was_left_out_on_purpose_is_not_taken_for_empty(tmp_path: Path) -> None:
+    """``-A tcp`` beside a namespace without sockets."""
+    steps = [step("tcp"), step("all", outcome="skipped_empty", netns=NETNS + 1)]
+    writer = Writer(tmp_path / "r")
+    writer.sample([tcp(1)], steps=steps)
+    with analyzer.open(tmp_path / "r") as opened:
+        lacks = lacking(opened.engine)
+    assert lacks["udp"] == "UDP sockets were not recorded"
+    assert "tcp" not in lacks
+
+
+def test_a_table_that_was_always_another_s_turn_was_not_seen(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    writer.sample([], steps=[step("tcp", outcome="rotated")])
+    with analyzer.open(tmp_path / "r") as opened:
+        assert lacking(opened.engine)["tcp"].startswith("TCP sockets were not recorded: rotated")
+
+
+def test_a_file_of_sockets_alone_is_checked_for_what_it_can_tell(tmp_path: Path) -> None:
+    full = {"recv_q": 17, "send_q": 16}
+    rows = [
+        {"sample": n, "sample_time": time_of(n), "netns": NETNS} | tcp(1, "LISTEN", **full)
+        for n in range(3)
+    ]
+    path = tmp_path / "sockets.parquet"
+    write_segment(path, "sockets", rows, FACTS)
+    found = summary(path)
+    assert [row["finding"] for row in found.found] == ["accept_queue"]
+    assert {u.finding for u in found.unchecked} == {
+        "conntrack",
+        "coverage",
+        "descriptor_leak",
+        "failed_attempts",
+        "orphans",
+        "port_exhaustion",
+        "short_connections",
+        "syn_backlog",
+        "tcp_memory",
+        "time_wait",
+    }
+
+
+def test_a_time_without_a_sample_is_no_healthy_one(tmp_path: Path) -> None:
+    whole(tmp_path / "r")
+    found = summary(tmp_path / "r", start="+60s")
+    assert found.found == ()
+    assert {u.why for u in found.unchecked} == {"no sample lies in that time"}
+    assert next(lines(found, "r")) == "nothing could be checked"
+    Writer(tmp_path / "empty")
+    assert set(reasons(tmp_path / "empty").values()) == {"no sockets are in it"}
+
+
+# Parameters, scope and order.
+
+
+def test_a_parameter_is_named_with_its_finding(tmp_path: Path) -> None:
+    whole(tmp_path / "r")
+    path = tmp_path / "r"
+    assert [row["finding"] for row in summary(path).found] == ["accept_queue"]
+    assert summary(path, parameters={"accept_queue.full_samples": 3}).found == ()
+    assert summary(path, parameters={"accept_queue.full_samples": "3"}).found == ()
+    for wrong, said in {
+        "full_samples": "full_samples: give FINDING.NAME; the findings are accept_queue, ",
+        "accept.full_samples": "give FINDING.NAME",
+        "accept_queue.samples": "accept_queue has no parameter 'samples': it has full_samples, ",
+    }.items():
+        with pytest.raises(ParameterError, match=re.escape(said)):
+            summary(path, parameters={wrong: 3})
+    with pytest.raises(ParameterError, match="a BIGINT is wanted"):
+        summary(path, parameters={"accept_queue.full_samples": "many"})
+
+
+def test_a_scope_bounds_what_is_looked_at(tmp_path: Path) -> None:
+    whole(tmp_path / "r")
+    assert summary(tmp_path / "r", end="+2s").found == ()
+    assert summary(tmp_path / "r", where="local_port = 81").found == ()
+    assert len(summary(tmp_path / "r", where="comm = 'nginx'").found) == 1
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    whole(tmp_path / "r")
+    told: list[tuple[int, int]] = []
+    from analyzer.sql.summary import summarize
+
+    with analyzer.open(tmp_path / "r") as opened:
+        summarize(opened.engine, report=lambda done, of: told.append((done, of)))
+    count = len(read_findings())
+    assert told == [(n, count) for n in range(count)]
+
+
+def test_the_worst_comes_first(tmp_path: Path) -> None:
+    """A full queue that drops, then one that only is full, then what the recording missed."""
+    writer = Writer(tmp_path / "r")
+    queue = {"send_q": 16, "recv_q": 17}
+    for sample in range(4):
+        fuller = queue if sample else {"send_q": 16, "recv_q": 0}
+        writer.sample(
+            [
+                tcp(1, "LISTEN", comm="full", local_port=81, **queue),
+                tcp(2, "LISTEN", comm="drops", local_port=82, drops=9 * sample, **fuller),
+                tcp(3, "LISTEN", comm="less", local_port=83, **fuller),
+            ],
+            steps=[step("tcp", skipped=9)],
+        )
+    found = summary(tmp_path / "r")
+    rows = [(row["severity"], row["score"], row["comm"]) for row in found.found]
+    assert rows == [
+        ("critical", 0.875, "drops"),
+        ("warning", 1.0, "full"),
+        ("warning", 0.75, "less"),
+        ("note", 0.9, None),
+    ]
+    assert [row[0] for row in rows] == sorted((row[0] for row in rows), key=SEVERITIES.index)
+
+
+# Machine formats and text.
+
+
+def test_the_table_has_the_columns_of_findings(tmp_path: Path) -> None:
+    whole(tmp_path / "r")
+    found = summary(tmp_path / "r")
+    table = found.table()
+    assert table.column_names == ["finding", *FINDING_COLUMNS]
+    assert table.num_rows == 1
+    nothing = Summary((), (), ()).table()
+    assert nothing.schema == table.schema
+    assert list(map(str, found.df().dtypes)) == list(map(str, Summary((), (), ()).df().dtypes))
+
+
+def finding(**columns: Any) -> Row:
+    return {
+        "finding": "accept_queue",
+        "severity": "critical",
+        "score": 0.5,
+        "subject": "0.0.0.0:80",
+        "netns": NETNS,
+        "pid": 812,
+        "comm": "checkout-api",
+        "since": time_of(0),
+        "until": time_of(30),
+        "measured": 129.0,
+        "threshold": 128.0,
+        "sentence": "checkout-api (pid 812) lets its accept queue on 0.0.0.0:80 overflow: full "
+        "(129 waited, 128 may) in 12 of 30 samples, 1,204 connection attempts dropped",
+        "report": "listen_queues",
+    } | columns
+
+
+def checked(*names: str) -> tuple[Query, ...]:
+    return tuple(read_findings()[name] for name in names)
+
+
+def test_text(snapshot: SnapshotAssertion) -> None:
+    late = {"since": time_of(30), "until": time_of(86_400)}
+    told = Summary(
+        (
+            finding(),
+            finding(severity="warning", until=time_of(0)),
+            finding(severity="note", finding="coverage", report="coverage", **late),
+            *[finding(severity="note", finding="retransmits")] * 7,
+        ),
+        checked("accept_queue", "coverage"),
+        (
+            Unchecked("time_wait", "TIME-WAIT …", "the kernel's settings were not recorded"),
+            Unchecked("port_exhaustion", "Local …", "the kernel's settings were not recorded"),
+            Unchecked("unix_backlog", "Unix …", "unix sockets were not recorded"),
+        ),
+    )
+    assert "\n".join(lines(told, "'my incident'")) == snapshot(name="unbounded, UTC")
+    zone = ZoneInfo("Europe/Berlin")
+    assert "\n".join(lines(told, "incident", zone=zone, width=80)) == snapshot(name="80 wide")
+
+
+def test_text_when_nothing_was_found() -> None:
+    reason = (Unchecked("time_wait", "TIME-WAIT …", "why"),)
+    assert list(lines(Summary((), checked("orphans"), reason), "r")) == [
+        "nothing found",
+        "",
+        "checked:  orphans",
+        "could not check: time_wait because why",
+    ]
+    assert next(lines(Summary((), (), reason), "r")) == "nothing could be checked"
+
+
+def test_text_of_a_summer_s_end_and_of_no_time() -> None:
+    before, after = datetime(2026, 10, 24, 23), datetime(2026, 10, 25, 12)
+    row = finding(since=before, until=after)
+    told = list(lines(Summary((row,), (), ()), "r", zone=ZoneInfo("Europe/Berlin")))
+    assert "2026-10-25 01:00:00 +02:00 – 2026-10-25 13:00:00 +01:00 →" in told[1]
+    for moment in (None, "unreadable", datetime.max, datetime.min):
+        row = finding(since=moment, until=moment)
+        for zone in (UTC, timezone(timedelta(hours=9)), timezone(timedelta(hours=-9))):
+            assert len(list(lines(Summary((row,), (), ()), "r", zone=zone))) >= 3
+
+
+HOSTILE = "\x1b]0;x\x07\x1b[31m\nfine: \u202eevil\u2028`rm`|[bold]"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    path = tmp_path_factory.mktemp("hostile") / "r"
+    writer = Writer(path)
+    for _ in range(3):
+        writer.sample(
+            [unix(1, state="LISTEN", recv_q=2, send_q=1, comm=HOSTILE, local_addr=HOSTILE)]
+        )
+    return summary(path)
+
+
+@pytest.mark.parametrize("width", [None, 1, 40, 200])
+def test_no_line_harms_a_terminal(width: int | None, hostile: Summary) -> None:
+    assert hostile.found[0]["comm"] == HOSTILE
+    told = list(lines(hostile, HOSTILE, width=width))
+    assert all(line.isprintable() for line in told)
+    assert "\\x1b[31m\\nfine" in "".join(told).replace(" ", "").replace("fine:", "fine")
+
+
+def test_hostile_reasons_are_printed_inert(tmp_path: Path) -> None:
+    steps = [step("tcp"), step("unix", outcome="error", detail=HOSTILE)]
+    writer = Writer(tmp_path / "r")
+    writer.sample([tcp(1)], steps=steps)
+    assert all(line.isprintable() for line in lines(summary(tmp_path / "r"), "r"))
+
+
+def test_a_time_that_no_calendar_has_is_no_traceback(tmp_path: Path) -> None:
+    rows = [{"sample": n, "netns": NETNS} | tcp(1, "LISTEN", recv_q=9, send_q=1) for n in range(3)]
+    path = tmp_path / "sockets.parquet"
+    write_segment(path, "sockets", rows, FACTS)
+    found = summary(path)
+    assert found.table().num_rows == 1
+    assert "at an unknown time" in "\n".join(lines(found, "r"))
+
+
+def test_the_order_does_not_depend_on_threads(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    for _ in range(3):
+        writer.sample(
+            [tcp(n, "LISTEN", recv_q=2, send_q=1, local_port=n, comm=f"p{n}") for n in range(1, 40)]
+        )
+    shown = set()
+    for threads in (1, 4):
+        with analyzer.open(tmp_path / "r", threads=threads) as opened:
+            shown.add("\n".join(lines(opened.summary(), "r")))
+    assert len(shown) == 1
+
+
+def test_a_scope_in_the_past_of_a_counter(tmp_path: Path) -> None:
+    """What they did until the last reading before --from, the baseline, is not found again."""
+    writer = Writer(tmp_path / "r")
+    steps = [step("tcp"), step("counters")]
+    for value in (0, 5, 5, 5):
+        rows = [counter("TcpExt.TCPReqQFullDrop", value, source="netstat")]
+        writer.sample([tcp(1)], steps=steps, counters=rows)
+    with analyzer.open(tmp_path / "r") as opened:
+        query = read_findings()["syn_backlog"]
+        for start, count in ((0, 1), (1, 1), (2, 0)):
+            scope = Scope(start=micros(time_of(start)))
+            assert opened.engine.table(query.sql, scope, query.values({})).num_rows == count
