@@ -421,7 +421,8 @@ OWNERS = Table(
         (
             "cgroup",
             "text",
-            "Cgroup of the process: of v2, or of systemd's own hierarchy where v1 is used.",
+            "Cgroup of the process: of v2, or where v1 is used of the hierarchy that names its "
+            "container, else of systemd's own.",
         ),
         ("unit", "text", "systemd unit, by the cgroup."),
         ("slice", "text", "systemd slice, by the cgroup."),
@@ -546,7 +547,8 @@ CGROUPS = Table(
         (
             "runtime",
             "text",
-            "docker, podman, containerd, cri-o, lxc or systemd-nspawn; NULL if not known.",
+            "docker, podman, containerd, cri-o, kata, lxc, systemd-nspawn, rkt, garden, mesos or "
+            "titus; NULL if not known.",
         ),
         ("container", "text", "Identity of the container as the runtime gave it."),
         ("pod", "text", "Identity of the Kubernetes pod."),

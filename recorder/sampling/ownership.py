@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recorder.host.cgroups import describe
 from recorder.kernel.closes import Taken
 from recorder.kernel.tables import Gathered
 from recorder.owners.carry import BY, MOST_LEFT, TCP, Carry, Observed
@@ -131,7 +130,7 @@ class Ownership:
             "user": self._user(process.uid),
             "fd_limit": process.fd_limit,
             "cgroup": process.cgroup,
-            **dataclasses.asdict(describe(process.cgroup or "")),
+            **dataclasses.asdict(process.origin),
         }
 
     def _held(self, inodes: npt.NDArray[np.uint32]) -> Holders:
