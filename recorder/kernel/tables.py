@@ -390,9 +390,13 @@ class Steps:
             ("udplite", IPPROTO_UDPLITE, ("UDP-Lite", "UDPLITEv6")),
         ):
             decoder = InetDiag(netid, release)
-            for name, family, counted in ((netid, v4, names[0]), (f"{netid}6", v6, names[1])):
+            # by its first address a socket of SCTPv6 may be one of IPv4 in /proc
+            counted = (names, names) if netid == "sctp" else (names[:1], names[1:])
+            for name, family, protocols in zip(
+                (netid, f"{netid}6"), (v4, v6), counted, strict=True
+            ):
                 request = _by_family(request_v2(family, protocol))
-                yield self._step(name, (counted,), self._diag(netid, decoder, request))
+                yield self._step(name, protocols, self._diag(netid, decoder, request))
         yield self._step("ping", ("PING", "PINGv6"))
         for name, decoder_, request_all, counted_ in (
             ("unix", unix_diag.UnixDiag(), unix_diag.request_all, ("UNIX", "UNIX-STREAM")),

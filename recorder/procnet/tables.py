@@ -39,10 +39,13 @@ class ProcNet:
         whole = np.ones(len(rests), np.bool_)
         for name, values in lines.values.items():
             kind = self.columns[name].dtype
-            if kind.kind == "u" and values.dtype != kind:
-                whole &= (values >= 0) & (values <= np.iinfo(kind).max)
+            if kind.kind in "iu" and values.dtype != kind:
+                limits = np.iinfo(kind)
+                whole &= (values >= limits.min) & (values <= limits.max)
+        dump.bad += int((~whole).sum())
+        if lines.others is not None:
+            whole &= ~lines.others
         count = int(whole.sum())
-        dump.bad += whole.size - count
         rows = self.columns.extend(count)
         for name, values in lines.values.items():
             self.columns.whole(name)[rows] = values[whole]
