@@ -38,6 +38,11 @@ ASK_AGAIN = 60
 IPPROTO_DCCP, IPPROTO_UDPLITE, IPPROTO_MPTCP = 33, 136, 262
 
 NO_INODES = np.zeros(0, np.uint32)
+NO_COOKIES = np.zeros(0, np.uint64)
+
+_NOT_COUNTED = (3, 6, 7, 12, 13)
+"""States in which the kernel does not count TCP: SYN-RECV, TIME-WAIT (which it counts apart), and
+bound and nothing more."""
 
 _STREAM, _DGRAM, _RAW, _SEQPACKET, _PACKET = (
     int(kind)
@@ -174,6 +179,17 @@ class Gathered:
             inodes = inodes[held]
         return inodes
 
+    def counted(self, start: int, step: str) -> npt.NDArray[np.uint64]:
+        """Return the cookies of the rows from ``start`` on that the kernel's count has to have."""
+        columns = self.decoder.columns
+        cookies: npt.NDArray[np.uint64] = columns["cookie"][start:]
+        kept = np.ones(cookies.size, np.bool_)
+        if step == "tcp":
+            kept = ~np.isin(columns["_state"][start:], _NOT_COUNTED)
+        elif step == "netlink":
+            kept = columns["local_id"][start:] != 0  # the kernel's own have 0
+        return np.compress(kept, cookies)
+
     def begin(self) -> None:
         """Forget the sample before."""
         self.decoder.columns.clear()
@@ -279,13 +295,16 @@ class Reading:
     rows: int = 0
     inodes: npt.NDArray[np.uint32] = field(default_factory=lambda: NO_INODES)
     """What processes may hold of it, zeros and duplicates among them."""
+    counted: npt.NDArray[np.uint64] = field(default_factory=lambda: NO_COOKIES)
+    """The cookies of those that the kernel's count has, if it is right."""
 
 
 @dataclass
 class Step:
     """Reads one table.
 
-    ``counted`` are its protocols' names in /proc/net/protocols, none if they are not counted there.
+    ``counted`` are its protocols' names in /proc/net/protocols, none if they are not counted there
+    or not all.
     """
 
     name: str
@@ -296,6 +315,8 @@ class Step:
     """The namespaces in which the table was read, by how."""
     why: str | None = None
     """Why not by the first of the ways, None if it was."""
+    believed: bool = True
+    """Whether the kernel's count was never found to be wrong."""
     _failed: Outcome | None = field(default=None, init=False)
     _asked: int = field(default=0, init=False)
 
@@ -318,7 +339,14 @@ class Step:
             self._failed = None
             dump.repeated = way.gathered.end_dump(netns, start, self.types)
             rows = way.gathered.rows - start
-            return Reading(dump, way.source, rows, way.gathered.inodes(start))
+            gathered = way.gathered
+            return Reading(
+                dump,
+                way.source,
+                rows,
+                gathered.inodes(start),
+                gathered.counted(start, self.name),
+            )
         self._failed, self._asked = outcomes[0], sample
         self.why = outcomes[0].detail
         return Reading(Dump(outcomes[0]))
@@ -334,7 +362,11 @@ class Step:
         ``own`` are the sockets by which the namespace is recorded.
         """
         known = [name for name in self.counted if name in in_use]
-        return bool(known) and all(in_use[name] <= own.get(name, 0) for name in known)
+        return (
+            self.believed
+            and bool(known)
+            and all(in_use[name] <= own.get(name, 0) for name in known)
+        )
 
 
 def _is_missing(outcome: Outcome) -> bool:
@@ -390,8 +422,11 @@ class Steps:
             ("udplite", IPPROTO_UDPLITE, ("UDP-Lite", "UDPLITEv6")),
         ):
             decoder = InetDiag(netid, release)
-            # by its first address a socket of SCTPv6 may be one of IPv4 in /proc
-            counted = (names, names) if netid == "sctp" else (names[:1], names[1:])
+            counted: tuple[tuple[str, ...], tuple[str, ...]] = (names[:1], names[1:])
+            if netid == "dccp" or (netid == "mptcp" and release < (6, 2)):
+                counted = ((), ())  # DCCP's TIME-WAIT is in no count; of MPTCP it was always 0
+            elif netid == "sctp":  # in /proc one of SCTPv6 may be of IPv4, by its first address
+                counted = (names, names)
             for name, family, protocols in zip(
                 (netid, f"{netid}6"), (v4, v6), counted, strict=True
             ):

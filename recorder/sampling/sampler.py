@@ -16,7 +16,7 @@ from recorder.host.counters import HOST, Changes, Counters
 from recorder.host.settings import Settings
 from recorder.kernel.closes import Closes
 from recorder.kernel.places import UNCOUNTED, Place, Places
-from recorder.kernel.tables import EVERYTHING, NO_INODES, Choice, Gathered, Reading, Steps
+from recorder.kernel.tables import EVERYTHING, NO_INODES, Choice, Gathered, Reading, Step, Steps
 from recorder.owners.owners import Owners, OwnersStep
 from recorder.procnet.tables import in_use
 from recorder.sampling.labels import Labels
@@ -295,6 +295,8 @@ class Sampler:
                 row |= _facts(reading)
                 if step.name == "tcp" and reading.source == "diag":
                     row["opened"] = 0
+                if wrong := place.compare(step, reading):
+                    self._disbelieve(step, wrong, row)
             inodes.append(reading.inodes)
             if step.name in UNCOUNTED:
                 place.uncounted[step.name] = reading.inodes
@@ -305,6 +307,19 @@ class Sampler:
         place.inodes = np.concatenate(inodes)
         if whole:
             place.whole = number
+
+    def _disbelieve(self, step: Step, sockets: int, row: Row) -> None:
+        """Tell that the kernel did not count sockets of a table, which is read always from now."""
+        step.believed = False
+        row["detail"] = (
+            f"the kernel counted none of {sockets} sockets; from here on its count is not believed"
+        )
+        self._sample.unseen.append(
+            (
+                f"{step.name} sockets of earlier samples",
+                f"the kernel counted none where there were {sockets}",
+            )
+        )
 
     def _inodes(self) -> npt.NDArray[np.uint32]:
         return np.concatenate([NO_INODES, *(place.inodes for place in self.places)])

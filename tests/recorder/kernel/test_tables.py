@@ -8,7 +8,8 @@ from collections.abc import Callable
 from recorder.kernel.tables import Steps, parse_query
 from recorder.wire.netlink import Dump, Framing, Outcome, Words
 
-ENDPOINT = "00000000aaaa000%d 00000000bbbb0001 2   10  45   36412  1000 500%d %s \n"  # of sctp_eps_seq_show
+# as sctp_eps_seq_show() prints it
+ENDPOINT = "00000000aaaa000%d 00000000bbbb0001 2   10  45   36412  1000 500%d %s \n"
 
 
 class WithoutHandlers:
