@@ -386,7 +386,12 @@ SAMPLES = Table(
         ("errno", "i32", "Error number of the kernel; NULL if it gave none."),
         ("detail", "text", "What went wrong, in one sentence; NULL if nothing."),
         ("repeated", "i64", "rows", "Sockets the kernel gave twice in this dump, recorded once."),
-        ("unresolved", "i64", "inodes", "owners: inodes no process was found for."),
+        (
+            "unresolved",
+            "i64",
+            "inodes",
+            "owners: inodes no process was found for, but for the kernel's own.",
+        ),
         ("denied", "i64", "processes", "owners: processes whose descriptors may not be read."),
         ("tables_read", "i64", "processes", "owners: processes whose descriptors were read."),
         (

@@ -170,11 +170,11 @@ class Gathered:
         self._netns: list[int] = []
         self._counts: list[int] = []
 
-    def inodes(self, start: int) -> npt.NDArray[np.uint32]:
+    def inodes(self, start: int, step: str) -> npt.NDArray[np.uint32]:
         """Return the inodes that processes may hold, of the rows from ``start`` on."""
         columns = self.decoder.columns
         inodes: npt.NDArray[np.uint32] = columns["inode"][start:].astype(np.uint32)
-        if isinstance(self.decoder, netlink_diag.NetlinkDiag):
+        if step == "netlink":
             held = columns["local_id"][start:] != 0  # the kernel's own have port id 0
             inodes = inodes[held]
         return inodes
@@ -220,6 +220,11 @@ class Gathered:
     @property
     def rows(self) -> int:
         return self.decoder.columns.rows
+
+    @property
+    def latest_rows(self) -> int:
+        """Return how many of the rows, the last ones, the latest namespace gave."""
+        return self._counts[-1] if self._counts else 0
 
     def netns(self) -> npt.NDArray[np.uint64]:
         """Return the namespace of each row."""
@@ -344,7 +349,7 @@ class Step:
                 dump,
                 way.source,
                 rows,
-                gathered.inodes(start),
+                gathered.inodes(start, self.name),
                 gathered.counted(start, self.name),
             )
         self._failed, self._asked = outcomes[0], sample

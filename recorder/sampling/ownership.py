@@ -54,6 +54,11 @@ class Ownership:
         self._news += [(True, process) for process in step.appeared]
         return step
 
+    def unheld(self, inodes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        """Return those of some inodes that no process was found to hold, each once."""
+        some = np.unique(inodes[inodes != 0])
+        return some[self._held(some).slot < 0]
+
     def forget(self, netns: int) -> None:
         """Drop what is remembered of a namespace that is gone."""
         self._carry.forget(netns)

@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,8 +18,12 @@ from recorder.host.facts import current_netns
 from recorder.host.namespaces import CURRENT, Namespace, Namespaces
 from recorder.kernel.places import WHOLE_EVERY, Place, Places
 from recorder.kernel.tables import ASK_AGAIN, parse_query
+from recorder.owners.owners import Owners
 from recorder.sampling.sampler import Sample, Sampler
+from tests.recorder.support import family_messages as made
 from tests.recorder.support.fake_kernel import FakeKernel, Reply, done, message, row
+from tests.recorder.support.messages import attribute
+from tests.recorder.support.owners_fake_proc import FakeProc
 
 NOW_US = 1_800_000_000_000_000
 
@@ -37,13 +42,16 @@ def answering(*cookies: int, attributes: bytes = b"") -> Reply:
 
 @contextmanager
 def sampler_of(
-    kernel: FakeKernel, *tables: str, release: tuple[int, int] = (6, 18)
+    kernel: FakeKernel,
+    *tables: str,
+    release: tuple[int, int] = (6, 18),
+    owners: Owners | None = None,
 ) -> Iterator[Sampler]:
     sampler = Sampler(
         parse_query(",".join(tables)),
         release=release,
         places=Places(Namespaces(CURRENT), None, connect=kernel.connect),
-        owners=None,
+        owners=owners,
         closes=None,
         interval_s=1.0,
         now_us=lambda: NOW_US,
@@ -249,3 +257,64 @@ def test_a_namespace_is_not_empty_while_dccp_may_have_time_wait() -> None:
     assert place.is_empty
     place.in_use |= {"DCCP": 0}
     assert not place.is_empty
+
+
+def told(*bodies: bytes) -> Reply:
+    """Answer with these messages."""
+    return lambda seq: [b"".join(message(seq, 20, body) for body in bodies) + done(seq)]
+
+
+def tcp(state: int, inode: int, ports: tuple[int, int], source: str, destination: str) -> bytes:
+    body = bytearray(72)
+    body[:2] = bytes([socket.AF_INET, state])
+    struct.pack_into(">HH", body, 4, *ports)
+    body[8:12], body[24:28] = socket.inet_aton(source), socket.inet_aton(destination)
+    struct.pack_into("=Q", body, 44, inode)
+    struct.pack_into("=I", body, 68, inode)
+    return bytes(body)
+
+
+def tipc(inode: int, state: int, *attributes: bytes, kind: int = 5) -> bytes:
+    numbers = ((2, inode), (6, kind), (7, inode), (8, 0), (9, state))
+    cookie = attribute(10, struct.pack("=Q", inode))
+    return made.tipc(*(made.u32(*number) for number in numbers), cookie, *attributes)
+
+
+PUBLISHED = attribute(4, b"")
+SERVED = attribute(3, attribute(1, b"") + made.u32(4, 1) + made.u32(5, 1))
+ENDS = ((443, 999), ("10.0.0.1", "10.0.0.2"))
+
+
+def test_the_kernels_own_sockets_are_not_looked_for(tmp_path: Path) -> None:
+    """TIPC's topology server and its subscriptions, and the TCP connections that carry SMC."""
+    proc = FakeProc(tmp_path)
+    proc.write(70, {3: "socket:[21]", 4: "socket:[32]", 5: "socket:[33]"})
+    kernel = FakeKernel(
+        *[
+            told(tcp(1, 11, ENDS[0], *ENDS[1]), tcp(1, 12, (443, 998), *ENDS[1])),
+            told(
+                tipc(31, 10, PUBLISHED),  # the topology server
+                tipc(32, 10, PUBLISHED),  # a listener that a process has
+                tipc(33, 1, SERVED),  # who is subscribed, and below its other end
+                tipc(34, 1, SERVED),
+            ),
+            told(made.smc(1, 0, *ENDS, 0, 21, 5)),
+        ]
+        * 2
+    )
+    with sampler_of(kernel, "tcp", "tipc", "smc", owners=Owners(tmp_path)) as sampler:
+        for number in range(2):
+            sample = sampler.take(number)
+            (step,) = (row for row in rows_of(sample, "samples") if row["step"] == "owners")
+            assert step["unresolved"] == 1  # 12
+            pids = {row["inode"]: row["pid"] for row in rows_of(sample, "sockets")}
+            held, unheld = dict.fromkeys((21, 32, 33), 70), dict.fromkeys((11, 12, 31, 34))
+            assert pids == held | unheld
+
+
+def test_a_listener_of_tipc_beside_the_kernels_is_looked_for(tmp_path: Path) -> None:
+    FakeProc(tmp_path).write(70, {})
+    rows = told(tipc(31, 10, PUBLISHED), tipc(32, 10, PUBLISHED), tipc(33, 10, PUBLISHED, kind=1))
+    with sampler_of(FakeKernel(rows), "tipc", owners=Owners(tmp_path)) as sampler:
+        (step,) = (r for r in rows_of(sampler.take(0), "samples") if r["step"] == "owners")
+    assert (step["unresolved"], step["detail"]) == (2, "2 inodes without a process")
