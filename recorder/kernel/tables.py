@@ -430,7 +430,7 @@ class Steps:
             counted: tuple[tuple[str, ...], tuple[str, ...]] = (names[:1], names[1:])
             if netid == "dccp" or (netid == "mptcp" and release < (6, 2)):
                 counted = ((), ())  # DCCP's TIME-WAIT is in no count; of MPTCP it was always 0
-            elif netid == "sctp":  # in /proc one of SCTPv6 may be of IPv4, by its first address
+            elif netid == "sctp":  # in /proc one of SCTPv6 is of IPv4 if its addresses are
                 counted = (names, names)
             for name, family, protocols in zip(
                 (netid, f"{netid}6"), (v4, v6), counted, strict=True

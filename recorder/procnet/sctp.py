@@ -19,8 +19,8 @@ from recorder.wire.columns import AnyArray, Columns, Values, code_words
 class SctpFormat:
     """SCTP endpoints and associations of one family, though the files have both.
 
-    An association shares the inode of its endpoint. The family is that of the first own address.
-    The peer is the primary address, which has the star.
+    An association shares the inode of its endpoint. The family is IPv6 if any address is, which
+    a socket of IPv4 cannot have. The peer is the primary address, which has the star.
     """
 
     files = ("sctp/eps", "sctp/assocs")
@@ -86,7 +86,7 @@ class SctpFormat:
             values[name] = lists
         values["_primary"] = np.empty(len(peers), object)
         values["_primary"][:] = [_primary(each) for each in peers]
-        v6 = np.array([":" in each[0] if each else False for each in values["_locals"]], np.bool_)
+        v6 = np.array([b":" in a + b for a, b in zip(own, peers, strict=True)], np.bool_)
         hashed = values["_association"] != 0
         return Lines(values, pointer_keys(pointer), hashed, others=v6 != self._v6)
 

@@ -545,6 +545,15 @@ def test_each_sctp_step_has_its_family_of_the_one_table() -> None:
     assert [dump.bad for _, dump in both.values()] == [0, 0]
 
 
+def test_an_association_between_families_is_one_of_ipv6() -> None:
+    """As a socket of IPv6 has it that is bound to all addresses, with 127.0.0.1 as the first."""
+    own = b"*2001:0db8:0000:0000:0000:0000:0000:0001 10.0.0.2"
+    text = SCTP["sctp/assocs"].replace(own, b"10.0.0.2").replace(b"*10.0.0.9", b"*fe80::9")
+    assert read("sctp", {"sctp/assocs": text})[0] == []
+    (row,), _ = read("sctp6", {"sctp/assocs": text})
+    assert (row["family"], row["local_addr"], row["peer_addr"]) == ("inet6", "10.0.0.2", "fe80::9")
+
+
 def test_sctp_associations_before_the_columns_of_memory() -> None:
     (row,), dump = read("sctp", {"sctp/assocs": (DATA / "sctp-assocs-rhel6").read_bytes()})
     assert dump.bad == 0
