@@ -110,11 +110,12 @@ class Place:
         if not step.is_empty(self.in_use, self.own):
             return 0
         own = sum(self.own.get(name, 0) for name in step.counted)
-        lived = int(np.isin(reading.counted, before).sum())
+        there = reading.counted()
+        lived = int(np.isin(there, before).sum())
         if lived > own:
             return lived - own
-        if reading.counted.size > own:
-            self.doubted[step.name] = reading.counted
+        if there.size > own:
+            self.doubted[step.name] = there
         return 0
 
     def dump(self, kind: int, body: bytes, decode: Callable[[Words, Framing, Dump], None]) -> Dump:

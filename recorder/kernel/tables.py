@@ -10,6 +10,7 @@ import errno
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -300,8 +301,8 @@ class Reading:
     rows: int = 0
     inodes: npt.NDArray[np.uint32] = field(default_factory=lambda: NO_INODES)
     """What processes may hold of it, zeros and duplicates among them."""
-    counted: npt.NDArray[np.uint64] = field(default_factory=lambda: NO_COOKIES)
-    """The cookies of those that the kernel's count has, if it is right."""
+    counted: Callable[[], npt.NDArray[np.uint64]] = lambda: NO_COOKIES
+    """Returns the cookies of those that the kernel's count has, if it is right."""
 
 
 @dataclass
@@ -350,7 +351,7 @@ class Step:
                 way.source,
                 rows,
                 gathered.inodes(start, self.name),
-                gathered.counted(start, self.name),
+                partial(gathered.counted, start, self.name),
             )
         self._failed, self._asked = outcomes[0], sample
         self.why = outcomes[0].detail
