@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 BENCH_ARGS ?=
 N ?= 20
+SECONDS ?= 60
 LIVE ?=
 SAMPLES ?=
 
@@ -19,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME
 
 .DELETE_ON_ERROR:
-.PHONY: help demo samples test test-often bench lint format docs wheel test-duckdb15 constraints clean
+.PHONY: help demo samples test test-often torture bench lint format docs wheel test-duckdb15 constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +52,9 @@ lint: $(VENV)/.dev ## ruff, mypy --strict and the import contracts
 format: $(VENV)/.dev ## let ruff repair what it can
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
+
+torture: $(VENV)/.dev ## break what can break for SECONDS=60, and compare with what is known to be true
+	$(BIN)/python -m tests.torture --seconds $(SECONDS)
 
 bench: $(VENV)/.runtime ## measure CPU, bytes and lateness against the targets (minutes)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -67,6 +67,7 @@ KINDS: dict[str, tuple[str, str, str]] = {
     "u16": ("uint16", "int32", "INTEGER"),
     "u32": ("uint32", "int64", "BIGINT"),
     "u64": ("uint64", "int64", "BIGINT"),
+    "s32": ("int32", "int64", "BIGINT"),  # what the kernel has as int and its header as __u32
     "i32": ("int32", "int32", "INTEGER"),
     "i64": ("int64", "int64", "BIGINT"),
     "flag": ("uint8", "bool", "BOOLEAN"),
@@ -169,18 +170,23 @@ _OWNER = _columns(
 )
 
 ATTRIBUTES = _columns(
-    ("rmem", "u32", "bytes", "INET_DIAG_MEMINFO: receive memory allocated."),
-    ("wmem", "u32", "bytes", "INET_DIAG_MEMINFO: send memory queued."),
-    ("fmem", "u32", "bytes", "INET_DIAG_MEMINFO: memory allocated ahead."),
-    ("tmem", "u32", "bytes", "INET_DIAG_MEMINFO: send memory allocated."),
-    ("rmem_alloc", "u32", "bytes", "skmem r: memory of queued incoming data."),
-    ("rcvbuf", "u32", "bytes", "skmem rb: limit of rmem_alloc."),
-    ("wmem_alloc", "u32", "bytes", "skmem t: memory of data handed to the lower layers."),
-    ("sndbuf", "u32", "bytes", "skmem tb: limit of the send memory."),
-    ("fwd_alloc", "u32", "bytes", "skmem f: memory reserved and not yet used."),
-    ("wmem_queued", "u32", "bytes", "skmem w: memory of queued outgoing data."),
-    ("optmem", "u32", "bytes", "skmem o: memory of socket options such as filters."),
-    ("backlog", "u32", "bytes", "skmem bl: memory of packets not yet processed."),
+    ("rmem", "s32", "bytes", "INET_DIAG_MEMINFO: receive memory allocated."),
+    ("wmem", "s32", "bytes", "INET_DIAG_MEMINFO: send memory queued."),
+    ("fmem", "s32", "bytes", "INET_DIAG_MEMINFO: memory allocated ahead, as fwd_alloc."),
+    ("tmem", "s32", "bytes", "INET_DIAG_MEMINFO: send memory allocated."),
+    ("rmem_alloc", "s32", "bytes", "skmem r: memory of queued incoming data."),
+    ("rcvbuf", "s32", "bytes", "skmem rb: limit of rmem_alloc."),
+    ("wmem_alloc", "s32", "bytes", "skmem t: memory of data handed to the lower layers."),
+    ("sndbuf", "s32", "bytes", "skmem tb: limit of the send memory."),
+    (
+        "fwd_alloc",
+        "s32",
+        "bytes",
+        "skmem f: memory reserved and not yet used; below zero where more is used, as of SCTP.",
+    ),
+    ("wmem_queued", "s32", "bytes", "skmem w: memory of queued outgoing data."),
+    ("optmem", "s32", "bytes", "skmem o: memory of socket options such as filters."),
+    ("backlog", "s32", "bytes", "skmem bl: memory of packets not yet processed."),
     (
         "drops",
         "u32",
@@ -380,7 +386,12 @@ SAMPLES = Table(
         ("errno", "i32", "Error number of the kernel; NULL if it gave none."),
         ("detail", "text", "What went wrong, in one sentence; NULL if nothing."),
         ("repeated", "i64", "rows", "Sockets the kernel gave twice in this dump, recorded once."),
-        ("unresolved", "i64", "inodes", "owners: inodes no process was found for."),
+        (
+            "unresolved",
+            "i64",
+            "inodes",
+            "owners: inodes no process was found for, but for the kernel's own.",
+        ),
         ("denied", "i64", "processes", "owners: processes whose descriptors may not be read."),
         ("tables_read", "i64", "processes", "owners: processes whose descriptors were read."),
         (
@@ -421,7 +432,8 @@ OWNERS = Table(
         (
             "cgroup",
             "text",
-            "Cgroup of the process: of v2, or of systemd's own hierarchy where v1 is used.",
+            "Cgroup of the process: of v2, or where v1 is used of the hierarchy that names its "
+            "container, else of systemd's own.",
         ),
         ("unit", "text", "systemd unit, by the cgroup."),
         ("slice", "text", "systemd slice, by the cgroup."),
@@ -546,7 +558,8 @@ CGROUPS = Table(
         (
             "runtime",
             "text",
-            "docker, podman, containerd, cri-o, lxc or systemd-nspawn; NULL if not known.",
+            "docker, podman, containerd, cri-o, kata, lxc, systemd-nspawn, rkt, garden, mesos or "
+            "titus; NULL if not known.",
         ),
         ("container", "text", "Identity of the container as the runtime gave it."),
         ("pod", "text", "Identity of the Kubernetes pod."),

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from recorder.format.journal import Committed, JournalError, JournalFile, read_commits
+from recorder.format.journal import (
+    Committed,
+    JournalError,
+    JournalFile,
+    as_known,
+    read_commits,
+    same_width,
+)
 from recorder.schema import TABLES, Table, journal_schema
 
 # What pyarrow raises for bytes that it cannot make sense of.
@@ -32,13 +39,14 @@ class Journal:
 
         Only these columns are decompressed. Raises JournalError.
         """
+        known = journal_schema(self.table)
         try:
             names = self._stream().schema.names
             # An empty list would mean every column.
             fields = [i for i, name in enumerate(names) if name in columns] or [0]
             for batch in self._stream(fields):
                 batch.validate(full=True)  # the checksum does not vouch for who made it
-                yield batch
+                yield as_known(batch, known)
         except _DAMAGE as error:
             raise _damaged(self.file.path, error) from error
 
@@ -56,7 +64,7 @@ class Journal:
         for field in schema:
             if field.name not in known.names:
                 raise JournalError(f"{path}: unknown column {field.name[:60]!r}")
-            if field.type != known.field(field.name).type:
+            if not same_width(field.type, known.field(field.name).type):
                 raise JournalError(
                     f"{path}: column {field.name!r} is {field.type}, "
                     f"not {known.field(field.name).type}"

@@ -544,8 +544,9 @@ def _allowed(recording: Recording, spill: Path) -> Iterator[tuple[Path, int]]:
     yield spill, landlock.CHANGE
     own = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     own |= {*site.getsitepackages(), site.getusersitepackages()}
-    own |= {os.path.dirname(inspect.getfile(module)) for module in (Engine, SockrecError)}
-    own.add(os.path.join(os.path.dirname(__file__), "queries"))  # a link where this is developed
+    analyzer = Path(__file__).parents[1]
+    own |= {str(analyzer), os.path.dirname(inspect.getfile(SockrecError))}
+    own.add(str(analyzer / "queries"))  # a link where this is developed
     for path in (*recording.places, *map(Path, (*own, *_READABLE))):
         yield path, landlock.READ
 

@@ -71,7 +71,9 @@ MESSAGE = np.dtype(
 
 STRUCTS: dict[int, Layout] = {
     MEMINFO: Layout(
-        "meminfo", (("rmem", 0, "<u4"), ("wmem", 4, "<u4"), ("fmem", 8, "<u4"), ("tmem", 12, "<u4"))
+        # each an int of the kernel, as of SKMEM
+        "meminfo",
+        (("rmem", 0, "<i4"), ("wmem", 4, "<i4"), ("fmem", 8, "<i4"), ("tmem", 12, "<i4")),
     ),
     VEGASINFO: Layout(
         "vegas",

@@ -32,7 +32,7 @@ MESSAGE = np.dtype(
 _INFO = Layout(
     "info",
     tuple(
-        (name, 4 * n, "<u4")
+        (name, 4 * n, "<i4" if name == "copy_thresh" else "<u4")  # that may be set to any int
         for n, name in enumerate("interface version reserve copy_thresh tstamp flags".split())
     ),
 )

@@ -41,8 +41,18 @@ KERNEL_COOKIE = "_kernel_cookie"
 
 _SK_MEMINFO = "rmem_alloc rcvbuf wmem_alloc sndbuf fwd_alloc wmem_queued optmem backlog drops"
 
-SKMEM = Layout("skmem", tuple((name, 4 * n, "<u4") for n, name in enumerate(_SK_MEMINFO.split())))
-"""The SK_MEMINFO_* words; backlog came with 3.6 and drops with 4.7."""
+SKMEM = Layout(
+    "skmem",
+    tuple(
+        (name, 4 * n, "<u4" if name == "drops" else "<i4")
+        for n, name in enumerate(_SK_MEMINFO.split())
+    ),
+)
+"""The SK_MEMINFO_* words; backlog came with 3.6 and drops with 4.7.
+
+The header calls them __u32, but the kernel has an int of each (sk_get_meminfo). Only drops, a
+counter that begins again, means to be unsigned.
+"""
 
 
 class FamilyDiag:

@@ -263,6 +263,27 @@ def check_range(commit: Commit, name: str, journal: JournalFile) -> None:
         raise JournalError(f"sample {commit.sample}: bytes {start} to {end} of {name} are damaged")
 
 
+def same_width(kind: pa.DataType, known: pa.DataType) -> bool:
+    """Tell whether a journal's column may be read as the type that it has by now.
+
+    An integer that an earlier sockrec took for unsigned, and the kernel does not, has the same
+    bits.
+    """
+    if kind == known:
+        return True
+    whole = pa.types.is_integer(kind) and pa.types.is_integer(known)
+    return whole and bool(kind.bit_width == known.bit_width)
+
+
+def as_known(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return a batch with its columns in the types of a journal's schema, without copying."""
+    kinds = [schema.field(field.name).type for field in batch.schema]
+    if kinds == batch.schema.types:
+        return batch
+    columns = [column.view(kind) for column, kind in zip(batch.columns, kinds, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
 def find_commits(journals: Mapping[str, JournalFile], start: int) -> Iterator[Commit]:
     """Yield the commits that lie anywhere in the samples journal from ``start`` on.
 

@@ -1,4 +1,4 @@
-"""The cgroups (v2) that sockets were made in: identity, path, and what made them.
+"""The cgroups of sockets (v2) and of processes: identity, path, and what made them.
 
 The identity of a cgroup is the inode number of its directory. The kernel opens that directory by
 its number alone, given CAP_DAC_READ_SEARCH; without it, or for many, the whole tree is walked.
@@ -11,7 +11,7 @@ import errno
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,13 @@ _MOST = 20_000
 """Cgroups remembered; beyond that only those of the sample at hand are kept."""
 
 _ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
-_UNIT = (".service", ".scope", ".socket", ".mount", ".swap")
+_LONGEST_UNIT = 255
+# unit_name_is_valid() of systemd: a plain unit or an instance, not a template
+_UNIT = re.compile(
+    r"[0-9A-Za-z:\-_.\\]+(?:@[0-9A-Za-z:\-_.\\@]+)?\.(service|scope|socket|mount|swap|slice)"
+)
 _ID = r"([0-9a-f]{64})"
+_UUID = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _UID = r"([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})"
 
 _POD = re.compile(rf"(?:^|-)pod{_UID}(?:\.slice|$)")
@@ -57,10 +62,24 @@ _RUNTIME_OF_PARENT = {
     "default": "containerd",
     "k8s.io": "containerd",
 }
-_LXC = re.compile(r"lxc\.(?:payload|monitor)\.(.+)")
-_LXC_PARENTS = ("lxc", "lxc.payload", "lxc.monitor")
-_NSPAWN = re.compile(r"systemd-nspawn@(.+)\.service")
-_MACHINE = re.compile(r"machine-(?:lxc-\d+-)?(?!qemu-)(.+)\.scope")
+_NAMED = (
+    (re.compile(rf"kata_{_ID}"), "kata"),
+    (re.compile(r"lxc\.(?:payload|monitor)\.(.+)"), "lxc"),
+    (re.compile(r"systemd-nspawn@(.+)\.service"), "systemd-nspawn"),
+    (re.compile(rf"titus-executor@[^/]*__{_UUID}\.service"), "titus"),
+)
+_BELOW = {
+    **dict.fromkeys(("lxc", "lxc.payload", "lxc.monitor"), (re.compile(r"(.+)"), "lxc")),
+    "garden": (re.compile(r"([0-9A-Za-z-]+)"), "garden"),
+    "mesos": (re.compile(_UUID), "mesos"),
+    "titus": (re.compile(_UUID), "titus"),
+}
+_MACHINE = re.compile(r"machine-(?:lxc-\d+-|(rkt)-)?(?!qemu-)(.+)\.scope")
+_RUNTIME_OF_DAEMON = {
+    "containerd.service": "containerd",
+    "crio.service": "cri-o",
+    "docker.service": "docker",
+}
 
 
 @dataclass(frozen=True)
@@ -89,17 +108,42 @@ def describe(path: str) -> Origin:
     The unit and the container are the innermost ones. The slice is that of the outermost unit, as
     systemd has it: of a user's service it is user-1000.slice and not app.slice.
     """
-    names = [_plain(name) for name in path.split("/") if name]
-    units = [name for name in names if name.endswith(_UNIT) and ":" not in name]
-    pods = [found[1] for name in names for found in _POD.finditer(name)]
-    runtime, container = _container(names)
+    escaped = [name for name in path.split("/") if name]
+    names = [_plain(name) for name in escaped]
+    units = [_unit(name) for name in escaped]
+    own = [unit for unit in units if unit and not unit.endswith(".slice")]
+    pods = _pods(names)
+    containers = _containers(names)
+    runtime, container = containers[-1] if containers else (None, None)
     return Origin(
-        unit=units[-1] if units else None,
-        slice=_slice(names),
+        unit=own[-1] if own else None,
+        slice=_slice(units),
         runtime=runtime,
         container=container,
         pod=pods[-1].replace("_", "-") if pods else None,
     )
+
+
+def of_process(text: bytes) -> tuple[str | None, Origin]:
+    """Return the path of the cgroup of a process, and what it says, from its /proc/PID/cgroup.
+
+    A process has one in v2 and one in every hierarchy of v1. On a host that uses both, daemons
+    nest their containers in v1 and leave them in their own unit in v2. So the one counts in which
+    most containers and pods are nested; of equal ones that of v2, then that of systemd's own
+    hierarchy. A runtime that it does not name is told by the daemon's unit.
+    """
+    parts = [line.split(b":", 2) for line in text.split(b"\n")]
+    paths = {part[1]: decode(part[2]) for part in parts if len(part) == 3}
+    ordered = [paths.get(b""), paths.get(b"name=systemd"), *paths.values()]
+    told = [path for path in ordered if path and path != "/"]
+    if not told:
+        return "/" if paths else None, Origin()
+    path = max(told, key=_nested)  # the first of equal ones
+    origin = describe(path)
+    if origin.container is not None and origin.runtime is None:
+        daemon = describe(paths.get(b"", "")).unit or ""
+        origin = replace(origin, runtime=_RUNTIME_OF_DAEMON.get(daemon))
+    return path, origin
 
 
 def _plain(name: str) -> str:
@@ -107,34 +151,62 @@ def _plain(name: str) -> str:
     return _ESCAPED.sub(lambda found: decode(bytes.fromhex(found[0].replace("\\x", ""))), name)
 
 
-def _slice(names: Sequence[str]) -> str | None:
+def _unit(name: str) -> str | None:
+    """Return the unit or slice that a name stands for; None if systemd would refuse it.
+
+    A ``_`` stands before the name of a unit that something of the kernel could have, and before one
+    that begins with it.
+    """
+    name = name.removeprefix("_")
+    valid = len(name) <= _LONGEST_UNIT and _UNIT.fullmatch(name)
+    return _plain(name) if valid else None
+
+
+def _slice(units: Sequence[str | None]) -> str | None:
     found = None
-    for name in names:
-        if name.endswith(".slice"):
-            found = name
+    for unit in units:
+        if unit and unit.endswith(".slice"):
+            found = unit
         elif found:
             break
     return found
 
 
-def _container(names: Sequence[str]) -> tuple[str | None, str | None]:
-    """Return runtime and identity of the innermost container."""
-    for place in range(len(names) - 1, -1, -1):
-        name, parent = names[place], names[place - 1] if place else ""
-        if found := _PREFIXED.fullmatch(name):
-            return _RUNTIME_OF_PREFIX[found[1]], found[2]
-        if _BARE.fullmatch(name):
-            in_ecs = "ecs" in names[:place]
-            return "docker" if in_ecs else _RUNTIME_OF_PARENT.get(parent), name
-        if found := _LXC.fullmatch(name):
-            return "lxc", found[1]
-        if parent in _LXC_PARENTS:
-            return "lxc", name
-        if found := _NSPAWN.fullmatch(name):
-            return "systemd-nspawn", found[1]
-        if parent == "machine.slice" and (found := _MACHINE.fullmatch(name)):
-            return "lxc" if name.startswith("machine-lxc-") else "systemd-nspawn", found[1]
-    return None, None
+def _pods(names: Sequence[str]) -> list[str]:
+    return [found[1] for name in names for found in _POD.finditer(name)]
+
+
+def _nested(path: str) -> int:
+    """Count the containers and pods that a path names."""
+    names = [_plain(name) for name in path.split("/") if name]
+    return len(_containers(names)) + len(_pods(names))
+
+
+def _containers(names: Sequence[str]) -> list[tuple[str | None, str]]:
+    """Return runtime and identity of the containers, the innermost one last."""
+    found = (_container(names, place) for place in range(len(names)))
+    return [each for each in found if each]
+
+
+def _container(names: Sequence[str], place: int) -> tuple[str | None, str] | None:
+    """Return runtime and identity of the container that the name at a place is of, if it is."""
+    name, parent = names[place], names[place - 1] if place else ""
+    if found := _PREFIXED.fullmatch(name):
+        return _RUNTIME_OF_PREFIX[found[1]], found[2]
+    if _BARE.fullmatch(name):
+        in_ecs = "ecs" in names[:place]
+        return "docker" if in_ecs else _RUNTIME_OF_PARENT.get(parent), name
+    for pattern, runtime in _NAMED:
+        if found := pattern.fullmatch(name):
+            return runtime, found[1]
+    if parent in _BELOW:
+        pattern, runtime = _BELOW[parent]
+        if found := pattern.fullmatch(name):
+            return runtime, found[1]
+    if parent == "machine.slice" and (found := _MACHINE.fullmatch(name)):
+        lxc = "lxc" if name.startswith("machine-lxc-") else "systemd-nspawn"
+        return found[1] or lxc, found[2]
+    return None
 
 
 class Cgroups:

@@ -85,21 +85,15 @@ class ProcessDirectory:
         except OSError:
             return None
 
-    def cgroup(self) -> str | None:
-        """Return the path of the cgroup, None when it may not be read.
+    def cgroup(self) -> bytes:
+        """Return /proc/PID/cgroup, empty when it may not be read or the kernel has no cgroups.
 
-        On a host that uses v1 the process is in the root of v2, and systemd keeps it in a
-        hierarchy of its own; a container without systemd is told by any of the others.
+        It has a line for each hierarchy, and no limit.
         """
         try:
-            lines = read_file(self._directory, "cgroup", 4096).splitlines()
-        except OSError:  # also on a kernel without cgroups
-            return None
-        parts = [line.split(b":", 2) for line in lines]
-        paths = {part[1]: part[2] for part in parts if len(part) == 3}
-        ordered = [paths.get(b""), paths.get(b"name=systemd"), *paths.values()]
-        path = next((path for path in ordered if path not in (None, b"/")), None)
-        return decode(path) if path is not None else "/" if paths else None
+            return read_whole_file(self._directory, "cgroup")
+        except OSError:
+            return b""
 
     def uid(self) -> int | None:
         """Return the effective user id, None when it may not be read."""
@@ -227,6 +221,12 @@ def read_file(directory: int, path: str, limit: int) -> bytes:
         return os.read(file, limit)
     finally:
         os.close(file)
+
+
+def read_whole_file(directory: int, path: str) -> bytes:
+    """Read a file below an open directory, of which one read may give a part only."""
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory), "rb") as file:
+        return file.read()
 
 
 def list_directory(directory: int, path: str) -> list[str]:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from recorder.host.limits import lack
 from recorder.host.namespaces import RESERVED, Namespace, Namespaces, NamespacesStep
 from recorder.kernel.closes import Closes
-from recorder.kernel.tables import NO_INODES, Step
+from recorder.kernel.tables import NO_COOKIES, NO_INODES, Reading, Step
 from recorder.kernel.transport import (
     EVENTS_BUFFER,
     DiagSocket,
@@ -35,7 +35,8 @@ from recorder.kernel.transport import (
 from recorder.wire.netlink import Dump, Framing, Words
 
 WHOLE_EVERY = 60
-"""Samples after which also those tables are dumped of which the kernel counts no socket."""
+"""Samples after which also those tables are dumped of which the kernel counts no socket: that count
+is compared with the dump."""
 
 UNCOUNTED = ("tcp", "netlink")
 """Tables with sockets that the kernel does not count."""
@@ -62,6 +63,8 @@ class Place:
     """What was found last in each of the tables UNCOUNTED."""
     inodes: npt.NDArray[np.uint32] = field(default_factory=lambda: NO_INODES)
     """What the latest dump found, zeros and duplicates among them."""
+    doubted: dict[str, npt.NDArray[np.uint64]] = field(default_factory=dict)
+    """Cookies of what a table had though the kernel counted none of it, in the latest sample."""
     in_use: Mapping[str, int] = field(default_factory=dict)
     """Sockets by protocol as the kernel counts them, ``used`` and ``tw``."""
 
@@ -71,7 +74,13 @@ class Place:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing but our own sockets and the kernel's can be in it."""
+        """Whether nothing but our own sockets and the kernel's can be in it.
+
+        Every family's sockets are ``used`` in one place of the kernel, TIME-WAIT is not. That of
+        TCP is counted apart, that of DCCP nowhere.
+        """
+        if "DCCP" in self.in_use:
+            return False
         if self.namespace.home or self.in_use.get("used") != sum(self.own.values()):
             return False
         return not any(
@@ -85,9 +94,29 @@ class Place:
         sockets; those of the recorder's own namespace are seen in every sample, those of others in
         every whole one.
         """
-        if sample >= self.whole + WHOLE_EVERY or (self.namespace.home and step.name in UNCOUNTED):
+        if sample >= self.whole + WHOLE_EVERY or step.name in self.doubted:
+            return False
+        if self.namespace.home and (self.dumped < 0 or step.name in UNCOUNTED):
             return False
         return step.is_empty(self.in_use, self.own)
+
+    def compare(self, step: Step, reading: Reading) -> int:
+        """Return how many sockets prove that the kernel's count of none is wrong.
+
+        They were there before it was counted and are there after. One that was made after it was
+        counted proves nothing.
+        """
+        before = self.doubted.pop(step.name, NO_COOKIES)
+        if not step.is_empty(self.in_use, self.own):
+            return 0
+        own = sum(self.own.get(name, 0) for name in step.counted)
+        there = reading.counted()
+        lived = int(np.isin(there, before).sum())
+        if lived > own:
+            return lived - own
+        if there.size > own:
+            self.doubted[step.name] = there
+        return 0
 
     def dump(self, kind: int, body: bytes, decode: Callable[[Words, Framing, Dump], None]) -> Dump:
         """Dump a table of sock_diag."""

@@ -10,6 +10,7 @@ import errno
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -38,6 +39,11 @@ ASK_AGAIN = 60
 IPPROTO_DCCP, IPPROTO_UDPLITE, IPPROTO_MPTCP = 33, 136, 262
 
 NO_INODES = np.zeros(0, np.uint32)
+NO_COOKIES = np.zeros(0, np.uint64)
+
+_NOT_COUNTED = (3, 6, 7, 12, 13)
+"""States in which the kernel does not count TCP: SYN-RECV, TIME-WAIT (which it counts apart), and
+bound and nothing more."""
 
 _STREAM, _DGRAM, _RAW, _SEQPACKET, _PACKET = (
     int(kind)
@@ -165,14 +171,25 @@ class Gathered:
         self._netns: list[int] = []
         self._counts: list[int] = []
 
-    def inodes(self, start: int) -> npt.NDArray[np.uint32]:
+    def inodes(self, start: int, step: str) -> npt.NDArray[np.uint32]:
         """Return the inodes that processes may hold, of the rows from ``start`` on."""
         columns = self.decoder.columns
         inodes: npt.NDArray[np.uint32] = columns["inode"][start:].astype(np.uint32)
-        if isinstance(self.decoder, netlink_diag.NetlinkDiag):
+        if step == "netlink":
             held = columns["local_id"][start:] != 0  # the kernel's own have port id 0
             inodes = inodes[held]
         return inodes
+
+    def counted(self, start: int, step: str) -> npt.NDArray[np.uint64]:
+        """Return the cookies of the rows from ``start`` on that the kernel's count has to have."""
+        columns = self.decoder.columns
+        cookies: npt.NDArray[np.uint64] = columns["cookie"][start:]
+        kept = np.ones(cookies.size, np.bool_)
+        if step == "tcp":
+            kept = ~np.isin(columns["_state"][start:], _NOT_COUNTED)
+        elif step == "netlink":
+            kept = columns["local_id"][start:] != 0  # the kernel's own have 0
+        return np.compress(kept, cookies)
 
     def begin(self) -> None:
         """Forget the sample before."""
@@ -204,6 +221,11 @@ class Gathered:
     @property
     def rows(self) -> int:
         return self.decoder.columns.rows
+
+    @property
+    def latest_rows(self) -> int:
+        """Return how many of the rows, the last ones, the latest namespace gave."""
+        return self._counts[-1] if self._counts else 0
 
     def netns(self) -> npt.NDArray[np.uint64]:
         """Return the namespace of each row."""
@@ -279,13 +301,16 @@ class Reading:
     rows: int = 0
     inodes: npt.NDArray[np.uint32] = field(default_factory=lambda: NO_INODES)
     """What processes may hold of it, zeros and duplicates among them."""
+    counted: Callable[[], npt.NDArray[np.uint64]] = lambda: NO_COOKIES
+    """Returns the cookies of those that the kernel's count has, if it is right."""
 
 
 @dataclass
 class Step:
     """Reads one table.
 
-    ``counted`` are its protocols' names in /proc/net/protocols, none if they are not counted there.
+    ``counted`` are its protocols' names in /proc/net/protocols, none if they are not counted there
+    or not all.
     """
 
     name: str
@@ -296,6 +321,8 @@ class Step:
     """The namespaces in which the table was read, by how."""
     why: str | None = None
     """Why not by the first of the ways, None if it was."""
+    believed: bool = True
+    """Whether the kernel's count was never found to be wrong."""
     _failed: Outcome | None = field(default=None, init=False)
     _asked: int = field(default=0, init=False)
 
@@ -318,7 +345,14 @@ class Step:
             self._failed = None
             dump.repeated = way.gathered.end_dump(netns, start, self.types)
             rows = way.gathered.rows - start
-            return Reading(dump, way.source, rows, way.gathered.inodes(start))
+            gathered = way.gathered
+            return Reading(
+                dump,
+                way.source,
+                rows,
+                gathered.inodes(start, self.name),
+                partial(gathered.counted, start, self.name),
+            )
         self._failed, self._asked = outcomes[0], sample
         self.why = outcomes[0].detail
         return Reading(Dump(outcomes[0]))
@@ -334,7 +368,11 @@ class Step:
         ``own`` are the sockets by which the namespace is recorded.
         """
         known = [name for name in self.counted if name in in_use]
-        return bool(known) and all(in_use[name] <= own.get(name, 0) for name in known)
+        return (
+            self.believed
+            and bool(known)
+            and all(in_use[name] <= own.get(name, 0) for name in known)
+        )
 
 
 def _is_missing(outcome: Outcome) -> bool:
@@ -390,9 +428,16 @@ class Steps:
             ("udplite", IPPROTO_UDPLITE, ("UDP-Lite", "UDPLITEv6")),
         ):
             decoder = InetDiag(netid, release)
-            for name, family, counted in ((netid, v4, names[0]), (f"{netid}6", v6, names[1])):
+            counted: tuple[tuple[str, ...], tuple[str, ...]] = (names[:1], names[1:])
+            if netid == "dccp" or (netid == "mptcp" and release < (6, 2)):
+                counted = ((), ())  # DCCP's TIME-WAIT is in no count; of MPTCP it was always 0
+            elif netid == "sctp":  # in /proc one of SCTPv6 is of IPv4 if its addresses are
+                counted = (names, names)
+            for name, family, protocols in zip(
+                (netid, f"{netid}6"), (v4, v6), counted, strict=True
+            ):
                 request = _by_family(request_v2(family, protocol))
-                yield self._step(name, (counted,), self._diag(netid, decoder, request))
+                yield self._step(name, protocols, self._diag(netid, decoder, request))
         yield self._step("ping", ("PING", "PINGv6"))
         for name, decoder_, request_all, counted_ in (
             ("unix", unix_diag.UnixDiag(), unix_diag.request_all, ("UNIX", "UNIX-STREAM")),

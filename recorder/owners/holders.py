@@ -2,10 +2,12 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+
+from recorder.host.cgroups import Origin, of_process
 
 Inodes = npt.NDArray[np.uint32]
 
@@ -26,6 +28,7 @@ class Process:
     uid: int | None
     fd_limit: int | None
     cgroup: str | None = None
+    origin: Origin = field(default_factory=Origin)
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class Slots:
         exe: str | None,
         uid: int | None,
         fd_limit: int | None,
-        cgroup: str | None = None,
+        cgroup: bytes = b"",
     ) -> Process:
         """Give a process a slot of its own."""
         slot = self._free_slot()
@@ -156,7 +159,7 @@ class Slots:
                 self._grow()
         self._pids[slot], self._starts[slot], self._comms[slot] = pid, start_us, comm
         self.verified_us[slot] = 0
-        return Process(slot, pid, start_us, comm, cmdline, exe, uid, fd_limit, cgroup)
+        return Process(slot, pid, start_us, comm, cmdline, exe, uid, fd_limit, *of_process(cgroup))
 
     def _free_slot(self) -> int | None:
         while self._free and self._free[0][0] + self._reuse_after < self._update:

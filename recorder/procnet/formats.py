@@ -40,18 +40,25 @@ from recorder.wire import text
 from recorder.wire.columns import AnyArray, Columns, Values, code_words, word_codes
 
 
-def _inet_pattern(digits: int) -> re.Pattern[bytes]:
+def _inet_pattern(digits: int, *, tcp: bool) -> re.Pattern[bytes]:
+    """Return the pattern of a line; of TCP its last numbers are missing for minisockets."""
+    own = (
+        rb"(?: (\d{1,12}) (\d{1,12}) \d+ (\d{1,10}) (-?\d{1,10}))?"
+        if tcp
+        else rb"(?: (-?\d{1,12}))?"
+    )
     address = rb"([0-9A-F]{%d}):([0-9A-F]{4}) " % digits
     return re.compile(
         rb"^ *\d+: " + address + address + rb"([0-9A-F]{2}) ([0-9A-F]{8,16}):([0-9A-F]{8,16}) "
         rb"([0-9A-F]{2}):([0-9A-F]{8,16}) ([0-9A-F]{8}) +(\d{1,10}) +(\d{1,10}) (\d{1,10}) \d+ "
         + POINTER
-        + rb"(?: (\d{1,12}))?(?: (\d{1,12}) \d+ (\d{1,10}) (-?\d{1,10}))? *$",
+        + own
+        + rb" *$",
         re.MULTILINE,
     )
 
 
-_INET_PATTERNS = {False: _inet_pattern(8), True: _inet_pattern(32)}
+_MINISOCKETS = [STATES.index("SYN-RECV"), STATES.index("TIME-WAIT")]
 
 
 def _addresses(texts: list[bytes]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.uint64]]:
@@ -75,6 +82,7 @@ class InetFormat:
     def __init__(self, netid: str, *files: str) -> None:
         self._netid = netid
         self._is_tcp = netid == "tcp"
+        self._patterns = [_inet_pattern(digits, tcp=self._is_tcp) for digits in (8, 32)]
         self.files = files
         self.types: dict[str, npt.DTypeLike] = {
             **KEY,
@@ -90,11 +98,11 @@ class InetFormat:
             self.types["drops"] = "u4"
 
     def pattern(self, file: str) -> re.Pattern[bytes]:
-        return _INET_PATTERNS[file.endswith("6")]
+        return self._patterns[file.endswith("6")]
 
     def read(self, file: str, fields: Fields, rests: list[bytes]) -> Lines:
         local, local_port, peer, peer_port, state, tx, rx, timer, when, retrans = fields[:10]
-        uid, probes, inode, pointer, first, ato, cwnd, ssthresh = fields[10:]
+        uid, probes, inode, pointer, *own = fields[10:]
         v6 = file.endswith("6")
         src, src_words = _addresses(local)
         dst, dst_words = _addresses(peer)
@@ -119,13 +127,18 @@ class InetFormat:
         }
         words = [*src_words.T, *dst_words.T, values["local_port"], values["peer_port"]]
         if not self._is_tcp:
-            values["drops"] = decimal([item or b"0" for item in first])
+            # before Linux 5.9 a number past 2^31 is printed signed
+            values["drops"] = decimal([item or b"0" for item in own[0]]) & 0xFFFFFFFF
             return Lines(values, numbered(hashed_words([*words, pointers(pointer)])), None, v6)
+        rto, ato, cwnd, ssthresh = own
+        full = np.array([item is not None for item in ato], np.bool_)
+        cut = ~full & ~np.isin(values["_state"], _MINISOCKETS)
         values |= {
-            "_full": np.array([item is not None for item in ato], np.uint8),
+            "_state": np.where(cut, -1, values["_state"].astype(np.int64)),
+            "_full": full.astype(np.uint8),
             "retransmits": timeouts,
             "probes": probe_counts,
-            "rto_us": decimal([item or b"0" for item in first]) * (1000000 // TICKS_PER_SECOND),
+            "rto_us": decimal([item or b"0" for item in rto]) * (1000000 // TICKS_PER_SECOND),
             "ato_us": decimal([item or b"0" for item in ato]) * (1000000 // TICKS_PER_SECOND),
             "snd_cwnd": decimal([item or b"0" for item in cwnd]),
             # -1 stands for TCP_INFINITE_SSTHRESH
@@ -277,17 +290,17 @@ class PacketFormat:
 
 
 class NetlinkFormat:
-    """Netlink sockets; /proc tells no user."""
+    """Netlink sockets; /proc tells no user, and before Linux 2.6.33 no inode."""
 
     files = ("netlink",)
     types: Mapping[str, npt.DTypeLike] = {
         **KEY,
-        "_protocol": "u1",
+        **dict.fromkeys(("_protocol", "_told"), "u1"),
         **dict.fromkeys(("local_id", "recv_q", "send_q", "drops"), "u4"),
     }
     PATTERN = re.compile(
-        rb"^" + POINTER + rb" +(\d{1,3}) +(\d{1,10}) +[0-9a-f]{8} +(\d{1,10}) +(\d{1,10}) +\d+ +"
-        rb"\d+ +(\d{1,10}) +(\d{1,10}) *$",
+        rb"^" + POINTER + rb" +(\d{1,3}) +(-?\d{1,10}) +[0-9a-f]{8} +(\d{1,10}) +(\d{1,10}) +\S+ +"
+        rb"\d+ +(\d{1,10})(?: +(\d{1,10}))? *$",
         re.MULTILINE,
     )
 
@@ -298,11 +311,12 @@ class NetlinkFormat:
         pointer, protocol, portid, rmem, wmem, drops, inode = fields
         values: dict[str, AnyArray] = {
             "_protocol": decimal(protocol),
-            "local_id": decimal(portid),
+            "local_id": decimal(portid) & 0xFFFFFFFF,  # once it was printed signed
             "recv_q": decimal(rmem),
             "send_q": decimal(wmem),
             "drops": decimal(drops),
-            "inode": decimal(inode),
+            "inode": decimal([item or b"0" for item in inode]),
+            "_told": np.array([item is not None for item in inode], np.uint8),
             "uid": np.zeros(len(inode), np.uint32),
         }
         return Lines(values, pointer_keys(pointer))
@@ -310,6 +324,7 @@ class NetlinkFormat:
     def rows(self, columns: Columns) -> dict[str, Values | pa.Array]:
         return {
             "family": code_words(np.zeros(columns.rows, np.int8), ["netlink"]),
+            "inode": Values(columns["inode"], columns["_told"] != 0),
             "netid": code_words(np.zeros(columns.rows, np.int8), ["nl"]),
             "state": _unconnected(columns.rows),
             "local_addr": netlink_diag.protocol_names(columns["_protocol"]),
@@ -317,7 +332,7 @@ class NetlinkFormat:
             "wmem_alloc": Values(columns["send_q"]),
             **{
                 name: Values(columns[name])
-                for name in ("local_id", "recv_q", "send_q", "drops", "inode", "cookie")
+                for name in ("local_id", "recv_q", "send_q", "drops", "cookie")
             },
         }
 
@@ -333,7 +348,8 @@ FORMATS: Mapping[str, Callable[[], Format]] = {
     # icmp6 lists IPv4 sockets of the same identifier again, and icmp those of IPv6: the same inode
     # is the same socket, of which the first is kept
     "ping": lambda: InetFormat("ping", "icmp", "icmp6"),
-    "sctp": SctpFormat,
+    "sctp": lambda: SctpFormat(v6=False),
+    "sctp6": lambda: SctpFormat(v6=True),
     "unix": UnixFormat,
     "packet": PacketFormat,
     "netlink": NetlinkFormat,

@@ -92,13 +92,15 @@ class Lines:
     """What the lines of one file say: columns by name, all of one length.
 
     ``keys`` tell apart sockets that have no inode of their own, which are those without one and
-    those that ``hashed`` marks.
+    those that ``hashed`` marks. ``others`` marks lines that belong to another step. A line of which
+    some value does not fit its column is broken.
     """
 
     values: dict[str, AnyArray]
     keys: Keys
     hashed: npt.NDArray[np.bool_] | None = None
     v6: bool = False
+    others: npt.NDArray[np.bool_] | None = None
 
 
 class Format(Protocol):

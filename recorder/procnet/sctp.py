@@ -17,19 +17,23 @@ from recorder.wire.columns import AnyArray, Columns, Values, code_words
 
 
 class SctpFormat:
-    """SCTP endpoints and associations, of both families together.
+    """SCTP endpoints and associations of one family, though the files have both.
 
-    An association shares the inode of its endpoint. The family is that of the first own address.
+    An association shares the inode of its endpoint. The family is IPv6 if any address is, which
+    a socket of IPv4 cannot have. The peer is the primary address, which has the star.
     """
 
     files = ("sctp/eps", "sctp/assocs")
-    QUEUES = ("send_q", "recv_q", "wmem_alloc", "wmem_queued", "sndbuf", "rcvbuf")
+    QUEUES = ("send_q", "recv_q")
+    MEMORY = ("wmem_alloc", "wmem_queued", "sndbuf", "rcvbuf")
+    """Told since Linux 3.9."""
     types: Mapping[str, npt.DTypeLike] = {
         **KEY,
-        **dict.fromkeys(("_association", "_state"), "u1"),
+        **dict.fromkeys(("_association", "_state", "_told"), "u1"),
         **dict.fromkeys(("local_port", "peer_port"), "u2"),
-        **dict.fromkeys(("_locals", "_peers"), "O"),
+        **dict.fromkeys(("_locals", "_peers", "_primary"), "O"),
         **dict.fromkeys(QUEUES, "u4"),
+        **dict.fromkeys(MEMORY, "i4"),
         **dict.fromkeys(("_instrms", "_outstrms"), "u2"),
     }
     ENDPOINT = re.compile(
@@ -40,10 +44,13 @@ class SctpFormat:
     ASSOCIATION = re.compile(
         rb"^ *" + POINTER + rb" +" + POINTER + rb" +\d+ +\d+ +(\d{1,3}) +\d+ +\d+ +(\d{1,10}) +"
         rb"(\d{1,10}) +(\d{1,10}) +(\d{1,10}) +(\d{1,5}) +(\d{1,5}) +([0-9A-Fa-f.:* ]*)<-> "
-        rb"([0-9A-Fa-f.:* ]*)\t *\d+ +(\d{1,5}) +(\d{1,5}) +\d+ +\d+ +\d+ +\d+ +(\d{1,10}) +"
-        rb"(\d{1,10}) +(\d{1,10}) +(\d{1,10}) *$",
+        rb"([0-9A-Fa-f.:* ]*)\t *\d+ +(\d{1,5}) +(\d{1,5}) +\d+ +\d+ +\d+ +\d+"
+        rb"(?: +(-?\d{1,10}) +(-?\d{1,10}) +(-?\d{1,10}) +(-?\d{1,10}))? *$",
         re.MULTILINE,
     )
+
+    def __init__(self, *, v6: bool) -> None:
+        self._v6 = v6
 
     def pattern(self, file: str) -> re.Pattern[bytes]:
         return self.ENDPOINT if file.endswith("eps") else self.ASSOCIATION
@@ -54,31 +61,38 @@ class SctpFormat:
             pointer, _, state, local_port, uid, inode, own = fields
             count = len(uid)
             values["_association"] = np.zeros(count, np.uint8)
-            peers, peer_port, queues = [b""] * count, [b"0"] * count, [[b"0"] * count] * 6
-            streams = [[b"0"] * count] * 2
+            peers, peer_port = [b""] * count, [b"0"] * count
+            queues, streams = [[b"0"] * count] * 2, [[b"0"] * count] * 2
+            memory = [[b""] * count] * 4
         else:
             pointer, _, state, tx, rx, uid, inode, local_port, peer_port, own, peers = fields[:11]
             values["_association"] = np.ones(len(uid), np.uint8)
-            streams, queues = fields[11:13], [tx, rx, *fields[13:]]
-        for name, texts in zip(self.QUEUES, queues, strict=True):
-            values[name] = decimal(texts)
+            streams, queues, memory = fields[11:13], [tx, rx], fields[13:]
+        values["_told"] = np.array([bool(item) for item in memory[0]], np.uint8)
         for name, texts in (
+            *zip(self.QUEUES, queues, strict=True),
+            *zip(self.MEMORY, ([item or b"0" for item in each] for each in memory), strict=True),
             *zip(("_instrms", "_outstrms"), streams, strict=True),
             *(("_state", state), ("local_port", local_port), ("peer_port", peer_port)),
             *(("uid", uid), ("inode", inode)),
         ):
             values[name] = decimal(texts)
+        # a reference count, which is 1 while nothing is allocated
+        values["wmem_alloc"] = np.maximum(values["wmem_alloc"] - 1, 0)
         for name, texts in (("_locals", own), ("_peers", peers)):
             lists = np.empty(len(texts), object)
             for place, each in enumerate(texts):
                 lists[place] = tuple(_plain_address(item) for item in each.split())
             values[name] = lists
-        return Lines(values, pointer_keys(pointer), values["_association"] != 0)
+        values["_primary"] = np.empty(len(peers), object)
+        values["_primary"][:] = [_primary(each) for each in peers]
+        v6 = np.array([b":" in a + b for a, b in zip(own, peers, strict=True)], np.bool_)
+        hashed = values["_association"] != 0
+        return Lines(values, pointer_keys(pointer), hashed, others=v6 != self._v6)
 
     def rows(self, columns: Columns) -> dict[str, Values | pa.Array]:
         association = columns["_association"] != 0
         own, peers = columns["_locals"].tolist(), columns["_peers"].tolist()
-        v6 = np.array([bool(each) and ":" in each[0] for each in own], np.int8)
         details = [
             _json({"locals": mine, "peers": other, "instrms": i, "outstrms": o})
             if connected
@@ -93,16 +107,21 @@ class SctpFormat:
             )
         ]
         result: dict[str, Values | pa.Array] = {
-            "family": code_words(v6, ["inet", "inet6"]),
+            "family": code_words(
+                np.zeros(columns.rows, np.int8), ["inet6" if self._v6 else "inet"]
+            ),
             "netid": code_words(np.zeros(columns.rows, np.int8), ["sctp"]),
             "state": sctp.states(columns["_state"], association),
-            "local_addr": _first(own),
-            "peer_addr": _first(peers),
+            "local_addr": _texts([each[0] if each else None for each in own]),
+            "peer_addr": _texts(columns["_primary"].tolist()),
             "peer_port": Values(columns["peer_port"], association),
             "details": pa.array(details, pa.string()).dictionary_encode(),
         }
         for name in self.QUEUES:
             result[name] = Values(columns[name], association)
+        told = columns["_told"] != 0
+        for name in self.MEMORY:
+            result[name] = Values(columns[name], told)
         for name in "local_port uid inode cookie".split():
             result[name] = Values(columns[name])
         return result
@@ -122,6 +141,12 @@ def _plain_address(item: bytes) -> str:
         return address
 
 
-def _first(lists: list[tuple[str, ...]]) -> pa.Array:
-    firsts = [each[0] if each else None for each in lists]
-    return pa.array(firsts, pa.string()).dictionary_encode()
+def _primary(peers: bytes) -> str | None:
+    """Return the address with the star; the first if none has it, None of none."""
+    addresses = peers.split()
+    starred = [item for item in addresses if item.startswith(b"*")]
+    return next((_plain_address(item) for item in (*starred, *addresses)), None)
+
+
+def _texts(texts: list[str | None]) -> pa.Array:
+    return pa.array(texts, pa.string()).dictionary_encode()

@@ -39,10 +39,13 @@ class ProcNet:
         whole = np.ones(len(rests), np.bool_)
         for name, values in lines.values.items():
             kind = self.columns[name].dtype
-            if kind.kind == "u" and values.dtype != kind:
-                whole &= (values >= 0) & (values <= np.iinfo(kind).max)
+            if kind.kind in "iu" and values.dtype != kind:
+                limits = np.iinfo(kind)
+                whole &= (values >= limits.min) & (values <= limits.max)
+        dump.bad += int((~whole).sum())
+        if lines.others is not None:
+            whole &= ~lines.others
         count = int(whole.sum())
-        dump.bad += whole.size - count
         rows = self.columns.extend(count)
         for name, values in lines.values.items():
             self.columns.whole(name)[rows] = values[whole]
@@ -88,7 +91,9 @@ def in_use(protocols: bytes, sockstat: bytes, sockstat6: bytes) -> dict[str, int
 
     * TCP counts listeners and all that connects or is connected, be it unaccepted, orphaned or a
       subflow of MPTCP; not TIME-WAIT, SYN-RECV, nor a socket that is bound and no more.
-    * UDP, UDP-Lite and PING count what is bound or connected, MPTCP what listens or connects.
+    * UDP, UDP-Lite and PING count what is bound or connected, MPTCP what listens or connects, and
+      before Linux 6.2 nothing.
+    * DCCP counts as TCP does, and its TIME-WAIT is in no count at all.
     * RAW, PACKET and UNIX count every socket. Those of unix streams are in UNIX-STREAM, those of
       datagrams and sequenced packets in UNIX.
     * NETLINK counts sockets of user space; the kernel's own are in its table too.

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recorder.host.cgroups import describe
 from recorder.kernel.closes import Taken
 from recorder.kernel.tables import Gathered
 from recorder.owners.carry import BY, MOST_LEFT, TCP, Carry, Observed
@@ -54,6 +53,11 @@ class Ownership:
         self._news += [(False, process) for process in step.ended]
         self._news += [(True, process) for process in step.appeared]
         return step
+
+    def unheld(self, inodes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        """Return those of some inodes that no process was found to hold, each once."""
+        some = np.unique(inodes[inodes != 0])
+        return some[self._held(some).slot < 0]
 
     def forget(self, netns: int) -> None:
         """Drop what is remembered of a namespace that is gone."""
@@ -131,7 +135,7 @@ class Ownership:
             "user": self._user(process.uid),
             "fd_limit": process.fd_limit,
             "cgroup": process.cgroup,
-            **dataclasses.asdict(describe(process.cgroup or "")),
+            **dataclasses.asdict(process.origin),
         }
 
     def _held(self, inodes: npt.NDArray[np.uint32]) -> Holders:

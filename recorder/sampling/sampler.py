@@ -16,9 +16,11 @@ from recorder.host.counters import HOST, Changes, Counters
 from recorder.host.settings import Settings
 from recorder.kernel.closes import Closes
 from recorder.kernel.places import UNCOUNTED, Place, Places
-from recorder.kernel.tables import EVERYTHING, NO_INODES, Choice, Gathered, Reading, Steps
+from recorder.kernel.tables import EVERYTHING, NO_INODES, Choice, Gathered, Reading, Step, Steps
 from recorder.owners.owners import Owners, OwnersStep
 from recorder.procnet.tables import in_use
+from recorder.sampling import kernel_sockets
+from recorder.sampling.kernel_sockets import KernelSockets
 from recorder.sampling.labels import Labels
 from recorder.sampling.ownership import Ownership
 from recorder.sampling.steplog import Row, StepLog
@@ -106,6 +108,7 @@ class Sampler:
         self._counters = Counters()
         self._settings = Settings()
         self._checked: dict[int, int] = {}
+        self._kernels: dict[int, KernelSockets] = {}
         self._unexplained = Unexplained(owners) if owners and choice == EVERYTHING else None
         self._closed: dict[int, _Closed] = {}
         self._closes_dump = Dump()
@@ -129,7 +132,7 @@ class Sampler:
         self._counters.restart()
         self._read_tables(math.inf)
         if self._owners is not None:
-            self._who.update(self._inodes(), self._now_us(), WARM_UP_BUDGET_S)
+            self._who.update(self._sought(), self._now_us(), WARM_UP_BUDGET_S)
         for key, gathered in self.steps.gathered.items():
             self._who.observe(key, gathered)
         if self._closes is not None:
@@ -209,6 +212,7 @@ class Sampler:
             self._gone.append(self._counters.forget(namespace.inode))
             self._settings.forget(namespace.inode)
             self._checked.pop(namespace.inode, None)
+            self._kernels.pop(namespace.inode, None)
         self._add_rows("namespaces", self.places.rows(self._sample.time_us))
         self._sample.unseen += self.places.take_unseen()
 
@@ -250,6 +254,7 @@ class Sampler:
         for place in self.places.in_turn():
             if place.is_empty:
                 place.inodes = NO_INODES
+                self._kernels.pop(place.inode, None)
                 place.dumped = self._sample.number
                 for step in self.steps:
                     step.skip(place.inode)
@@ -295,6 +300,8 @@ class Sampler:
                 row |= _facts(reading)
                 if step.name == "tcp" and reading.source == "diag":
                     row["opened"] = 0
+                if wrong := place.compare(step, reading):
+                    self._disbelieve(step, wrong, row)
             inodes.append(reading.inodes)
             if step.name in UNCOUNTED:
                 place.uncounted[step.name] = reading.inodes
@@ -303,25 +310,46 @@ class Sampler:
                 for kind, count in reading.dump.unknown.items():
                     counts[kind] = counts.get(kind, 0) + count
         place.inodes = np.concatenate(inodes)
+        self._kernels[place.inode] = kernel_sockets.find(self.steps.gathered)
         if whole:
             place.whole = number
 
+    def _disbelieve(self, step: Step, sockets: int, row: Row) -> None:
+        """Tell that the kernel did not count sockets of a table, which is read always from now."""
+        step.believed = False
+        row["detail"] = (
+            f"the kernel counted none of {sockets} sockets; from here on its count is not believed"
+        )
+        self._sample.unseen.append(
+            (
+                f"{step.name} sockets of earlier samples",
+                f"the kernel counted none where there were {sockets}",
+            )
+        )
+
     def _inodes(self) -> npt.NDArray[np.uint32]:
         return np.concatenate([NO_INODES, *(place.inodes for place in self.places)])
+
+    def _sought(self) -> npt.NDArray[np.uint32]:
+        """Return the inodes of all tables that a process may hold."""
+        carriers = [kernels.carriers for kernels in self._kernels.values()]
+        inodes = self._inodes()
+        mine = np.concatenate([NO_INODES, *carriers])
+        return inodes[~np.isin(inodes, mine)] if mine.size else inodes
 
     def _read_owners(self) -> None:
         if self._owners is None:
             return
         with self._log.timed("owners", HOST) as row:
-            inodes = self._inodes()
-            step = self._who.update(inodes, self._sample.time_us, self._owners_budget)
-            row |= _owners_facts(step)
+            step = self._who.update(self._sought(), self._sample.time_us, self._owners_budget)
+            mine = sum(kernels.of(self._who.unheld) for kernels in self._kernels.values())
+            row |= _owners_facts(step, step.unresolved - mine)
             if step.denied:
                 why = "descriptors are unreadable"
                 self._sample.unseen.append(("owners in some processes", why))
             if self._unexplained is not None and self.places.complete:
                 before = [part for place in self.places for part in place.uncounted.values()]
-                shown = np.concatenate([inodes, *before])
+                shown = np.concatenate([self._inodes(), *before])
                 self._add_rows(
                     "unexplained",
                     self._unexplained.update(shown, self._sample.number, self.places.oldest),
@@ -463,10 +491,10 @@ def _facts(reading: Reading) -> Row:
     }
 
 
-def _owners_facts(step: OwnersStep) -> Row:
+def _owners_facts(step: OwnersStep, unresolved: int) -> Row:
     detail = []
-    if step.unresolved:
-        detail.append(f"{step.unresolved} inodes without a process")
+    if unresolved:
+        detail.append(f"{unresolved} inodes without a process")
     if step.denied:
         detail.append(f"{step.denied} processes whose descriptors may not be read")
     return {
@@ -475,7 +503,7 @@ def _owners_facts(step: OwnersStep) -> Row:
         "bytes": 0,
         "outcome": "partial" if detail else "ok",
         "detail": ", ".join(detail) or None,
-        "unresolved": step.unresolved,
+        "unresolved": unresolved,
         "denied": step.denied,
         "tables_read": step.tables_read,
     }

@@ -33,7 +33,7 @@ from recorder.format.files import (
     recording_file,
     segment_name,
 )
-from recorder.format.journal import Committed, JournalFile, read_commits
+from recorder.format.journal import Committed, JournalFile, as_known, read_commits
 from recorder.format.segments import Aside, Sealed, SealedFile, read_list
 from recorder.schema import (
     ATTRIBUTES,
@@ -45,6 +45,7 @@ from recorder.schema import (
     VERSION,
     SockrecError,
     Table,
+    journal_schema,
     public_schema,
 )
 from recorder.store.directory import Directory
@@ -158,7 +159,7 @@ def _write_tables(
         ranges = committed.ranges(table.name)
         if not ranges and table != SAMPLES:
             continue
-        batches = Batches(journals.get(table.name), ranges)
+        batches = Batches(table, journals.get(table.name), ranges)
         order = _order(table, batches)
         counted = committed.rows(table.name)
         if counted is not None and counted != len(order):
@@ -201,7 +202,7 @@ def _span(committed: Committed, samples: JournalFile | None) -> tuple[int | None
     """Return the times of the first and the last sample."""
     place = SAMPLES.names.index("sample_time")
     first = last = None
-    for batch in Batches(samples, committed.ranges(SAMPLES.name)).read([place]):
+    for batch in Batches(SAMPLES, samples, committed.ranges(SAMPLES.name)).read([place]):
         extremes = pc.min_max(batch.column(0).cast(pa.int64()))
         low, high = extremes["min"].as_py(), extremes["max"].as_py()
         if low is not None:
@@ -256,7 +257,10 @@ def _put_aside(directory: Directory, number: int) -> None:
 class Batches:
     """The committed batches of a journal, read again for each set of columns asked for."""
 
-    def __init__(self, journal: JournalFile | None, ranges: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, table: Table, journal: JournalFile | None, ranges: Sequence[tuple[int, int]]
+    ) -> None:
+        self._schema = journal_schema(table)
         self._journal = journal
         self._ranges = ranges
 
@@ -270,7 +274,7 @@ class Batches:
         with pa.ipc.open_stream(pa.BufferReader(data), options=options) as reader:
             for batch in reader:
                 if batch.num_rows:
-                    yield batch
+                    yield as_known(batch, self._schema)
 
 
 def _metadata(directory: Directory) -> dict[str, str]:

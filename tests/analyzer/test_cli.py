@@ -806,7 +806,7 @@ def test_a_pipe_is_shown_no_bar(recording: Path) -> None:
 
 def test_importing_the_package_or_its_commands_loads_nothing_heavy() -> None:
     code = (
-        "import sys, analyzer, analyzer.cli, analyzer.catalog\n"
+        "import sys, analyzer, analyzer.cli, analyzer.sql.catalog\n"
         "print({'pyarrow', 'duckdb', 'pandas', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -40,17 +40,16 @@ def play(
     target.chmod(0o700)
     what = _damage(target, other, kind, chance)
     try:
-        return _examine(target, truth)
+        return _examine(target, truth, chance)
     except TortureError as error:
         raise TortureError(f"{what}: {error}") from error
 
 
-def _examine(target: Path, truth: Read) -> int:
+def _examine(target: Path, truth: Read, chance: random.Random) -> int:
     before = read(target)
     gone = _compare(before, truth, "reading")
     if before is not None:
-        for words in (["info"], ["summary"], ["verify"]):
-            command(*words, target)
+        command(chance.choice(["info", "summary", "verify"]), target)
     command("recover", target)
     after = read(target)
     if after is not None:

@@ -98,7 +98,7 @@ def test_a_packet_socket_has_its_protocol_interface_memory_and_rings() -> None:
         "details": {
             "version": 2,
             "reserve": 3,
-            "copy_thresh": 4,
+            "copy_thresh": -1,
             "tstamp": 5,
             "flags": 0x11,
             "rx_ring": dict(zip(fields, range(21, 28), strict=True)),

@@ -138,8 +138,8 @@ def octets(text: str) -> bytes:
 
 
 def words(text: str | None) -> list[int]:
-    """Return the numbers of 32 bits in a text of hexadecimal bytes."""
-    return [] if text is None else memoryview(octets(text)).cast("I").tolist()
+    """Return the signed numbers of 32 bits in a text of hexadecimal bytes."""
+    return [] if text is None else memoryview(octets(text)).cast("i").tolist()
 
 
 def skmem(text: str | None) -> Row:

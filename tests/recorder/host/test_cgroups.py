@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from recorder.host.cgroups import Cgroups, Origin, describe
+from recorder.host.cgroups import Cgroups, Origin, describe, of_process
+from recorder.host.procfs import ProcessDirectory
 
 A = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d"
 B = "a7638fe3934b37419cc56bca73465a02b354ba6e98e10272542d84eb2014dd62"
@@ -179,12 +180,114 @@ PATHS = [
         r"/machine.slice/machine-qemu\x2d1\x2dvm.scope/libvirt/emulator",
         Origin("machine-qemu-1-vm.scope", "machine.slice"),
     ),
+    # kata, rkt, Cloud Foundry's garden, Mesos and Titus
+    (f"/kubepods/burstable/pod{POD}/kata_{A}", Origin(None, None, "kata", A, POD)),
+    (
+        rf"/machine.slice/machine-rkt\x2d{POD}.scope/system.slice/web.service",
+        Origin("web.service", "machine.slice", "rkt", POD),
+    ),
+    (
+        r"/machine.slice/machine-rkt\x2dbfb7d57e\x2d80ff\x2d4ef8\x2db602\x2d9b907b3f3a38.scope",
+        Origin(
+            "machine-rkt-bfb7d57e-80ff-4ef8-b602-9b907b3f3a38.scope",
+            "machine.slice",
+            "rkt",
+            "bfb7d57e-80ff-4ef8-b602-9b907b3f3a38",
+        ),
+    ),
+    (
+        "/garden/6f265890-5165-7fab-6b52-18d1",
+        Origin(runtime="garden", container="6f265890-5165-7fab-6b52-18d1"),
+    ),
+    (f"/mesos/{POD}", Origin(runtime="mesos", container=POD)),
+    (
+        f"/mesos/{POD}/mesos/077d75a1-d7b6-4e55-8114-13f925fe4f49",
+        Origin(runtime="mesos", container="077d75a1-d7b6-4e55-8114-13f925fe4f49"),
+    ),
+    (f"/mesos/{POD}/kubepods/besteffort/pod{STATIC}/{A}", Origin(None, None, None, A, STATIC)),
+    ("/mesos/agent", Origin()),
+    (
+        f"/containers.slice/titus-executor@default__{POD}.service",
+        Origin(f"titus-executor@default__{POD}.service", "containers.slice", "titus", POD),
+    ),
+    # names that systemd escapes, and names that it refuses
+    ("/system.slice/_cpu.service", Origin("cpu.service", "system.slice")),
+    ("/system.slice/__foobar.service", Origin("_foobar.service", "system.slice")),
+    ("/_cpu.slice/web.service", Origin("web.service", "cpu.slice")),
+    ("/system.slice/getty@.service", Origin(None, "system.slice")),
+    ("/system.slice/getty####@tty6.service/payload", Origin(None, "system.slice")),
+    ("/system.slice/web.service/.service", Origin("web.service", "system.slice")),
+    (f"/system.slice/{'a' * 248}.service", Origin(None, "system.slice")),
 ]
 
 
 @pytest.mark.parametrize(("path", "origin"), PATHS, ids=[path for path, _ in PATHS])
 def test_a_path_says_what_made_it(path: str, origin: Origin) -> None:
     assert describe(path) == origin
+
+
+DATA = Path(__file__).parent / "data"
+DIND = "a51a9f7d073f848e7fc59e56e8f11524f330a2175a4ed26327da2dfe0d280"
+
+PROCESSES = {
+    "hybrid-datadog-dind": Origin(
+        None, None, "containerd", f"{DIND}15e", "a5ea884f-9e60-4912-bd62-fef9a31db47a"
+    ),
+    "hybrid-datadog-v1": Origin(
+        None, None, "containerd", f"{DIND}15f", "15513b48-e7a5-48fc-b9e3-92f713f36504"
+    ),
+    "hybrid-docker-ubuntu": Origin(
+        runtime="docker",
+        container="f3d5e524768348feffab6658b953af06f8cce5141d605b1d2004845d2230653e",
+    ),
+    "long-4315": Origin(
+        "cri-containerd-21473fb59dd89a9b9cff0ad8a1ceb82168feb3fc0ea41055565c26bd634bb4bd.scope",
+        "system.slice",
+        "containerd",
+        "21473fb59dd89a9b9cff0ad8a1ceb82168feb3fc0ea41055565c26bd634bb4bd",
+        "33333333-4444-5555-6666-777777777777",
+    ),
+    "v1-nope": Origin(
+        runtime="docker",
+        container="34dc0b5e626f2c5c4c5170e34b10e7654ce36f0fcd532739f4445baabea03376",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "origin"), PROCESSES.items(), ids=PROCESSES)
+def test_the_container_of_a_process_is_told_by_any_hierarchy(name: str, origin: Origin) -> None:
+    path, found = of_process((DATA / f"{name}.cgroup").read_bytes())
+    assert found == origin
+    assert path is not None
+    assert describe(path).container == origin.container
+
+
+@pytest.mark.parametrize(
+    ("lines", "path"),
+    [
+        (b"", None),
+        (b"0::/\n", "/"),
+        (b"0::/system.slice/web.service\n", "/system.slice/web.service"),
+        (b"1:name=systemd:/system.slice/a.service\n0::/\n", "/system.slice/a.service"),
+        (b"3:cpu:/limits\n1:name=systemd:/system.slice/a.service\n", "/system.slice/a.service"),
+        (b"3:cpu:/a:b\n", "/a:b"),
+        (b"0::/with\rreturn\n", "/with\rreturn"),
+    ],
+)
+def test_without_containers_v2_comes_first_then_systemd(lines: bytes, path: str | None) -> None:
+    assert of_process(lines)[0] == path
+
+
+def test_a_cgroup_file_is_read_whole(tmp_path: Path) -> None:
+    long = b"13:misc:/" + b"a" * 5000 + b"\n0::/end\n"
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cgroup").write_bytes(long)
+    opened = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with ProcessDirectory(opened, 7) as process:
+            assert process.cgroup() == long
+    finally:
+        os.close(opened)
 
 
 def u64(*numbers: int) -> npt.NDArray[np.uint64]:

@@ -7,16 +7,23 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
+from recorder.host import counters
 from recorder.host.facts import current_netns
-from recorder.host.namespaces import CURRENT, Namespaces
-from recorder.kernel.places import Places
+from recorder.host.namespaces import CURRENT, Namespace, Namespaces
+from recorder.kernel.places import WHOLE_EVERY, Place, Places
 from recorder.kernel.tables import ASK_AGAIN, parse_query
+from recorder.owners.owners import Owners
 from recorder.sampling.sampler import Sample, Sampler
+from tests.recorder.support import family_messages as made
 from tests.recorder.support.fake_kernel import FakeKernel, Reply, done, message, row
+from tests.recorder.support.messages import attribute
+from tests.recorder.support.owners_fake_proc import FakeProc
 
 NOW_US = 1_800_000_000_000_000
 
@@ -34,12 +41,17 @@ def answering(*cookies: int, attributes: bytes = b"") -> Reply:
 
 
 @contextmanager
-def sampler_of(kernel: FakeKernel, *tables: str) -> Iterator[Sampler]:
+def sampler_of(
+    kernel: FakeKernel,
+    *tables: str,
+    release: tuple[int, int] = (6, 18),
+    owners: Owners | None = None,
+) -> Iterator[Sampler]:
     sampler = Sampler(
         parse_query(",".join(tables)),
-        release=(6, 18),
+        release=release,
         places=Places(Namespaces(CURRENT), None, connect=kernel.connect),
-        owners=None,
+        owners=owners,
         closes=None,
         interval_s=1.0,
         now_us=lambda: NOW_US,
@@ -135,3 +147,174 @@ def test_every_row_has_the_time_of_its_sample_and_the_steps_their_lateness() -> 
         assert found["sample_time"].timestamp() * 1e6 == NOW_US
     assert (step["late_us"], step["skipped"]) == (1500, 2)
     assert step["boottime_us"] > 0
+
+
+class Counts:
+    """What the kernel says of its sockets, as a namespace's /proc/net/protocols."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **in_use: int) -> None:
+        self.in_use = in_use
+        monkeypatch.setattr(counters, "read_namespace", self.read)
+
+    def read(self) -> dict[str, bytes]:
+        lines = [f"{name} 1000 {count} -1 NI\n" for name, count in self.in_use.items()]
+        return {"protocols": ("protocol size sockets memory press\n" + "".join(lines)).encode()}
+
+
+def outcomes(sample: Sample) -> dict[str, str]:
+    return {step["step"]: step["outcome"] for step in steps_of(sample)}
+
+
+def test_a_count_of_none_is_believed_no_more_once_a_socket_outlived_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of raw sockets here, so of every table: that is the kernel's fault of MPTCP in 6.1."""
+    Counts(monkeypatch, RAW=0, RAWv6=0)
+    # raw holds one socket all the time, raw6 never has any
+    kernel = FakeKernel(answering(7), answering(), answering(7), answering(7))
+    with sampler_of(kernel, "raw") as sampler:
+        first, second, third = (sampler.take(number) for number in range(3))
+        assert outcomes(first) == {"raw": "ok", "raw6": "ok"}  # the first is always looked at
+        assert (outcomes(second)["raw"], outcomes(third)["raw"]) == ("ok", "ok")
+        assert outcomes(third)["raw6"] == "skipped_empty"
+        details = [step["detail"] for s in (first, second, third) for step in steps_of(s)]
+    said = "the kernel counted none of 1 sockets; from here on its count is not believed"
+    assert [detail for detail in details if detail] == [said]
+    assert ("raw sockets of earlier samples", "the kernel counted none where there were 1") in (
+        second.unseen
+    )
+    assert [row["cookie"] for row in rows_of(third, "sockets")] == [7]
+
+
+def test_a_count_of_none_is_believed_though_sockets_come_and_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Counts(monkeypatch, RAW=0, RAWv6=0)
+    # made after the count was read, closed before it was read again; then there is none
+    kernel = FakeKernel(answering(7), answering(), answering(8), answering(), answering())
+    with sampler_of(kernel, "raw") as sampler:
+        samples = [sampler.take(number) for number in range(5)]
+    assert [outcomes(sample)["raw"] for sample in samples] == ["ok"] * 3 + ["skipped_empty"] * 2
+    assert [sample.unseen for sample in samples] == [[]] * 5
+    assert kernel.requests == [20] * 4
+
+
+def test_the_tables_are_looked_at_again_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    Counts(monkeypatch, RAW=0, RAWv6=0)
+    kernel = FakeKernel(answering(), answering(), *[answering(7)] * 100)
+    with sampler_of(kernel, "raw") as sampler:
+        read = [n for n in range(WHOLE_EVERY + 3) if outcomes(sampler.take(n))["raw"] == "ok"]
+    assert read[0] == 0
+    assert read[1] <= WHOLE_EVERY
+    assert read[2:] == list(range(read[1] + 1, WHOLE_EVERY + 3))
+
+
+@pytest.mark.parametrize(
+    ("state", "believed"), [(1, False), (3, True), (6, True), (7, True), (12, True), (13, True)]
+)
+def test_what_tcp_does_not_count_is_no_contradiction(
+    monkeypatch: pytest.MonkeyPatch, state: int, believed: bool
+) -> None:
+    monkeypatch.setattr("recorder.kernel.places.UNCOUNTED", ())  # as in any namespace but our own
+    Counts(monkeypatch, TCP=0, TCPv6=0)
+
+    def reply(seq: int) -> list[bytes]:
+        body = bytearray(row(7))
+        body[1] = state
+        return [message(seq, 20, bytes(body)) + done(seq)]
+
+    with sampler_of(FakeKernel(*[reply] * 9), "tcp") as sampler:
+        last = [outcomes(sampler.take(number))["tcp"] for number in range(3)][-1]
+    assert last == ("skipped_empty" if believed else "ok")
+
+
+@pytest.mark.parametrize(
+    ("release", "query", "names", "believed"),
+    [
+        ((6, 1), "mptcp", ("MPTCP", "MPTCPv6"), False),
+        ((6, 2), "mptcp", ("MPTCP", "MPTCPv6"), True),
+        ((6, 1), "dccp", ("DCCP", "DCCPv6"), False),
+        ((6, 1), "udplite", ("UDP-Lite", "UDPLITEv6"), True),
+    ],
+)
+def test_counts_that_are_known_to_be_wrong_are_never_believed(
+    monkeypatch: pytest.MonkeyPatch,
+    release: tuple[int, int],
+    query: str,
+    names: tuple[str, str],
+    believed: bool,
+) -> None:
+    Counts(monkeypatch, **dict.fromkeys(names, 0))
+    with sampler_of(FakeKernel(*[answering()] * 20), query, release=release) as sampler:
+        found = [outcomes(sampler.take(number))[query] for number in range(3)]
+    assert found == ["ok", *(["skipped_empty"] * 2 if believed else ["ok"] * 2)]
+
+
+def test_a_namespace_is_not_empty_while_dccp_may_have_time_wait() -> None:
+    namespace = Namespace(4711, (), None, None, None, home=False, entered=True, why=None)
+    place = Place(namespace, None, None, {"NETLINK": 1})  # type: ignore[arg-type]
+    place.in_use = {"used": 1, "NETLINK": 1, "TCP": 0}
+    assert place.is_empty
+    place.in_use |= {"DCCP": 0}
+    assert not place.is_empty
+
+
+def told(*bodies: bytes) -> Reply:
+    """Answer with these messages."""
+    return lambda seq: [b"".join(message(seq, 20, body) for body in bodies) + done(seq)]
+
+
+def tcp(state: int, inode: int, ports: tuple[int, int], source: str, destination: str) -> bytes:
+    body = bytearray(72)
+    body[:2] = bytes([socket.AF_INET, state])
+    struct.pack_into(">HH", body, 4, *ports)
+    body[8:12], body[24:28] = socket.inet_aton(source), socket.inet_aton(destination)
+    struct.pack_into("=Q", body, 44, inode)
+    struct.pack_into("=I", body, 68, inode)
+    return bytes(body)
+
+
+def tipc(inode: int, state: int, *attributes: bytes, kind: int = 5) -> bytes:
+    numbers = ((2, inode), (6, kind), (7, inode), (8, 0), (9, state))
+    cookie = attribute(10, struct.pack("=Q", inode))
+    return made.tipc(*(made.u32(*number) for number in numbers), cookie, *attributes)
+
+
+PUBLISHED = attribute(4, b"")
+SERVED = attribute(3, attribute(1, b"") + made.u32(4, 1) + made.u32(5, 1))
+ENDS = ((443, 999), ("10.0.0.1", "10.0.0.2"))
+
+
+def test_the_kernels_own_sockets_are_not_looked_for(tmp_path: Path) -> None:
+    """TIPC's topology server and its subscriptions, and the TCP connections that carry SMC."""
+    proc = FakeProc(tmp_path)
+    proc.write(70, {3: "socket:[21]", 4: "socket:[32]", 5: "socket:[33]"})
+    kernel = FakeKernel(
+        *[
+            told(tcp(1, 11, ENDS[0], *ENDS[1]), tcp(1, 12, (443, 998), *ENDS[1])),
+            told(
+                tipc(31, 10, PUBLISHED),  # the topology server
+                tipc(32, 10, PUBLISHED),  # a listener that a process has
+                tipc(33, 1, SERVED),  # who is subscribed, and below its other end
+                tipc(34, 1, SERVED),
+            ),
+            told(made.smc(1, 0, *ENDS, 0, 21, 5)),
+        ]
+        * 2
+    )
+    with sampler_of(kernel, "tcp", "tipc", "smc", owners=Owners(tmp_path)) as sampler:
+        for number in range(2):
+            sample = sampler.take(number)
+            (step,) = (row for row in rows_of(sample, "samples") if row["step"] == "owners")
+            assert step["unresolved"] == 1  # 12
+            pids = {row["inode"]: row["pid"] for row in rows_of(sample, "sockets")}
+            held, unheld = dict.fromkeys((21, 32, 33), 70), dict.fromkeys((11, 12, 31, 34))
+            assert pids == held | unheld
+
+
+def test_a_listener_of_tipc_beside_the_kernels_is_looked_for(tmp_path: Path) -> None:
+    FakeProc(tmp_path).write(70, {})
+    rows = told(tipc(31, 10, PUBLISHED), tipc(32, 10, PUBLISHED), tipc(33, 10, PUBLISHED, kind=1))
+    with sampler_of(FakeKernel(rows), "tipc", owners=Owners(tmp_path)) as sampler:
+        (step,) = (r for r in rows_of(sampler.take(0), "samples") if r["step"] == "owners")
+    assert (step["unresolved"], step["detail"]) == (2, "2 inodes without a process")

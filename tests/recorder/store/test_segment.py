@@ -12,8 +12,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recorder.schema import OWNERS, RECORDING_FILE, SAMPLES, SOCKETS, TABLES, VERSION, public_schema
-from recorder.store import segment
+from analyzer.reading.recording import open_recording
+from analyzer.sql.views import streams
+from recorder.schema import (
+    OWNERS,
+    RECORDING_FILE,
+    SAMPLES,
+    SOCKETS,
+    TABLES,
+    VERSION,
+    Table,
+    journal_schema,
+    public_schema,
+)
+from recorder.store import journal, segment
 from recorder.store.directory import Directory
 from recorder.store.journal import BatchMaker, Journals
 from recorder.wire.columns import Values
@@ -202,3 +214,37 @@ def test_one_sample_of_several_namespaces_is_in_the_order_of_its_key(tmp_path: P
         },
     )
     assert [(row["netns"], row["cookie"]) for row in rows] == [(8, 1), (8, 3), (9, 2), (9, 4)]
+
+
+def test_a_journal_of_before_a_column_was_signed_is_read_as_it_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As sockrec 0.1.0 wrote it: fwd_alloc of SCTP below zero, in an unsigned column."""
+    earlier = journal_schema(SOCKETS)
+    place = earlier.get_field_index("fwd_alloc")
+    earlier = earlier.set(place, pa.field("fwd_alloc", pa.uint32()))
+
+    def schema_then(table: Table) -> pa.Schema:
+        return earlier if table == SOCKETS else journal_schema(table)
+
+    monkeypatch.setattr(journal, "journal_schema", schema_then)
+    (tmp_path / RECORDING_FILE).write_text(json.dumps({"version": VERSION}))
+    opened = Directory.open(tmp_path)
+    journals = Journals(opened, 1)
+    fwd_alloc = np.array([(1 << 32) - 932, 4096], np.uint32)
+    columns: dict[str, Values | pa.Array] = {
+        "cookie": Values(np.array([1, 2], np.uint64)),
+        "fwd_alloc": Values(fwd_alloc),
+    }
+    monkeypatch.undo()
+    maker = BatchMaker(SOCKETS)
+    maker.schema = earlier
+    journals.append("sockets", maker.make(2, columns))
+    journals.commit(0)
+    journals.close()
+    opened.close()
+    stream = streams(open_recording(tmp_path))["journal_sockets"]
+    rows = pa.RecordBatchReader.from_stream(stream).read_all()
+    assert rows["fwd_alloc"].to_pylist() == [-932, 4096]
+    seal(tmp_path, 1)
+    assert [row["fwd_alloc"] for row in read(tmp_path)] == [-932, 4096]

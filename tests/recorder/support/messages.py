@@ -138,6 +138,9 @@ SKMEMINFO_COLUMNS = (
     "backlog",
     "drops",
 )
+SKMEMINFO_CODE = "iiiiiiiiI"
+"""Of its words the kernel has int but for drops, a counter that may begin again."""
+
 VEGAS_COLUMNS = ("vegas_enabled", "vegas_rttcnt", "vegas_rtt_us", "vegas_minrtt_us")
 DCTCP_COLUMNS = ("dctcp_enabled", "dctcp_ce_state", "dctcp_alpha", "dctcp_ab_ecn", "dctcp_ab_tot")
 BBR_COLUMNS = ("bbr_bw", "bbr_min_rtt_us", "bbr_pacing_gain", "bbr_cwnd_gain")
@@ -361,7 +364,7 @@ class InetMessage:
         row = self.row
         payloads: dict[int, bytes] = {}
         for kind, code, columns in (
-            (1, "IIII", MEMINFO_COLUMNS),
+            (1, "iiii", MEMINFO_COLUMNS),
             (3, "IIII", VEGAS_COLUMNS),
             (5, "B", ("tos",)),
             (6, "B", ("tclass",)),
@@ -379,7 +382,7 @@ class InetMessage:
                 payloads[kind] = struct.pack("=" + code, *values)
         memory = [row[column] for column in SKMEMINFO_COLUMNS if row.get(column) is not None]
         if memory:
-            payloads[7] = struct.pack(f"={len(memory)}I", *memory)
+            payloads[7] = struct.pack(f"={SKMEMINFO_CODE[: len(memory)]}", *memory)
         if row.get("bbr_bw") is not None:
             bandwidth = _whole(row, "bbr_bw")
             rest = [_whole(row, column) for column in BBR_COLUMNS[1:]]
@@ -462,7 +465,7 @@ class UnixMessage:
             payloads[4] = struct.pack("=II", row["recv_q"], row["send_q"])
         memory = [row[column] for column in SKMEMINFO_COLUMNS if row.get(column) is not None]
         if memory:
-            payloads[5] = struct.pack(f"={len(memory)}I", *memory)
+            payloads[5] = struct.pack(f"={SKMEMINFO_CODE[: len(memory)]}", *memory)
         if row.get("shutdown") is not None:
             payloads[6] = struct.pack("=B", row["shutdown"])
         if row.get("uid") is not None:

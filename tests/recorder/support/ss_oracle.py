@@ -365,7 +365,11 @@ class Oracle:
         )
         mem = ("rmem", "wmem", "fmem", "tmem")
         columns: tuple[str, ...] = skmem if row.get("rmem_alloc") is not None else mem
-        return {name: str(row[name]) for name in columns if row.get(name) is not None}
+        return {
+            name: str(_whole(row, name) % 0x100000000)  # ss prints the kernel's int unsigned
+            for name in columns
+            if row.get(name) is not None
+        }
 
     def _prints_internals(self, row: Recorded) -> SsRow:
         options = _whole(row, "options")

@@ -111,7 +111,7 @@ PLAIN_UNSIGNED = (
 _PLAIN_SIGNED = ("reord_seen", "rcv_space", "reordering")
 _PACKET_WORDS = {
     "ver": r"(?P<packet_version>\d+)",
-    "cpy_thresh": r"(?P<packet_copy_thresh>\d+)",
+    "cpy_thresh": r"(?P<packet_copy_thresh>-?\d+)",
     "flags": r"\((?P<packet_flags>[^)]*)\)",
 }
 _NETLINK_WORDS = {"sk": r"=\w+", "cb": r"=\w+", "groups": r"=(?P<netlink_groups>0x\w+)"}

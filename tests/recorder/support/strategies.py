@@ -21,6 +21,7 @@ from tests.recorder.support.messages import (
     NO_SSTHRESH,
     NO_VALUE,
     NONE_32,
+    SKMEMINFO_CODE,
     SKMEMINFO_COLUMNS,
     STATES,
     TCP_INFO_FIELDS,
@@ -115,9 +116,9 @@ def _columns(
 
 
 def _socket_attributes(draw: st.DrawFn, family: Value) -> dict[str, Value]:
-    row = _columns(draw, "IIII", MEMINFO_COLUMNS)
+    row = _columns(draw, "iiii", MEMINFO_COLUMNS)
     words = draw(st.sampled_from([0, 7, 8, 9]))
-    row |= _columns(draw, f"{words}I", SKMEMINFO_COLUMNS[:words], always=True)
+    row |= _columns(draw, SKMEMINFO_CODE[:words], SKMEMINFO_COLUMNS[:words], always=True)
     row |= _columns(draw, "BIHI", ("tos", "class_id", "sockopt", "mark"))
     if draw(st.booleans()):
         row["cgroup_id"] = _numbers(draw, "Q")[0] & _SIGNED_64
@@ -256,7 +257,7 @@ def unix_messages(draw: st.DrawFn) -> UnixMessage:
         row["local_addr"] = "@" + draw(_NAMES)
     row |= _columns(draw, "I", ("peer_inode",))
     row |= _columns(draw, "II", ("recv_q", "send_q"))
-    row |= _columns(draw, "9I", SKMEMINFO_COLUMNS)
+    row |= _columns(draw, SKMEMINFO_CODE, SKMEMINFO_COLUMNS)
     row |= _columns(draw, "I", ("uid",))
     if draw(st.booleans()):
         row["shutdown"] = draw(st.integers(0, 3))

@@ -1,0 +1,83 @@
+"""The kernel's own sockets: they have an inode, and no process can ever hold them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from recorder.diag.sock_diag import LISTEN
+from recorder.kernel.tables import NO_INODES, Gathered
+from recorder.procnet.lines import hashed_words
+from recorder.wire.columns import AnyArray, Columns
+
+TIPC_TOP_SRV = 1
+"""The type of TIPC's topology server (include/uapi/linux/tipc.h); no user may bind to it."""
+
+Inodes = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class KernelSockets:
+    """Inodes of one namespace that are the kernel's, or are if no process holds them."""
+
+    carriers: Inodes
+    """TCP sockets that SMC made for connections of its own."""
+    subscriptions: Inodes
+    """Both ends of connections to TIPC's topology server, of which the kernel has one."""
+    listeners: Inodes
+    """Listeners of TIPC, one of which is the topology server's."""
+
+    def of(self, unheld: Callable[[Inodes], Inodes]) -> int:
+        """Count those among what is sought, given which of some no process holds."""
+        listeners = unheld(self.listeners).size
+        return int(unheld(self.subscriptions).size) + min(listeners, 1)
+
+
+NONE = KernelSockets(NO_INODES, NO_INODES, NO_INODES)
+
+
+def find(gathered: Mapping[str, Gathered]) -> KernelSockets:
+    """Return those of the namespace whose tables were gathered last."""
+    if not any(key in gathered and gathered[key].latest_rows for key in ("smc", "tipc")):
+        return NONE
+    return KernelSockets(_carriers(gathered), *_tipc(gathered))
+
+
+def _carriers(gathered: Mapping[str, Gathered]) -> Inodes:
+    if "smc" not in gathered:
+        return NO_INODES
+    smc = _ends(gathered["smc"])
+    found = [NO_INODES]
+    for key in ("tcp", "/proc/net/tcp"):
+        if key in gathered:
+            mine = np.isin(_ends(gathered[key]), smc)
+            found.append(_column(gathered[key], "inode")[mine].astype(np.uint32))
+    return np.concatenate(found)
+
+
+def _tipc(gathered: Mapping[str, Gathered]) -> tuple[Inodes, Inodes]:
+    if "tipc" not in gathered:
+        return NO_INODES, NO_INODES
+    table = gathered["tipc"]
+    inodes = _column(table, "inode").astype(np.uint32)
+    sequenced = _column(table, "_type") == socket.SOCK_SEQPACKET
+    served = _column(table, "_has_con.type") & (_column(table, "con.type") == TIPC_TOP_SRV)
+    listens = (_column(table, "_state") == LISTEN) & (_column(table, "has_publ") != 0)
+    return inodes[sequenced & served], inodes[sequenced & listens]
+
+
+def _column(table: Gathered, name: str) -> AnyArray:
+    columns: Columns = table.decoder.columns
+    return columns[name][columns.rows - table.latest_rows :]
+
+
+def _ends(table: Gathered) -> npt.NDArray[np.uint64]:
+    """Return one number for the addresses and ports of each row."""
+    words = [_column(table, name) for name in ("local_port", "peer_port")]
+    for name in ("_src", "_dst"):
+        words += list(np.ascontiguousarray(_column(table, name)).view(np.uint64).reshape(-1, 2).T)
+    return hashed_words(words)
