@@ -37,17 +37,21 @@ def open(
     memory_limit: str | None = None,
     timeout: float | None = None,
 ) -> Analysis:
-    """Open a recording: a directory (live, dead or sealed), a zip, a glob, or Parquet files.
+    """Open recordings: directories (live, dead or sealed), zips, globs, or Parquet files.
 
-    It is seen as it is now; open it again to see what a live one has gained. ``timeout`` is in
-    seconds per query. ``memory_limit``, as DuckDB writes it, bounds what DuckDB counts; a command
-    bounds its whole process, which an import does not do to yours. Raises SockrecError.
+    Of several, each report answers for each by itself, with a column ``host``; SQL has the rows of
+    all. They are seen as they are now; open them again to see what live ones have gained.
+    ``timeout`` is in seconds per query. ``memory_limit``, as DuckDB writes it, bounds what DuckDB
+    counts; a command bounds its whole process, which an import does not do to yours. Raises
+    SockrecError.
     """
-    from analyzer.reading.recording import open_recording
+    from analyzer.reading.recording import open_recordings
     from analyzer.sql.engine import Engine
 
     return Analysis(
-        Engine(open_recording(*paths), threads=threads, memory_limit=memory_limit, timeout=timeout)
+        Engine(
+            *open_recordings(*paths), threads=threads, memory_limit=memory_limit, timeout=timeout
+        )
     )
 
 
@@ -91,7 +95,9 @@ class Analysis:
 
         report = find_report(name) if isinstance(name, str) else name
         values = report.values(parameters)
-        return Answer(self.engine, report.sql, self.scope(start, end, where, zone), values)
+        return Answer(
+            self.engine, report.sql, self.scope(start, end, where, zone), values, apart=True
+        )
 
     def summary(
         self,
@@ -106,9 +112,9 @@ class Analysis:
 
         ``parameters`` changes thresholds: ``{"close_wait.age_s": 30}``.
         """
-        from analyzer.sql.summary import summarize
+        from analyzer.sql.hosts import summarize_each
 
-        return summarize(self.engine, self.scope(start, end, where, zone), parameters or {})
+        return summarize_each(self.engine, self.scope(start, end, where, zone), parameters or {})
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -116,7 +122,7 @@ class Analysis:
 
         A damaged file is noticed when a query is to read it, and left out from then on.
         """
-        return self.engine.recording.missing
+        return self.engine.missing
 
     def close(self) -> None:
         self.engine.close()
@@ -135,21 +141,33 @@ class Analysis:
     def scope(
         self, start: str | None, end: str | None, where: str | None = None, zone: tzinfo = UTC
     ) -> Scope:
-        """Return what a query is to be about. Raises ScopeError."""
-        from analyzer.sql.views import Scope, parse_time
+        """Return what a query is to be about. Raises ScopeError.
+
+        ``+30s`` and ``-5m`` count from each recording's own samples.
+        """
+        from analyzer.sql.views import Scope, parse_time, together
 
         if start is None and end is None:
             return Scope(where=where)
-        first, last = self.engine.span()
-        return Scope(
-            None if start is None else parse_time(start, first, last, zone),
-            None if end is None else parse_time(end, first, last, zone),
-            where,
-        )
+        scopes = []
+        for one in self.engine.scopes():
+            first, last = self.engine.span(one)
+            scopes.append(
+                Scope(
+                    None if start is None else parse_time(start, first, last, zone),
+                    None if end is None else parse_time(end, first, last, zone),
+                    where,
+                    one.part,
+                )
+            )
+        return scopes[0] if len(scopes) == 1 else together(scopes)
 
 
 class Answer:
-    """The rows that a query gives; the query runs each time they are asked for."""
+    """The rows that a query gives; the query runs each time they are asked for.
+
+    ``apart`` is over each of several recordings for itself.
+    """
 
     def __init__(
         self,
@@ -157,15 +175,20 @@ class Answer:
         query: str,
         scope: Scope,
         parameters: Mapping[str, tuple[str, str | int | float | bool]],
+        apart: bool = False,
     ) -> None:
         self._engine = engine
         self._query = query
         self._scope = scope
         self._parameters = parameters
+        self._apart = apart
 
     def table(self) -> pa.Table:
         """Return all rows."""
-        return self._engine.table(self._query, self._scope, self._parameters)
+        import pyarrow as pa
+
+        with self.batches() as (schema, batches):
+            return pa.Table.from_batches(batches, schema=schema)
 
     def df(self) -> pd.DataFrame:
         """Return all rows with Arrow's types, which do not depend on the data."""
@@ -181,5 +204,9 @@ class Answer:
     @contextmanager
     def batches(self) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
         """Give the schema, and the rows as they come."""
-        with self._engine.run(self._query, self._scope, self._parameters) as result:
+        from analyzer.sql.engine import Engine
+        from analyzer.sql.hosts import run_each
+
+        run = run_each if self._apart else Engine.run
+        with run(self._engine, self._query, self._scope, self._parameters) as result:
             yield result

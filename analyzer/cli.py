@@ -31,7 +31,10 @@ READING = frozenset({"info", "report", "sql", "summary", "verify"})
 """The commands that open a recording, which may be a stranger's."""
 
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-_OPENS = "A directory (live, dead or sealed), a zip of one, a glob, or Parquet files of one table."
+_OPENS = (
+    "A directory (live, dead or sealed), a zip of one, a glob, or Parquet files of one table; of "
+    "several recordings each report answers for each."
+)
 
 
 _ENDINGS = {f".{form}": form for form in Format} | {".jsonl": Format.ndjson, ".md": Format.markdown}
@@ -201,14 +204,17 @@ def info(
     from analyzer.sql.info import describe
 
     with opened(recording) as analysis:
-        told = describe(analysis.engine)
+        told = [describe(analysis.engine, part) for part in range(len(analysis.engine.recordings))]
     if form is Told.json:
-        typer.echo(json.dumps(told.facts, indent=2))
+        facts = [one.facts for one in told]
+        typer.echo(json.dumps(facts if len(facts) > 1 else facts[0], indent=2))
         return
-    lines = told.lines()
-    width = max(len(label) for label, _ in lines)
-    for label, text in lines:
-        typer.echo(f"{label:<{width}}  {text}")
+    for number, one in enumerate(told):
+        lines = one.lines()
+        width = max(len(label) for label, _ in lines)
+        typer.echo("\n" * (number > 0), nl=False)
+        for label, text in lines:
+            typer.echo(f"{label:<{width}}  {text}")
 
 
 @app.command()
