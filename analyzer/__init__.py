@@ -37,17 +37,21 @@ def open(
     memory_limit: str | None = None,
     timeout: float | None = None,
 ) -> Analysis:
-    """Open a recording: a directory (live, dead or sealed), a zip, a glob, or Parquet files.
+    """Open recordings: directories (live, dead or sealed), zips, globs, or Parquet files.
 
-    It is seen as it is now; open it again to see what a live one has gained. ``timeout`` is in
-    seconds per query. ``memory_limit``, as DuckDB writes it, bounds what DuckDB counts; a command
-    bounds its whole process, which an import does not do to yours. Raises SockrecError.
+    Of several, each report answers for each by itself, with a column ``host``; SQL has the rows of
+    all. They are seen as they are now; open them again to see what live ones have gained.
+    ``timeout`` is in seconds per query. ``memory_limit``, as DuckDB writes it, bounds what DuckDB
+    counts; a command bounds its whole process, which an import does not do to yours. Raises
+    SockrecError.
     """
-    from analyzer.reading.recording import open_recording
+    from analyzer.reading.recording import open_recordings
     from analyzer.sql.engine import Engine
 
     return Analysis(
-        Engine(open_recording(*paths), threads=threads, memory_limit=memory_limit, timeout=timeout)
+        Engine(
+            *open_recordings(*paths), threads=threads, memory_limit=memory_limit, timeout=timeout
+        )
     )
 
 
@@ -92,7 +96,9 @@ class Analysis:
 
         report = find_report(name) if isinstance(name, str) else name
         values = report.values(parameters)
-        return Answer(self.engine, report.sql, self.scope(start, end, where, zone), values)
+        return Answer(
+            self.engine, report.sql, self.scope(start, end, where, zone), values, apart=True
+        )
 
     def summary(
         self,
@@ -107,9 +113,9 @@ class Analysis:
 
         ``parameters`` changes thresholds: ``{"close_wait.age_s": 30}``.
         """
-        from analyzer.sql.summary import summarize
+        from analyzer.sql.hosts import summarize_each
 
-        return summarize(self.engine, self.scope(start, end, where, zone), parameters or {})
+        return summarize_each(self.engine, self.scope(start, end, where, zone), parameters or {})
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -117,7 +123,7 @@ class Analysis:
 
         A damaged file is noticed when a query is to read it, and left out from then on.
         """
-        return self.engine.recording.missing
+        return self.engine.missing
 
     def close(self) -> None:
         self.engine.close()
@@ -140,26 +146,36 @@ class Analysis:
         where: str | None = None,
         zone: tzinfo = UTC,
     ) -> Scope:
-        """Return what a query is to be about. Raises TimeError."""
+        """Return what a query is to be about. Raises TimeError.
+
+        ``+30s`` and ``-5m`` count from each recording's own samples.
+        """
         from analyzer.sql.times import Times
-        from analyzer.sql.views import Scope
+        from analyzer.sql.views import Scope, together
 
         if start is None and end is None:
             return Scope(where=where)
-        return Scope(*Times(*self.engine.span(), zone).bounds(start, end), where)
+        scopes = [
+            Scope(*Times(*self.engine.span(one), zone).bounds(start, end), where, one.part)
+            for one in self.engine.scopes()
+        ]
+        return scopes[0] if len(scopes) == 1 else together(scopes)
 
     def __repr__(self) -> str:
-        recording = self.engine.recording
-        host = recording.facts.get("host")
-        of = f" of {printable(host)}" if isinstance(host, str) else ""
         closed = ", closed" * self.engine.closed
-        return f"<recording{of} in {printable(str(recording.path))}{closed}>"
+        told = []
+        for recording in self.engine.recordings:
+            host = recording.facts.get("host")
+            of = f" of {printable(host)}" if isinstance(host, str) else ""
+            told.append(f"recording{of} in {printable(str(recording.path))}")
+        return f"<{', '.join(told)}{closed}>"
 
 
 class Answer:
     """The rows that a query gives: to be iterated as dictionaries, shown, or taken as a table.
 
     The query runs when they are asked for; ``table``, and all that needs every row, keep them.
+    ``apart`` is over each of several recordings for itself.
     """
 
     def __init__(
@@ -168,17 +184,22 @@ class Answer:
         query: str,
         scope: Scope,
         parameters: Mapping[str, tuple[str, str | int | float | bool]],
+        apart: bool = False,
     ) -> None:
         self._engine = engine
         self._query = query
         self._scope = scope
         self._parameters = parameters
+        self._apart = apart
         self._table: pa.Table | None = None
 
     def table(self) -> pa.Table:
         """Return all rows."""
         if self._table is None:
-            self._table = self._engine.table(self._query, self._scope, self._parameters)
+            import pyarrow as pa
+
+            with self.batches() as (schema, batches):
+                self._table = pa.Table.from_batches(batches, schema=schema)
         return self._table
 
     def df(self) -> pd.DataFrame:
@@ -241,5 +262,9 @@ class Answer:
     @contextmanager
     def batches(self) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
         """Give the schema, and the rows as they come."""
-        with self._engine.run(self._query, self._scope, self._parameters) as result:
+        from analyzer.sql.engine import Engine
+        from analyzer.sql.hosts import run_each
+
+        run = run_each if self._apart else Engine.run
+        with run(self._engine, self._query, self._scope, self._parameters) as result:
             yield result

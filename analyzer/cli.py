@@ -34,7 +34,10 @@ READING = frozenset({"info", "report", "sql", "summary", "verify"})
 
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LEAST_MEMORY = 1 << 20
-_OPENS = "A directory (live, dead or sealed), a zip of one, a glob, or Parquet files of one table."
+_OPENS = (
+    "A directory (live, dead or sealed), a zip of one, a glob, or Parquet files of one table; of "
+    "several recordings each report answers for each."
+)
 
 
 _ENDINGS = {f".{form}": form for form in Format} | {
@@ -317,12 +320,16 @@ def info(
     from analyzer.sql.info import describe
 
     with opened(_named(recording)) as analysis:
-        told = describe(analysis.engine)
+        parts = range(len(analysis.engine.recordings))
+        told = [describe(analysis.engine, part) for part in parts]
         with _printed() as say:
             if form is Told.json:
-                say([json.dumps(told.facts, indent=2)])
+                facts = [one.facts for one in told]
+                say([json.dumps(facts if len(facts) > 1 else facts[0], indent=2)])
             else:
-                say(two_columns(told.lines(), width_of(sys.stdout)))
+                for number, one in enumerate(told):
+                    say([""] * (number > 0))
+                    say(two_columns(one.lines(), width_of(sys.stdout)))
 
 
 @app.command(

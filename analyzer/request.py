@@ -79,13 +79,14 @@ class Request:
     def report(self, opened: Analysis, report: Query, given: Mapping[str, str]) -> None:
         """Print a report; if it has no rows, tell what of the recording it lacked."""
         from analyzer import Answer
+        from analyzer.sql.hosts import lacking_each
 
         values = report.values(given)  # of any names, which keywords could not have
         scope = self.scope(opened)
-        answer = Answer(opened.engine, report.sql, scope, values)
+        answer = Answer(opened.engine, report.sql, scope, values, apart=True)
         _, top = values.get("top", ("BIGINT", 0))
         shown = self.show(opened, answer, Look(self.zone, report.title, report.chart, int(top)))
-        why = "; ".join(_lacks(opened, scope, report))
+        why = "; ".join(lacking_each(opened.engine, scope, report))
         if not shown:
             _note(f"no rows: {why}" if why else "no rows")
         elif why:
@@ -97,12 +98,13 @@ class Request:
         import json
 
         from analyzer.sql.account import account, verdict
-        from analyzer.sql.summary import lines, summarize
+        from analyzer.sql.hosts import summarize_each
+        from analyzer.sql.summary import lines
 
         done: list[float] = []
         scope = self.scope(opened)
         with Bar(lambda: done[-1] if done else None, sys.stderr):
-            found = summarize(opened.engine, scope, given, lambda n, of: done.append(n / of))
+            found = summarize_each(opened.engine, scope, given, lambda n, of: done.append(n / of))
             told = account(opened.engine, found, scope) if self.form is Format.json else {}
         with destination(self.output, self._own(opened)) as out:
             if self.form is Format.table:
@@ -162,7 +164,7 @@ class Request:
 
     def _own(self, opened: Analysis) -> list[Path]:
         """Return what is never written."""
-        return [*self.recordings, *opened.engine.recording.paths]
+        return [*self.recordings, *opened.engine.paths]
 
 
 @contextmanager
@@ -247,14 +249,6 @@ def _signals_end() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _lacks(opened: Analysis, scope: Scope, report: Query) -> list[str]:
-    """Return why the recording cannot say what the report rests on."""
-    from analyzer.sql.summary import lacking
-
-    lacks = lacking(opened.engine, scope)
-    return list(dict.fromkeys(lacks[need] for need in report.needs if need in lacks))
 
 
 def _note(text: str) -> None:

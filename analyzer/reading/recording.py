@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from analyzer.reading.archive import Unpacked, is_zip, unpack
 from analyzer.reading.journal import Journal, open_journals
@@ -27,6 +28,7 @@ from recorder.schema import (
 )
 
 _ATTEMPTS = 20
+_PARTITION = re.compile(r"\w+=.+", re.ASCII)
 
 
 class RecordingError(SockrecError):
@@ -43,6 +45,17 @@ class LeftOut:
     number: int
     bytes: int
     why: str
+
+
+class Identity(NamedTuple):
+    """What no two recordings share; None is what its facts do not tell.
+
+    ``run`` is when the recorder was started: what it counts begins anew then.
+    """
+
+    host: str | None
+    boot: str | None
+    run: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,10 @@ class Recording:
     unpacked: Unpacked | None = None
     missing: tuple[Missing, ...] = ()
     sealed: tuple[Sealed, ...] = ()
+
+    @property
+    def identity(self) -> Identity:
+        return _identity(self.facts)
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -96,27 +113,63 @@ class Recording:
             self.unpacked.close()
 
 
-def open_recording(*paths: str | os.PathLike[str]) -> Recording:
-    """Open a directory, Parquet files of one table, or a zip of either. Raises SockrecError.
+def open_recordings(*paths: str | os.PathLike[str]) -> tuple[Recording, ...]:
+    """Open directories, zips and Parquet files of one table, of one recording or of several.
 
-    A single name that does not exist may be a pattern of them, as ``'*.parquet'`` in quotes.
+    They come ordered by host and start. A name that does not exist may be a pattern, as
+    ``'*.parquet'`` in quotes; a directory of directories as ``host=web1`` stands for the recordings
+    in them. Raises SockrecError or OSError.
     """
     if not paths:
         raise RecordingError("no recording is named")
-    places = [Path(path).absolute() for path in paths]
-    if len(places) == 1:
-        places = _expand(places[0])
-    forms = [_form(place) for place in places]
-    if forms == ["directory"]:
-        return _open_directory(places[0].resolve())
-    if forms == ["zip"]:
-        return _open_zip(places[0])
-    for place, form in zip(places, forms, strict=True):
-        if form != "file":
+    named = [place for path in paths for place in _expand(Path(path).absolute())]
+    forms = {place: _form(place) for top in named for place in _layout(top)}
+    once = {place.resolve(): place for place in reversed(forms)}
+    opened: list[Recording] = []
+    try:
+        for real, place in reversed(once.items()):
+            if forms[place] == "directory":
+                opened.append(_open_directory(real))
+            elif forms[place] == "zip":
+                opened.append(_open_zip(place))
+        opened += _open_files([real for real in reversed(once) if forms[once[real]] == "file"])
+        _check_different(opened)
+    except BaseException:
+        for recording in opened:
+            recording.close()
+        raise
+    return tuple(sorted(opened, key=_place_among))
+
+
+def open_recording(*paths: str | os.PathLike[str]) -> Recording:
+    """Open what is one recording. Raises SockrecError or OSError."""
+    first, *others = open_recordings(*paths)
+    if others:
+        for recording in (first, *others):
+            recording.close()
+        raise RecordingError(f"{first.path} and {others[0].path} are of different recordings")
+    return first
+
+
+def _identity(facts: Mapping[str, object]) -> Identity:
+    told = (facts.get(name) for name in ("host", "boot_id", "started"))
+    return Identity(*(str(fact) if fact is not None else None for fact in told))
+
+
+def _check_different(opened: Sequence[Recording]) -> None:
+    """Refuse what would count twice, or what nothing tells apart."""
+    seen: dict[Identity, Recording] = {}
+    for recording in opened:
+        other = seen.setdefault(recording.identity, recording)
+        if other is not recording:
             raise RecordingError(
-                f"{place}: one {form} or several Parquet files of one table, not both"
+                f"{other.path} and {recording.path} are of one recording: name only one of them"
             )
-    return _open_files([place.resolve() for place in dict.fromkeys(places)])
+
+
+def _place_among(recording: Recording) -> tuple[str, ...]:
+    host, boot, run = recording.identity
+    return str(host), str(run), str(boot), str(recording.path)
 
 
 def _expand(place: Path) -> list[Path]:
@@ -128,6 +181,28 @@ def _expand(place: Path) -> list[Path]:
     if not found:
         raise RecordingError(f"{place}: no such file or directory, and nothing matches it")
     return found
+
+
+def _layout(place: Path) -> list[Path]:
+    """Return what lies in a layout of folders as ``host=web1/day=22``, a place itself if none."""
+    try:
+        if not place.is_dir() or os.path.lexists(place / RECORDING_FILE):
+            return [place]
+        folders = [path for path in sorted(place.iterdir()) if _PARTITION.fullmatch(path.name)]
+        folders = [path for path in folders if path.is_dir() and not path.is_symlink()]
+    except (ValueError, UnicodeError):
+        return [place]  # what is wrong with its name is told where it is opened
+    if folders:
+        return [found for folder in folders for found in _layout(folder)]
+    if not _PARTITION.fullmatch(place.name):
+        return [place]
+    inside = [path for path in sorted(place.iterdir()) if _counts(path)]
+    return inside or [place]
+
+
+def _counts(path: Path) -> bool:
+    """Tell whether something in the last folder of a layout is a recording or a file of one."""
+    return os.path.lexists(path / RECORDING_FILE) or path.name.endswith(SEGMENT_SUFFIX)
 
 
 def _form(place: Path) -> Literal["directory", "zip", "file"]:
@@ -157,7 +232,9 @@ def _open_zip(path: Path) -> Recording:
         if unpacked.whole:
             opened = _open_directory(unpacked.folder)
         else:
-            opened = _open_files(list(unpacked.files))
+            opened, *others = _open_files(list(unpacked.files))
+            if others:
+                raise _different(opened.path, others[0].path)
     except BaseException as error:
         unpacked.close()
         if isinstance(error, SockrecError | OSError):
@@ -166,26 +243,32 @@ def _open_zip(path: Path) -> Recording:
     return replace(opened, path=path, unpacked=unpacked)
 
 
-def _open_files(paths: Sequence[Path]) -> Recording:
-    segments = tuple(read_segment(path, follow=True) for path in paths)
-    first, first_facts = segments[0], _facts(paths[0], segments[0].facts)
-    for segment in segments[1:]:
+def _open_files(paths: Sequence[Path]) -> list[Recording]:
+    """Open files of one table: one recording for each host, boot and start that they tell."""
+    found: dict[Identity, list[Segment]] = {}
+    for path in paths:
+        segment = read_segment(path, follow=True)
+        found.setdefault(_identity(_facts(path, segment.facts)), []).append(segment)
+        first, *_ = next(iter(found.values()))
         if segment.table != first.table:
             raise RecordingError(
                 f"{segment.path} is of table {segment.table.name}, {first.path} of "
                 f"{first.table.name}: give the files of one table, or the directory"
             )
-        facts = _facts(segment.path, segment.facts)
-        if any(facts.get(key) != first_facts.get(key) for key in ("boot_id", "host", "started")):
-            raise RecordingError(f"{segment.path} and {first.path} are of different recordings")
-    newest = max(segments, key=lambda segment: segment.path.name)
-    return Recording(
-        path=paths[0],
-        facts=_facts(newest.path, newest.facts),
-        segments=segments,
-        journals=(),
-        left_out=(),
-        whole=False,
+    opened = []
+    for identity, segments in found.items():
+        if len(found) > 1 and None in (identity.host, identity.boot):
+            other = next(others[0] for others in found.values() if others is not segments)
+            raise _different(segments[0].path, other.path)
+        newest = max(segments, key=lambda segment: segment.path.name)
+        facts = _facts(newest.path, newest.facts)
+        opened.append(Recording(segments[0].path, facts, tuple(segments), (), (), whole=False))
+    return opened
+
+
+def _different(one: Path, other: Path) -> RecordingError:
+    return RecordingError(
+        f"{one} and {other} are of different recordings, and do not both tell their host and boot"
     )
 
 

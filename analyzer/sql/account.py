@@ -31,12 +31,19 @@ def verdict(found: Summary) -> str:
 def account(engine: Engine, found: Summary, scope: Scope) -> dict[str, object]:
     """Return what a summary says of a scope, in values that JSON has words for."""
     samples, first, last = sampled(engine, scope)
-    seen = coverage(engine)  # before what is missing is asked, as it may find some
+    recordings = [
+        {
+            "recording": str(recording.path),
+            "host": plain(recording.facts.get("host")),
+            "coverage": coverage(engine, one),  # before what is missing, as it may find some
+            "missing": [lost(missing) for missing in engine.recordings[one.part or 0].missing],
+        }
+        for recording, one in zip(engine.recordings, engine.scopes(), strict=True)
+    ]
     return {
         "version": VERSION,
         "sockrec": version("sockrec"),
-        "recording": str(engine.recording.path),
-        "host": plain(engine.recording.facts.get("host")),
+        **(recordings[0] if len(recordings) == 1 else {"recordings": recordings}),
         "asked": {"from": iso(scope.start), "to": iso(scope.end), "where": scope.where},
         "span": {"first": iso(first), "last": iso(last), "samples": samples},
         "verdict": verdict(found),
@@ -45,6 +52,4 @@ def account(engine: Engine, found: Summary, scope: Scope) -> dict[str, object]:
         "could_not_check": [
             {"finding": one.finding, "title": one.title, "why": one.why} for one in found.unchecked
         ],
-        "coverage": seen,
-        "missing": [lost(missing) for missing in engine.recording.missing],
     }

@@ -1,4 +1,4 @@
-"""A locked-down DuckDB: one SELECT at a time, over one recording's files and nothing else."""
+"""A locked-down DuckDB: one SELECT at a time, over the files of recordings and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -42,8 +42,10 @@ from analyzer.sql.views import (
     ScopeError,
     Stream,
     Value,
+    catalog,
     lay_raw,
     lay_scope,
+    lay_together,
     streams,
 )
 from recorder.schema import SockrecError
@@ -129,8 +131,9 @@ class QueryError(SockrecError):
 
 
 class Engine:
-    """Runs queries over a recording; close it, or leave its ``with`` block, to remove its files.
+    """Runs queries over recordings; close it, or leave its ``with`` block, to remove its files.
 
+    A run is about one of several, or about all of them together, as its scope says.
     ``timeout`` is in seconds per query, ``memory_limit`` as DuckDB writes it, by default half the
     memory of the machine, 8 GiB at most. DuckDB runs in threads that may open nothing but the
     recording, where the kernel has Landlock.
@@ -138,25 +141,26 @@ class Engine:
 
     def __init__(
         self,
-        recording: Recording,
-        *,
+        *recordings: Recording,
         threads: int | None = None,
         memory_limit: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        self.recording = recording
+        self.recordings = list(recordings)
         self._timeout = timeout
         self._work: _Work | None = None
         self._links: dict[Path, Path] = {}
         self._checker = Checker(threads)
         self._view_trees: dict[str, str] = {}
-        self._told = 0
         self.closed = False
+        self._told = [0] * len(recordings)
+        self.turn = (0, 1)
+        """How many runs are done, of how many that are one to who waits."""
         self._folder = Folder()
         self._spill = self._folder.path
         _OPEN.add(self)
         try:
-            self._ruleset = landlock.Ruleset(_allowed(recording, self._spill))
+            self._ruleset = landlock.Ruleset(_allowed(recordings, self._spill))
             self._refused = _refused_functions()
             # What DuckDB starts at once is bound by what this thread is.
             with ThreadPoolExecutor(1, initializer=self._ruleset.enter) as bound:
@@ -176,39 +180,62 @@ class Engine:
         """Lay the raw relations, then close every door; the order matters."""
         connection = self._connection
         self._make_links()
-        files = [str(self._links.get(path, path)) for path in self.recording.paths]
+        files = [str(self._links.get(path, path)) for path in self.paths]
         connection.execute(f"SET allowed_paths = {_list_literal(files)}")
         # Until external access is off: from then on the folder is allowed, and no other is.
         connection.execute(f"SET temp_directory = {_list_literal([str(self._spill)])[1:-1]}")
         free = shutil.disk_usage(self._spill).free
         connection.execute(f"SET max_temp_directory_size = '{free // 2 >> 10}KiB'")
+        for part in range(len(self.recordings)) if self.several else ():
+            connection.execute(f"ATTACH ':memory:' AS {catalog(part)}")
         self._lay_raw()
         connection.execute("SET enable_external_access = false")
         # What tells how far a query is belongs to each cursor.
         connection.execute(f"SET allowed_configs = {_list_literal(list(_PROGRESS))}")
         connection.execute("SET lock_configuration = true")
 
+    @property
+    def several(self) -> bool:
+        return len(self.recordings) > 1
+
+    @property
+    def paths(self) -> list[Path]:
+        """Return the files that queries read by path."""
+        return [path for recording in self.recordings for path in recording.paths]
+
+    def _streams(self, parts: Iterable[int]) -> dict[str, Stream]:
+        found: dict[str, Stream] = {}
+        for part in parts:
+            found |= streams(self.recordings[part], part if self.several else None)
+        return found
+
     def _lay_raw(self) -> None:
-        segments = tuple(
-            replace(segment, path=self._links.get(segment.path, segment.path))
-            for segment in self.recording.segments
-        )
-        journals = streams(self.recording)
+        linked = [
+            replace(
+                recording,
+                segments=tuple(
+                    replace(segment, path=self._links.get(segment.path, segment.path))
+                    for segment in recording.segments
+                ),
+            )
+            for recording in self.recordings
+        ]
+        journals = self._streams(range(len(self.recordings)))
         try:
             for name, stream in journals.items():
                 self._connection.register(name, stream)
-            lay_raw(self._connection, replace(self.recording, segments=segments))
+            lay_raw(self._connection, linked)
         finally:
             for name in journals:
                 self._connection.unregister(name)
 
     def _make_links(self) -> None:
         """Make links in place of names that DuckDB takes for patterns."""
-        if not any(glob.has_magic(str(path)) for path in self.recording.paths):
+        if not any(glob.has_magic(str(path)) for path in self.paths):
             return
         folder = self._spill / "links"
         folder.mkdir(mode=0o700)
-        for number, path in enumerate(self.recording.paths):
+        for number, path in enumerate(self.paths):
             self._links[path] = folder / f"{number}.parquet"
             self._links[path].symlink_to(path)
 
@@ -224,32 +251,50 @@ class Engine:
             self._view_trees[name] = trees[0]
         return self._view_trees[name]
 
-    def news(self) -> tuple[Missing, ...]:
-        """Return what is missing of the recording, as far as that was not returned before."""
-        found = self.recording.missing[self._told :]
-        self._told += len(found)
-        return found
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """Return what is missing of all recordings, as far as that is known by now."""
+        return tuple(lost for part in range(len(self.recordings)) for lost in self._missing(part))
 
-    def _leave_out_damaged(self, columns: Columns) -> None:
+    def news(self) -> tuple[Missing, ...]:
+        """Return what is missing, as far as that was not returned before."""
+        found: list[Missing] = []
+        for part, told in enumerate(self._told):
+            found += self._missing(part)[told:]
+            self._told[part] = len(self.recordings[part].missing)
+        return tuple(found)
+
+    def _missing(self, part: int) -> list[Missing]:
+        """Return what is missing of one recording; of several, with its name."""
+        recording = self.recordings[part]
+        if not self.several or not recording.whole:
+            return list(recording.missing)
+        return [replace(lost, what=f"{recording.path}: {lost.what}") for lost in recording.missing]
+
+    def _leave_out_damaged(self, columns: Columns, parts: Iterable[int]) -> None:
         """Check what a query is to read; what is damaged is missing from then on."""
-        found = self._checker.check(self.recording.segments, columns)
-        if not found:
-            return
-        damaged = dict(found)
-        halves = {segment.number for segment in damaged if segment.table.name in TOGETHER}
-        for segment in self.recording.segments if self.recording.whole else ():
-            if segment.table.name in TOGETHER and segment.number in halves:
-                damaged.setdefault(segment, TOGETHER_WHY)
-        self.recording = replace(
-            self.recording,
-            segments=tuple(s for s in self.recording.segments if s not in damaged),
-            missing=self.recording.missing
-            + tuple(
-                Missing(self.recording.name(segment.path), why, segment.rows, *span(segment))
+        found = False
+        for part in parts:
+            recording = self.recordings[part]
+            damaged = dict(self._checker.check(recording.segments, columns))
+            if not damaged:
+                continue
+            found = True
+            halves = {segment.number for segment in damaged if segment.table.name in TOGETHER}
+            for segment in recording.segments if recording.whole else ():
+                if segment.table.name in TOGETHER and segment.number in halves:
+                    damaged.setdefault(segment, TOGETHER_WHY)
+            missing = tuple(
+                Missing(recording.name(segment.path), why, segment.rows, *span(segment))
                 for segment, why in damaged.items()
-            ),
-        )
-        _interruptible(self._connection, self._lay_raw, enter=self._ruleset.enter)
+            )
+            self.recordings[part] = replace(
+                recording,
+                segments=tuple(s for s in recording.segments if s not in damaged),
+                missing=recording.missing + missing,
+            )
+        if found:
+            _interruptible(self._connection, self._lay_raw, enter=self._ruleset.enter)
 
     def check(self, query: str) -> None:
         """Raise QueryError unless the text is exactly one SELECT that only reads what it is given.
@@ -320,10 +365,12 @@ class Engine:
 
         Ctrl-C, an error of the caller or leaving the block early interrupts it.
         """
-        trees = [self._checked(query), *self._checked_scope(scope)]
-        self._leave_out_damaged(named_columns(trees, pieces(), self._view_tree))
+        scopes = self.scopes(scope)
+        parts = [one.part or 0 for one in scopes]
+        trees = [self._checked(query), *self._checked_scope(scopes[0])]
+        self._leave_out_damaged(named_columns(trees, pieces(), self._view_tree), parts)
         cursor = self._connection.cursor()
-        journals = streams(self.recording)
+        journals = self._streams(parts)
 
         def prepare() -> None:
             self._ruleset.enter()
@@ -331,7 +378,12 @@ class Engine:
                 cursor.execute(f"SET {name} = {value}")
             for name, stream in journals.items():
                 cursor.register(name, stream)
-            lay_scope(cursor, scope, parameters, query)
+            if len(scopes) > 1:
+                lay_together(cursor, self.recordings, scopes, parameters, query)
+                return
+            if self.several:
+                cursor.execute(f"USE {catalog(parts[0])}")
+            lay_scope(cursor, scopes[0], parameters, query)
 
         work = _Work(cursor, prepare, query, journals.values(), self._timeout)
         self._work = work
@@ -352,12 +404,20 @@ class Engine:
         with self.run(query, scope, parameters) as (schema, batches):
             return pa.Table.from_batches(batches, schema=schema)
 
-    def span(self) -> tuple[int | None, int | None]:
+    def scopes(self, scope: Scope = WHOLE) -> tuple[Scope, ...]:
+        """Return the scope of each recording that it is about."""
+        if scope.each:
+            return scope.each
+        if scope.part is not None or not self.several:
+            return (scope,)
+        return tuple(replace(scope, part=part) for part in range(len(self.recordings)))
+
+    def span(self, scope: Scope = WHOLE) -> tuple[int | None, int | None]:
         """Return the times of the first and the last sample in microseconds UTC."""
         # A file of sockets alone has no samples.
         for name in ("samples", "sockets"):
             row = self.table(
-                f"SELECT min(t_us) AS first, max(t_us) AS last FROM {name}"
+                f"SELECT min(t_us) AS first, max(t_us) AS last FROM {name}", scope
             ).to_pylist()
             if row[0]["first"] is not None:
                 return row[0]["first"], row[0]["last"]
@@ -369,7 +429,9 @@ class Engine:
         Meant for another thread while ``run`` or ``table`` waits.
         """
         work = self._work
-        return None if work is None else work.progress()
+        share = None if work is None else work.progress()
+        done, of = self.turn
+        return None if share is None else (done + share) / of
 
     def close(self) -> None:
         """Remove all files; a query that did not stop keeps the connection until it does."""
@@ -380,9 +442,10 @@ class Engine:
         self.remove_files()
 
     def remove_files(self) -> None:
-        """Remove what the engine and its recording keep on disk, come what may."""
+        """Remove what the engine and its recordings keep on disk, come what may."""
         self._folder.remove()
-        self.recording.close()
+        for recording in self.recordings:
+            recording.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -536,7 +599,7 @@ def _connect(threads: int | None, memory_limit: str | None) -> duckdb.DuckDBPyCo
         raise _query_error(error) from error
 
 
-def _allowed(recording: Recording, spill: Path) -> Iterator[tuple[Path, int]]:
+def _allowed(recordings: Sequence[Recording], spill: Path) -> Iterator[tuple[Path, int]]:
     """Yield what the threads of DuckDB may open: the recording, libraries, what it asks the kernel.
 
     It gives up where it may not read of control groups.
@@ -547,7 +610,8 @@ def _allowed(recording: Recording, spill: Path) -> Iterator[tuple[Path, int]]:
     analyzer = Path(__file__).parents[1]
     own |= {str(analyzer), os.path.dirname(inspect.getfile(SockrecError))}
     own.add(str(analyzer / "queries"))  # a link where this is developed
-    for path in (*recording.places, *map(Path, (*own, *_READABLE))):
+    places = (place for recording in recordings for place in recording.places)
+    for path in (*places, *map(Path, (*own, *_READABLE))):
         yield path, landlock.READ
 
 

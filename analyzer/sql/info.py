@@ -12,7 +12,7 @@ from analyzer.reading.segment import Missing
 from analyzer.screen.render import printable
 from analyzer.sql.catalog import find_report
 from analyzer.sql.engine import Engine
-from analyzer.sql.views import WHOLE
+from analyzer.sql.views import Scope
 from recorder.schema import TABLES
 
 LATE_SHARE = 0.1
@@ -134,18 +134,21 @@ class Info:
         return result
 
 
-def describe(engine: Engine, *, now: float | None = None, boot_id: str | None = None) -> Info:
-    """Gather what there is to know; time and boot decide whether the recording is live."""
-    recording = engine.recording
+def describe(
+    engine: Engine, part: int = 0, *, now: float | None = None, boot_id: str | None = None
+) -> Info:
+    """Gather what there is to know of one of the recordings; time and boot decide if it is live."""
+    recording = engine.recordings[part]
+    scope = Scope(part=part)
     said = recording.facts
     interval = said.get("interval_us")
     # A stranger's number may be too large for SQL.
     interval_us = interval if isinstance(interval, int) and 0 < interval < 1 << 53 else None
-    samples = _one(engine, _SAMPLES.format(late=round((interval_us or 0) * LATE_SHARE)))
+    samples = _one(engine, scope, _SAMPLES.format(late=round((interval_us or 0) * LATE_SHARE)))
     if not samples["samples"]:
-        samples = _one(engine, _LONE_SOCKETS)
-    owners = _one(engine, _OWNERS)
-    namespaces = _one(engine, _NAMESPACES)
+        samples = _one(engine, scope, _LONE_SOCKETS)
+    owners = _one(engine, scope, _OWNERS)
+    namespaces = _one(engine, scope, _NAMESPACES)
     first, last = _integer(samples["first_us"]), _integer(samples["last_us"])
     return Info(
         {
@@ -169,21 +172,21 @@ def describe(engine: Engine, *, now: float | None = None, boot_id: str | None = 
             "late_samples": samples["late"],
             "most_late_s": _seconds(samples["most_late_us"]),
             "skipped_samples": _first_known(samples["skipped"], said.get("skipped")),
-            "rows": _one(engine, _ROWS),
+            "rows": _one(engine, scope, _ROWS),
             "bytes": recording.bytes,
             "files": {"segments": len(recording.segments), "journals": len(recording.journals)},
             "namespaces": namespaces if namespaces["found"] else {"found": None, "entered": None},
             "reading": _reading(said.get("reading")),
-            "coverage": coverage(engine),
-            "closes": _one(engine, _CLOSES),
+            "coverage": coverage(engine, scope),
+            "closes": _one(engine, scope, _CLOSES),
             "unresolved_owners": owners["unresolved"],
             "most_unresolved_owners": owners["most_unresolved"],
             "unreadable_processes": owners["denied"],
-            "incomplete": engine.table(_OUTCOMES).to_pylist(),
+            "incomplete": engine.table(_OUTCOMES, scope).to_pylist(),
             "unknown_attributes": _counts(said.get("unknown_attributes")),
             "missing_sysctls": _texts(said.get("missing_sysctls")),
             "not_seen": _unseen(said.get("unseen")),
-            "missing": [lost(missing) for missing in engine.recording.missing],
+            "missing": [lost(missing) for missing in engine.recordings[part].missing],
             "left_out": [
                 {"number": rest.number, "bytes": rest.bytes, "why": rest.why or None}
                 for rest in recording.left_out
@@ -262,15 +265,15 @@ def _sentence(value: object) -> str:
     return str(value)
 
 
-def _one(engine: Engine, query: str) -> dict[str, object]:
-    row: dict[str, object] = engine.table(query).to_pylist()[0]
+def _one(engine: Engine, scope: Scope, query: str) -> dict[str, object]:
+    row: dict[str, object] = engine.table(query, scope).to_pylist()[0]
     return row
 
 
-def coverage(engine: Engine) -> dict[str, object]:
+def coverage(engine: Engine, scope: Scope) -> dict[str, object]:
     """Return what the report coverage says of the whole recording."""
     report = find_report("coverage")
-    rows = engine.table(report.sql, WHOLE, report.values({"top": 1})).to_pylist()
+    rows = engine.table(report.sql, scope, report.values({"top": 1})).to_pylist()
     return {key: rows[0][key] for key in ("says", "seen", "kernel", "margin", "share_percent")}
 
 

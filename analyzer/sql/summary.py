@@ -85,12 +85,14 @@ class Unchecked:
 class Summary:
     """What was found, worst first; what was looked for; what could not be looked for.
 
-    ``found`` has the columns of FINDING_COLUMNS and ``finding``, the name of its file.
+    ``found`` has the columns of FINDING_COLUMNS and ``finding``, the name of its file. ``named``
+    are those that tell which of several recordings it is of.
     """
 
     found: tuple[Mapping[str, object], ...]
     checked: tuple[Query, ...]
     unchecked: tuple[Unchecked, ...]
+    named: tuple[str, ...] = ()
 
     def table(self) -> pa.Table:
         """Return the findings."""
@@ -104,7 +106,10 @@ class Summary:
             "TIMESTAMP": pa.timestamp("us"),
         }
         schema = pa.schema(
-            [("finding", pa.string()), *((n, types[kind]) for n, kind in FINDING_COLUMNS.items())]
+            [
+                *((name, pa.string()) for name in (*self.named, "finding")),
+                *((n, types[kind]) for n, kind in FINDING_COLUMNS.items()),
+            ]
         )
         # A time that Python has no word for is one that no kernel gave.
         times = {field.name for field in schema if pa.types.is_timestamp(field.type)}
@@ -174,7 +179,7 @@ def summarize(
         seen = {row["finding"] for row in found}
         unchecked += [Unchecked(f.name, f.title, _TOO_FEW) for f in checked if f.name not in seen]
         checked = [f for f in checked if f.name in seen]
-    return Summary(tuple(sorted(found, key=_order)), tuple(checked), tuple(unchecked))
+    return Summary(tuple(sorted(found, key=order)), tuple(checked), tuple(unchecked))
 
 
 def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:
@@ -235,7 +240,9 @@ def lines(
         told[row["finding"]] += 1
         if told[row["finding"]] > _ALIKE:
             continue
-        yield from _wrapped(f"{row['severity']!s:<{len(_MARGIN)}}{row['sentence']}", width)
+        name = " since ".join(str(row[part]) for part in summary.named)
+        told_of = f"{name}: " if name else ""
+        yield from _wrapped(f"{row['severity']!s:<{len(_MARGIN)}}{told_of}{row['sentence']}", width)
         command = f"sockrec report {row['report']} {recording}" if recording else row["report"]
         yield printable(f"{_MARGIN}{_when(row, zone)} → {command}")
     for finding, count in told.items():
@@ -303,7 +310,8 @@ def _by_finding(
     return given
 
 
-def _order(row: Mapping[str, object]) -> tuple[object, ...]:
+def order(row: Mapping[str, object]) -> tuple[object, ...]:
+    """Return what findings are sorted by: the worst first."""
     severity, score = row["severity"], row["score"]
     place = SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
     return (

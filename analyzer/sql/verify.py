@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 
 import numpy as np
@@ -15,6 +16,7 @@ from analyzer.reading.recording import Recording
 from analyzer.reading.segment import Missing, Segment
 from analyzer.screen.cells import printable
 from analyzer.sql.engine import Engine
+from analyzer.sql.views import Scope
 from recorder.schema import KINDS, SAMPLES, SOCKETS, SockrecError
 
 _NUMBERS = ("int16", "int32", "int64", "timestamp[us]")
@@ -96,22 +98,55 @@ class Verified:
 
 
 def verify(engine: Engine, report: Callable[[int, int], None] = lambda done, of: None) -> Verified:
-    """Check a recording that was opened. ``report`` is told how many bytes are done, of how many.
+    """Check what was opened. ``report`` is told how many bytes are done, of how many.
 
     Raises SockrecError or OSError for what keeps it from looking.
     """
-    recording = engine.recording
+    total = sum(recording.bytes for recording in engine.recordings)
+    done = 0
+    found: list[Verified] = []
+    for part, recording in enumerate(engine.recordings):
+        found.append(_verify(engine, part, partial(_tell, report, done, total)))
+        done += recording.bytes
+    report(total, total)
+    if len(found) == 1:
+        return found[0]
+    paths = [str(recording.path) for recording in engine.recordings]
+    problems = [
+        replace(problem, file=f"{path}: {problem.file}")
+        for path, one in zip(paths, found, strict=True)
+        for problem in one.problems
+    ]
+    return Verified(
+        tuple(problems),
+        sum(one.files for one in found),
+        sum(one.bytes for one in found),
+        tuple(
+            f"{path}: {what}"
+            for path, one in zip(paths, found, strict=True)
+            for what in one.unchecked
+        ),
+    )
+
+
+def _tell(report: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    report(before + done, total)
+
+
+def _verify(engine: Engine, part: int, report: Callable[[int], None]) -> Verified:
+    """Check one of the recordings."""
+    recording = engine.recordings[part]
     problems = [
         Problem(lost.what, None, None, lost.rows, lost.first, lost.last, lost.why)
         for lost in recording.missing
     ]
     unchecked: list[str] = []
-    total, done = recording.bytes, 0
+    done = 0
     for segment in recording.segments:
         found = list(_damaged(recording, segment))
         problems += found or _disorder(recording, segment)
         done += segment.bytes
-        report(done, total)
+        report(done)
     older = sum(not segment.footer for segment in recording.segments)
     if older:
         unchecked.append(
@@ -119,13 +154,12 @@ def verify(engine: Engine, report: Callable[[int, int], None] = lambda done, of:
             "their pages do"
         )
     problems += _undecodable(recording)
-    report(total, total)
     if recording.whole and not recording.sealed and recording.segments:
         unchecked.append("there is no list of what was sealed: a segment may be missing")
     if not recording.whole:
         unchecked.append("these are parts of a recording: what else there was is unknown")
     if not problems:  # or DuckDB would read what is damaged
-        problems += _rows(engine)
+        problems += _rows(engine, part)
     else:
         unchecked.append("the order and the sums of rows, as long as files are damaged")
     files = len(recording.segments) + len(recording.journals)
@@ -186,14 +220,14 @@ def _undecodable(recording: Recording) -> Iterator[Problem]:
             yield Problem(name, journal.table.name, None, None, None, None, what)
 
 
-def _rows(engine: Engine) -> Iterator[Problem]:
+def _rows(engine: Engine, part: int) -> Iterator[Problem]:
     """Check what the rows of whole files must agree in."""
-    recording = engine.recording
-    for gap in engine.table(_GAPS).to_pylist():
+    scope = Scope(part=part)
+    for gap in engine.table(_GAPS, scope).to_pylist():
         what = f"samples {gap['first']:,} to {gap['last']:,} are missing"
         yield Problem(SAMPLES.name, SAMPLES.name, None, None, gap["before_us"], gap["t_us"], what)
-    if recording.whole:
-        orphans = engine.table(_ORPHANS).to_pylist()[0]
+    if engine.recordings[part].whole:
+        orphans = engine.table(_ORPHANS, scope).to_pylist()[0]
         if orphans["rows"]:
             what = f"rows of {orphans['samples']:,} samples that did not take place"
             yield Problem(

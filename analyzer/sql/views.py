@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from analyzer.reading.journal import Journal
 from analyzer.reading.recording import Recording
 from analyzer.reading.segment import Segment
 from analyzer.sql.complaint import complaint
-from analyzer.sql.library import closure, names_in, pieces
+from analyzer.sql.library import Piece, closure, names_in, pieces
 from recorder.schema import CLOSES, KINDS, SOCKETS, TABLES, SockrecError, Table, public_schema
 
 if TYPE_CHECKING:
@@ -41,12 +42,15 @@ class Scope:
 
     ``start`` and ``end`` are in microseconds UTC, None is unbounded; ``where`` is one SQL
     expression over the columns of sockets: a socket with a row in the time for which it is true is
-    chosen whole.
+    chosen whole. ``part`` is the place of one among several recordings, None is all that are open,
+    of which ``each`` may have its own.
     """
 
     start: int | None = None
     end: int | None = None
     where: str | None = None
+    part: int | None = None
+    each: tuple[Scope, ...] = ()
 
 
 WHOLE = Scope()
@@ -105,19 +109,47 @@ class Stream:
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
 
-def streams(recording: Recording) -> dict[str, Stream]:
-    """Return one new stream for every table that has journals, by the name a view reads it by."""
+def streams(recording: Recording, part: int | None = None) -> dict[str, Stream]:
+    """Return one new stream for every table that has journals, by the name a view reads it by.
+
+    ``part`` is its place among several recordings.
+    """
     found = {}
     for table in TABLES.values():
         journals = [journal for journal in recording.journals if journal.table == table]
         if journals:
-            found[_stream_name(table)] = Stream(table, journals)
+            found[_stream_name(table, part)] = Stream(table, journals)
     return found
 
 
-def lay_raw(connection: DuckDBPyConnection, recording: Recording) -> None:
-    """Create ``raw.TABLE`` for every table, or anew; the streams must be registered."""
+def catalog(part: int) -> str:
+    """Return the database that has the raw relations of one of several recordings."""
+    return f"part_{part}"
+
+
+def lay_raw(connection: DuckDBPyConnection, recordings: Sequence[Recording]) -> None:
+    """Create ``raw.TABLE`` for every table, or anew; the streams must be registered.
+
+    Of several recordings each has its own in its catalog, which must be attached, and those beside
+    them have the rows of all.
+    """
     connection.execute("CREATE SCHEMA IF NOT EXISTS raw")
+    if len(recordings) == 1:
+        _lay_raw(connection, recordings[0], "raw", None)
+        return
+    for part, recording in enumerate(recordings):
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {catalog(part)}.raw")
+        _lay_raw(connection, recording, f"{catalog(part)}.raw", part)
+    for name in TABLES:
+        rows = " UNION ALL ".join(
+            f"SELECT * FROM {catalog(part)}.raw.{name}" for part in range(len(recordings))
+        )
+        connection.execute(f"CREATE OR REPLACE VIEW raw.{name} AS {rows}")
+
+
+def _lay_raw(
+    connection: DuckDBPyConnection, recording: Recording, raw: str, part: int | None
+) -> None:
     for table in TABLES.values():
         branches = [
             _segments_select(table, names, list(group))
@@ -130,29 +162,35 @@ def lay_raw(connection: DuckDBPyConnection, recording: Recording) -> None:
             )
         ]
         if any(journal.table == table for journal in recording.journals):
-            branches.append(f"SELECT {', '.join(table.names)} FROM {_stream_name(table)}")
+            branches.append(f"SELECT {', '.join(table.names)} FROM {_stream_name(table, part)}")
         if not branches:
             branches.append(f"SELECT {_selection(table, ())} WHERE false")
         rows = " UNION ALL ".join(branches)
-        key = _key(table, recording)
+        key = _key(table, recording, part)
         connection.execute(
-            f"CREATE OR REPLACE VIEW raw.{table.name} AS SELECT *, {key} FROM ({rows})"
+            f"CREATE OR REPLACE VIEW {raw}.{table.name} AS SELECT *, {key} FROM ({rows})"
         )
 
 
-def _key(table: Table, recording: Recording) -> str:
-    """Return the columns that tell the rows of one host and boot from those of another.
+def _key(table: Table, recording: Recording, part: int | None) -> str:
+    """Return the columns that tell the rows of one recording from those of another.
 
-    ``ns`` stands for host, boot and network namespace in one number, for joins and windows; of one
-    boot that is the namespace's own.
+    ``ns`` stands for host, boot, run and network namespace in one number, for joins and windows; of
+    one recording that is the namespace's own.
     """
-    facts = (recording.facts.get(name) for name in ("host", "boot_id"))
-    host, boot = (str(fact) if fact is not None else None for fact in facts)
-    columns = [f"CAST({_literal(host)} AS VARCHAR) AS host"]
-    columns.append(f"CAST({_literal(boot)} AS VARCHAR) AS boot")
+    columns = _named(recording)
     if "netns" in table.names:
-        columns.append("netns AS ns")
+        columns.append("netns AS ns" if not part else f"netns + {part << 32} AS ns")
     return ", ".join(columns)
+
+
+def _named(recording: Recording, but: Collection[str] = ()) -> list[str]:
+    """Return the columns that name a recording, but for some."""
+    return [
+        f"CAST({_literal(value)} AS VARCHAR) AS {name}"
+        for name, value in recording.identity._asdict().items()
+        if name not in but
+    ]
 
 
 def lay_scope(
@@ -163,34 +201,111 @@ def lay_scope(
 ) -> None:
     """Create the temporary views of one run; ``parameters`` gives type and value by name.
 
-    Of functions, parts and derived views those that ``query`` uses, if one is given. Raises
-    ScopeError.
+    Of functions, parts and derived views those that ``query`` uses, if one is given. Of several
+    recordings the catalog of one is in use. Raises ScopeError.
     """
-    used = frozenset(pieces()) if query is None else names_in(connection, query)
+    pieces_of_run = _lay_functions(connection, scope, _used(connection, query))
+    for name, select in _relations(connection, scope, parameters, pieces_of_run, "raw"):
+        connection.execute(f"CREATE TEMP VIEW {name} AS {select}")
+
+
+def lay_together(
+    connection: DuckDBPyConnection,
+    recordings: Sequence[Recording],
+    scopes: Sequence[Scope],
+    parameters: Mapping[str, tuple[str, Value | None]] | None = None,
+    query: str | None = None,
+) -> None:
+    """Create the temporary views of one run over several recordings, each in its own scope.
+
+    Each view has the rows that it has of each recording alone, with ``host``, ``boot`` and ``run``.
+    Raises ScopeError.
+    """
+    used = _used(connection, query)
+    wanted = _lay_functions(connection, scopes[0], used)
+    laid = {
+        part: dict(_relations(connection, scope, parameters, wanted, f"{catalog(part)}.raw"))
+        for scope in scopes
+        if (part := scope.part) is not None
+    }
+    named = [piece.query.name for piece in wanted if piece.query.name in used]
+    for name in (*TABLES, "baseline", *named):
+        own = {"chosen", name}
+        if name not in TABLES:
+            own |= {*TABLES, "baseline", "params", *(p.query.name for p in closure({name}))}
+        branches = []
+        for part, relations in laid.items():
+            # Not materialized: what a query asks for reaches the files.
+            ctes = ", ".join(
+                f"{other} AS NOT MATERIALIZED ({select}\n)"
+                for other, select in relations.items()
+                if other in own
+            )
+            whole = f"WITH {ctes} SELECT * FROM {name} LIMIT 0"
+            there = {column[0] for column in connection.execute(whole).description or ()}
+            columns = ", ".join([*_named(recordings[part], there), "*"])
+            branches.append(f"(WITH {ctes} SELECT {columns} FROM {name})")
+        connection.execute(f"CREATE TEMP VIEW {name} AS {' UNION ALL '.join(branches)}")
+    connection.execute(f"CREATE TEMP VIEW params AS {_params(together(scopes), parameters)}")
+
+
+def together(scopes: Sequence[Scope]) -> Scope:
+    """Return the scope of all recordings of which each has its own."""
+    starts = [scope.start for scope in scopes if scope.start is not None]
+    ends = [scope.end for scope in scopes if scope.end is not None]
+    return Scope(
+        min(starts) if len(starts) == len(scopes) else None,
+        max(ends) if len(ends) == len(scopes) else None,
+        scopes[0].where,
+        each=tuple(scopes),
+    )
+
+
+def _used(connection: DuckDBPyConnection, query: str | None) -> frozenset[str]:
+    return frozenset(pieces()) if query is None else names_in(connection, query)
+
+
+def _lay_functions(
+    connection: DuckDBPyConnection, scope: Scope, used: frozenset[str]
+) -> list[Piece]:
+    """Create the functions of a run, and return what else of queries/ it uses."""
     wanted = list(closure(used | _names_of_columns(connection, scope)))
     for piece in wanted:
         if piece.layer == "functions":
             connection.execute(piece.statement)
+    return [piece for piece in wanted if piece.layer != "functions"]
+
+
+def _relations(
+    connection: DuckDBPyConnection,
+    scope: Scope,
+    parameters: Mapping[str, tuple[str, Value | None]] | None,
+    wanted: Sequence[Piece],
+    raw: str,
+) -> Iterator[tuple[str, str]]:
+    """Yield what a query sees of one recording: name and SELECT, each after what it uses itself."""
     if scope.where is not None:
-        _lay_chosen(connection, scope, scope.where)
+        yield "chosen", _chosen(connection, scope, scope.where, raw)
     for table in TABLES.values():
         conditions = [_bounds(table, scope)]
         if scope.where is not None and table in (SOCKETS, CLOSES):
-            conditions.append(_CHOSEN if table == SOCKETS else _closes_condition(connection, scope))
-        connection.execute(
-            f"CREATE TEMP VIEW {table.name} AS SELECT * FROM {_timed(table)} "
-            f"WHERE {' AND '.join(conditions)}"
-        )
-    connection.execute(f"CREATE TEMP VIEW baseline AS {_baseline(scope)}")
+            closes = table == CLOSES
+            conditions.append(_closes_condition(connection, scope, raw) if closes else _CHOSEN)
+        yield table.name, f"SELECT * FROM {_timed(table, raw)} WHERE {' AND '.join(conditions)}"
+    yield "baseline", _baseline(scope, raw)
+    yield "params", _params(scope, parameters)
+    for piece in wanted:
+        sql = piece.query.sql
+        yield piece.query.name, sql if raw == "raw" else re.sub(r"\braw\.", f"{raw}.", sql)
+
+
+def _params(scope: Scope, parameters: Mapping[str, tuple[str, Value | None]] | None) -> str:
     given = {"from_us": ("BIGINT", scope.start), "to_us": ("BIGINT", scope.end)}
     columns = (
         f'CAST({_literal(value)} AS {kind}) AS "{name}"'
         for name, (kind, value) in (given | dict(parameters or {})).items()
     )
-    connection.execute(f"CREATE TEMP VIEW params AS SELECT {', '.join(columns)}")
-    for piece in wanted:
-        if piece.layer != "functions":
-            connection.execute(piece.statement)
+    return f"SELECT {', '.join(columns)}"
 
 
 def _names_of_columns(connection: DuckDBPyConnection, scope: Scope) -> frozenset[str]:
@@ -201,10 +316,10 @@ def _names_of_columns(connection: DuckDBPyConnection, scope: Scope) -> frozenset
     return made | names_in(connection, f"SELECT 1 WHERE (\n{scope.where}\n)")
 
 
-def _timed(table: Table) -> str:
+def _timed(table: Table, raw: str) -> str:
     """Return the whole table with what is made of it, under a name that a condition may use."""
     return (
-        f"(SELECT *, {_made(table)} FROM raw.{table.name}) AS "
+        f"(SELECT *, {_made(table)} FROM {raw}.{table.name}) AS "
         f"{SOCKETS.name if table == CLOSES else table.name}"
     )
 
@@ -234,22 +349,24 @@ def _bounds(table: Table, scope: Scope) -> str:
 _CHOSEN = "(ns, cookie) IN (SELECT ns, cookie FROM chosen)"
 
 
-def _lay_chosen(connection: DuckDBPyConnection, scope: Scope, where: str) -> None:
-    """Create the view of the sockets that have a row for which the condition is true."""
+def _chosen(connection: DuckDBPyConnection, scope: Scope, where: str, raw: str) -> str:
+    """Return the sockets that have a row for which the condition is true, which is checked."""
     import duckdb
 
+    select = (
+        f"SELECT DISTINCT ns, cookie FROM {_timed(SOCKETS, raw)} "
+        f"WHERE {_bounds(SOCKETS, scope)} AND (\n{where}\n)"
+    )
     try:
         where.encode()
         duckdb.SQLExpression(where)  # refuses what is more than one expression
-        connection.execute(
-            f"CREATE TEMP VIEW chosen AS SELECT DISTINCT ns, cookie FROM {_timed(SOCKETS)} "
-            f"WHERE {_bounds(SOCKETS, scope)} AND (\n{where}\n)"
-        )
+        connection.execute(f"{select} LIMIT 0")
     except (duckdb.Error, ValueError) as error:
         raise _no_condition(where, error) from error
+    return select
 
 
-def _closes_condition(connection: DuckDBPyConnection, scope: Scope) -> str:
+def _closes_condition(connection: DuckDBPyConnection, scope: Scope, raw: str) -> str:
     """Return what chooses the closes: that of the chosen sockets, or the condition itself.
 
     A reset has cleared the peer in the announcement; and a connection that lived between two
@@ -258,7 +375,7 @@ def _closes_condition(connection: DuckDBPyConnection, scope: Scope) -> str:
     import duckdb
 
     try:
-        connection.execute(f"SELECT 1 FROM {_timed(CLOSES)} WHERE (\n{scope.where}\n) LIMIT 0")
+        connection.execute(f"SELECT 1 FROM {_timed(CLOSES, raw)} WHERE (\n{scope.where}\n) LIMIT 0")
     except duckdb.Error:
         return _CHOSEN
     return f"({_CHOSEN} OR (\n{scope.where}\n))"
@@ -269,14 +386,14 @@ def _no_condition(text: str, error: Exception) -> ScopeError:
     return ScopeError(f"{text!r} is no condition on a row of sockets: {said}")
 
 
-def _baseline(scope: Scope) -> str:
+def _baseline(scope: Scope, raw: str) -> str:
     """Return the last row before the scope of every socket that has a row in it."""
     if scope.start is None:
         return "SELECT * FROM sockets WHERE false"
     before = f"sample_time < make_timestamp({scope.start})"
     return (
-        f"SELECT s.*, {_made(SOCKETS)} FROM raw.sockets AS s "
-        "JOIN (SELECT b.ns, b.cookie, max(b.sample) AS sample FROM raw.sockets AS b "
+        f"SELECT s.*, {_made(SOCKETS)} FROM {raw}.sockets AS s "
+        f"JOIN (SELECT b.ns, b.cookie, max(b.sample) AS sample FROM {raw}.sockets AS b "
         "JOIN (SELECT DISTINCT ns, cookie FROM sockets) AS k USING (ns, cookie) "
         f"WHERE b.{before} GROUP BY b.ns, b.cookie) AS l "
         f"ON s.ns = l.ns AND s.cookie = l.cookie AND s.sample = l.sample WHERE s.{before}"
@@ -302,8 +419,8 @@ def _selection(table: Table, present: Sequence[str]) -> str:
     )
 
 
-def _stream_name(table: Table) -> str:
-    return f"journal_{table.name}"
+def _stream_name(table: Table, part: int | None) -> str:
+    return f"journal_{table.name}" if part is None else f"journal_{part}_{table.name}"
 
 
 def _literal(value: Value | None) -> str:

@@ -120,8 +120,8 @@ def test_a_zip_of_parquet_files_of_one_table(tmp_path: Path, place: Path) -> Non
     sockets = tmp_path / "r/sockets"
     packed = pack(tmp_path / "sockets.zip", sockets, "attached/")
     with Engine(open_recording(packed)) as engine:
-        assert not engine.recording.whole
-        assert engine.recording.facts["skipped"] == 7
+        assert not engine.recordings[0].whole
+        assert engine.recordings[0].facts["skipped"] == 7
         assert engine.table(COUNT).to_pylist() == [{"rows": 16, "last": 4}]
     shutil.copy(tmp_path / "r/samples/000001.parquet", sockets / "000003.parquet")
     text = refusal(pack(tmp_path / "mixed.zip", sockets))

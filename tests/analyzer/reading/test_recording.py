@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,12 @@ from hypothesis import strategies as st
 
 from analyzer.reading import recording as recording_module
 from analyzer.reading.journal import Journal
-from analyzer.reading.recording import Recording, RecordingError, open_recording
+from analyzer.reading.recording import (
+    Recording,
+    RecordingError,
+    open_recording,
+    open_recordings,
+)
 from analyzer.sql.views import streams
 from recorder.format.journal import Committed, JournalFile, read_commits
 from recorder.schema import TABLES, SockrecError
@@ -333,7 +339,7 @@ def test_a_pattern_names_what_it_matches(tmp_path: Path) -> None:
     assert open_recording(tmp_path / "?").whole
     assert "nothing matches it" in refusal(tmp_path / "*.zip")
     (tmp_path / "s").mkdir()
-    assert f"{tmp_path}/r: one directory or several Parquet files" in refusal(tmp_path / "[rs]")
+    assert f"{tmp_path}/s: not a sockrec recording" in refusal(tmp_path / "[rs]")
 
 
 def test_a_name_that_exists_is_no_pattern(tmp_path: Path) -> None:
@@ -453,16 +459,70 @@ def test_journals_of_a_number_may_lack_a_table_that_no_sample_names(tmp_path: Pa
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
-    one = small(tmp_path / "one")
-    one.seal()
-    two = small(tmp_path / "two", boot_id="another")
-    two.seal()
+    small(tmp_path / "one").seal()
+    small(tmp_path / "two", boot_id=None).seal()
     sockets = Path("sockets/000001.parquet")
-    assert "different recordings" in refusal(tmp_path / "one" / sockets, tmp_path / "two" / sockets)
+    told = refusal(tmp_path / "one" / sockets, tmp_path / "two" / sockets)
+    assert "are of different recordings, and do not both tell their host and boot" in told
     assert "of table" in refusal(
         tmp_path / "one" / sockets, tmp_path / "one/samples/000001.parquet"
     )
-    assert "not both" in refusal(tmp_path / "one", tmp_path / "two")
+
+
+def test_recordings_of_several_hosts_open_by_host_and_start(tmp_path: Path) -> None:
+    small(tmp_path / "a", host="web2").seal()
+    small(tmp_path / "b", host="web1", started="2026-11-23T00:00:00Z")
+    small(tmp_path / "c", host="web1").seal()
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "a")
+    for named in ([tmp_path / "[abc]"], [tmp_path / "b", Path(packed), tmp_path / "c"]):
+        opened = open_recordings(*named)
+        assert [recording.identity[::2] for recording in opened] == [
+            ("web1", "2026-11-22T15:04:05.000000Z"),
+            ("web1", "2026-11-23T00:00:00Z"),
+            ("web2", "2026-11-22T15:04:05.000000Z"),
+        ]
+        assert [len(rows(recording, "sockets")) for recording in opened] == [15, 15, 15]
+        for recording in opened:
+            recording.close()
+
+
+def test_files_of_several_recordings_are_told_apart_by_what_they_say(tmp_path: Path) -> None:
+    for host in ("web1", "web2"):
+        writer = small(tmp_path / f"host={host}", host=host)
+        writer.seal()
+        writer.sample([tcp(1)])
+        writer.seal()
+    opened = open_recordings(tmp_path / "host=*/sockets/*.parquet")
+    assert [recording.facts["host"] for recording in opened] == ["web1", "web2"]
+    assert [len(rows(recording, "sockets")) for recording in opened] == [16, 16]
+    assert not any(recording.whole for recording in opened)
+
+
+def test_a_layout_of_folders_stands_for_what_is_in_it(tmp_path: Path) -> None:
+    small(tmp_path / "lake/host=web1/day=22", host="web1").seal()
+    small(tmp_path / "lake/host=web2/day=22/incident", host="web2")
+    flat = tmp_path / "lake/host=web3/day=22"
+    flat.mkdir(parents=True)
+    writer = small(tmp_path / "other", host="web3")
+    writer.seal()
+    shutil.copy(writer.path("sockets", ".parquet", 1), flat / "x.parquet")
+    (tmp_path / "lake/notes").mkdir()
+    (flat.parent / "day=23").symlink_to(tmp_path / "lake/host=web1/day=22")
+    opened = open_recordings(tmp_path / "lake")
+    assert [recording.facts["host"] for recording in opened] == ["web1", "web2", "web3"]
+    assert [recording.whole for recording in opened] == [True, True, False]
+    (tmp_path / "lake/host=web4").mkdir()
+    assert "web4: not a sockrec recording: it is empty" in refusal(tmp_path / "lake")
+
+
+def test_nothing_counts_twice(tmp_path: Path) -> None:
+    writer = small(tmp_path / "a")
+    writer.seal()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert len(open_recordings(tmp_path / "a", tmp_path / "a/.", tmp_path / "link")) == 1
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert f"{tmp_path}/b are of one recording" in refusal(tmp_path / "a", tmp_path / "b")
+    assert "of one recording" in refusal(tmp_path / "a", writer.path("sockets", ".parquet", 1))
 
 
 def test_a_link_or_a_pipe_in_a_recording_is_refused(tmp_path: Path) -> None:
