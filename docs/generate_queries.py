@@ -32,9 +32,14 @@ have `local` and `peer`, address and port as one text (`[::1]:80`; of a unix soc
 time of each socket in `sockets`; `params` is one row with the bounds (`from_us`, `to_us`) and the
 parameters of the report.
 
-`host` and `boot` say of which host, and of which boot of it, a row is. `ns` stands for both and for
-the network namespace in one number: a socket is told from every other by `ns` and `cookie`, so join
-and group by these; `netns` is the kernel's own number, which other hosts have too.
+`host` and `boot` say of which host, and of which boot of it, a row is, `run` when its recorder was
+started. `ns` stands for all of them and for the network namespace in one number: a socket is told
+from every other by `ns` and `cookie`, so join and group by these; `netns` is the kernel's own
+number, which other hosts have too, and `sample` counts anew in each run.
+
+Where several recordings are open, every view has the rows that it has of each alone, with `host`,
+`boot` and `run` in front, so that a total of one host is a row of that host; group by them. `--from
++30s` and `--to -10s` count from each recording's own samples, and so does `baseline`.
 """
 
 FUNCTIONS = """\

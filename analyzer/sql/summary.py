@@ -185,7 +185,7 @@ def summarize(
 def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:
     """Return what the recording lacks, in words of ``needs``, and why."""
     steps = {row["step"]: row for row in engine.table(_STEPS, scope).to_pylist()}
-    has = _filled(engine)
+    has = _filled(engine, Scope(part=scope.part), raw=True)
     # A file of sockets alone has no samples; it says of what it has rows, not what was read.
     if not steps and (has["samples"] or not _filled(engine, scope)["sockets"]):
         return dict.fromkeys(_HINTS, _NO_SAMPLE if has["sockets"] else _HINTS["sockets"])
@@ -205,16 +205,16 @@ def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:
     return lacks
 
 
-def _filled(engine: Engine, scope: Scope | None = None) -> Mapping[str, int]:
-    """Return which tables have rows, in the whole recording unless a scope is given."""
-    schema = "raw." if scope is None else ""
+def _filled(engine: Engine, scope: Scope, *, raw: bool = False) -> Mapping[str, int]:
+    """Return which tables have rows; ``raw`` looks at the files, which is quicker than a scope."""
+    schema = "raw." if raw else ""
     sources = {table: f"{schema}{table}" for table in _TABLES}
     sources["limits"] = f"{schema}owners WHERE fd_limit IS NOT NULL"
     counts = ", ".join(
         f"(SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT 1) AS one) AS {name}"
         for name, source in sources.items()
     )
-    found: dict[str, int] = engine.table(f"SELECT {counts}", scope or WHOLE).to_pylist()[0]
+    found: dict[str, int] = engine.table(f"SELECT {counts}", scope).to_pylist()[0]
     return found
 
 

@@ -499,13 +499,13 @@ def test_files_of_several_recordings_are_told_apart_by_what_they_say(tmp_path: P
 
 
 def test_a_layout_of_folders_stands_for_what_is_in_it(tmp_path: Path) -> None:
+    flat = tmp_path / "lake/host=web3/day=22"
+    for folder in ("lake/host=web1", "lake/host=web2/day=22", flat):
+        (tmp_path / folder).mkdir(parents=True)
     small(tmp_path / "lake/host=web1/day=22", host="web1").seal()
     small(tmp_path / "lake/host=web2/day=22/incident", host="web2")
-    flat = tmp_path / "lake/host=web3/day=22"
-    flat.mkdir(parents=True)
-    writer = small(tmp_path / "other", host="web3")
-    writer.seal()
-    shutil.copy(writer.path("sockets", ".parquet", 1), flat / "x.parquet")
+    small(tmp_path / "other", host="web3").seal()
+    shutil.copy(tmp_path / "other/sockets/000001.parquet", flat / "x.parquet")
     (tmp_path / "lake/notes").mkdir()
     (flat.parent / "day=23").symlink_to(tmp_path / "lake/host=web1/day=22")
     opened = open_recordings(tmp_path / "lake")
@@ -516,13 +516,12 @@ def test_a_layout_of_folders_stands_for_what_is_in_it(tmp_path: Path) -> None:
 
 
 def test_nothing_counts_twice(tmp_path: Path) -> None:
-    writer = small(tmp_path / "a")
-    writer.seal()
+    small(tmp_path / "a").seal()
     (tmp_path / "link").symlink_to(tmp_path / "a")
     assert len(open_recordings(tmp_path / "a", tmp_path / "a/.", tmp_path / "link")) == 1
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     assert f"{tmp_path}/b are of one recording" in refusal(tmp_path / "a", tmp_path / "b")
-    assert "of one recording" in refusal(tmp_path / "a", writer.path("sockets", ".parquet", 1))
+    assert "of one recording" in refusal(tmp_path / "a", tmp_path / "a/sockets/000001.parquet")
 
 
 def test_a_link_or_a_pipe_in_a_recording_is_refused(tmp_path: Path) -> None:

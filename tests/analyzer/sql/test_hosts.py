@@ -14,9 +14,14 @@ import pytest
 import analyzer
 from analyzer import Analysis
 from analyzer.sql.catalog import find_report, read_catalog
+from analyzer.sql.hosts import lacking_each
+from analyzer.sql.info import describe
 from analyzer.sql.library import pieces
-from analyzer.sql.summary import lines
+from analyzer.sql.summary import SEVERITIES, lines
+from analyzer.sql.verify import verify
+from analyzer.sql.views import ScopeError
 from recorder.schema import TABLES
+from tests.analyzer.support.recordings import Writer, small, step, tcp
 
 SAMPLES = Path(__file__).parents[3] / "samples"
 INCIDENTS = ("accept_overflow", "close_wait_leak", "port_exhaustion", "slow_reader", "udp_drops")
@@ -85,8 +90,8 @@ def test_the_findings_of_five_hosts_are_those_of_each_alone(
         expected = named(host, summary.table().to_pylist())
         assert [row for row in rows if row["host"] == host] == expected
         assert {query.name for query in summary.checked} <= {query.name for query in found.checked}
-    severities = [row["severity"] for row in rows]
-    assert severities == sorted(severities)  # critical, note, warning: of these there is no note
+    places = [SEVERITIES.index(row["severity"]) for row in rows]
+    assert places == sorted(places)
     text = "\n".join(lines(found, "lake"))
     assert "critical  db0: checkout-api (pid 19) lets its accept queue" in text
 
@@ -95,20 +100,140 @@ def test_the_findings_of_five_hosts_are_those_of_each_alone(
 def test_a_table_or_view_has_the_rows_of_each_alone(
     name: str, together: Analysis, alone: Mapping[str, Analysis]
 ) -> None:
-    # What there is once for each host is told apart by host, not mixed into one.
-    whole = f"SELECT * FROM {name}"
-    columns = [c for c in alone["db0"].sql(f"{whole} LIMIT 0").table().column_names if c != "ns"]
+    table = alone["db0"].sql(f"SELECT * FROM {name} LIMIT 0").table()
+    columns = [column for column in table.column_names if column not in ("host", "boot", "ns")]
     text = ", ".join(f'"{column}"' for column in columns)
-    query = f"SELECT count(*) AS n, sum(hash({text}) % 1000003) AS rows FROM {name}"
-    found = together.sql(query + " GROUP BY host ORDER BY host".replace("GROUP BY host", ""))
-    if "host" in columns:
-        expected = sum_of(opened.sql(query).table().to_pylist()[0] for opened in alone.values())
-        assert sum_of(together.sql(query).table().to_pylist()) == expected
-    by_host = f"SELECT host, boot, run, count(*) AS n FROM {name} GROUP BY ALL ORDER BY host"
-    counts = {row["host"]: row["n"] for row in together.sql(by_host).table().to_pylist()}
-    del found
-    assert counts == {
-        host: n
+    query = f"count(*) AS n, sum(hash({text})) AS all_of_them FROM {name}"
+    found = together.sql(f"SELECT host, {query} GROUP BY host ORDER BY host").table().to_pylist()
+    assert found == [
+        {"host": host} | row
         for host, opened in alone.items()
-        if (n := opened.sql(f"SELECT count(*) AS n FROM {name}").table().to_pylist()[0]["n"])
-    }
+        for row in opened.sql(f"SELECT {query}").table().to_pylist()
+        if row["n"]
+    ]
+    key = "count(DISTINCT (host, boot, run)) AS n"
+    (row,) = together.sql(f"SELECT {key} FROM {name}").table().to_pylist()
+    assert row["n"] == len(found)
+
+
+def test_the_namespaces_of_all_hosts_are_told_apart(together: Analysis) -> None:
+    query = "SELECT count(DISTINCT netns) AS netns, count(DISTINCT ns) AS ns FROM connections"
+    assert together.sql(query).table().to_pylist() == [{"netns": 2, "ns": 5}]
+    query = "SELECT count(*) AS n FROM raw.sockets WHERE netns_of(ns) <> netns"
+    assert together.sql(query).table().to_pylist() == [{"n": 0}]
+
+
+def test_a_relative_time_counts_from_each_recordings_own_samples(
+    together: Analysis, alone: Mapping[str, Analysis]
+) -> None:
+    scope: dict[str, Any] = {"start": "+5s", "end": "-5s", "where": "state <> 'LISTEN'"}
+    query = "SELECT count(*) AS n, min(t_us) AS a, max(t_us) AS z FROM {}"
+    for name in ("sockets", "closes", "baseline", "connections"):
+        each = f"{query.format(name)} GROUP BY host ORDER BY host"
+        assert together.sql(
+            each.replace("count", "host, count", 1), **scope
+        ).table().to_pylist() == [
+            row
+            for host, opened in alone.items()
+            for row in named(host, opened.sql(query.format(name), **scope).table().to_pylist())
+            if row["n"]
+        ]
+    assert together.report("states", **scope).table().to_pylist() == [
+        row
+        for host, opened in alone.items()
+        for row in named(host, opened.report("states", **scope).table().to_pylist())
+    ]
+    with pytest.raises(ScopeError, match="is no condition on a row of sockets"):
+        together.sql("SELECT 1 FROM sockets", where="nosuch = 1").table()
+
+
+def two_runs(tmp_path: Path) -> list[Path]:
+    """Two runs of a recorder on one boot, one still in journals, and another boot."""
+    for name, told in {
+        "first": {},
+        "second": {"started": "2026-11-22T16:00:00.000000Z"},
+        "third": {"started": "2026-11-22T17:00:00.000000Z", "boot_id": "another"},
+    }.items():
+        writer = Writer(tmp_path / name, **told)
+        for _ in range(2):
+            writer.sample([tcp(7, send_q=len(name))], steps=[step("tcp")])
+        if name != "second":
+            writer.seal()
+    return [tmp_path / name for name in ("third", "first", "second")]
+
+
+def test_runs_and_boots_of_one_host_are_told_apart(tmp_path: Path) -> None:
+    with analyzer.open(*two_runs(tmp_path)) as opened:
+        found = opened.report("states").table()
+        assert found.column_names[:2] == ["host", "run"]
+        assert found["run"].unique().to_pylist() == [
+            "2026-11-22T15:04:05.000000Z",
+            "2026-11-22T16:00:00.000000Z",
+            "2026-11-22T17:00:00.000000Z",
+        ]
+        query = (
+            "SELECT boot, run, ns - netns AS more, cookie, count(*) AS n, any_value(send_q) AS q "
+            "FROM sockets GROUP BY ALL ORDER BY run"
+        )
+        rows = opened.sql(query).table().to_pylist()
+        assert [(row["more"] >> 32, row["cookie"], row["n"], row["q"]) for row in rows] == [
+            (0, 7, 2, 5),
+            (1, 7, 2, 6),
+            (2, 7, 2, 5),
+        ]
+        assert {row["boot"] for row in rows} == {"another", rows[0]["boot"]}
+
+
+def test_what_recordings_lack_is_told_of_each(tmp_path: Path) -> None:
+    small(tmp_path / "a", host="a").seal()
+    writer = Writer(tmp_path / "b", host="b")
+    writer.sample([tcp(1)], closes=[{"cookie": 9}], steps=[step("tcp"), step("closes", rows=1)])
+    with analyzer.open(tmp_path / "a", tmp_path / "b") as opened:
+        scope = opened.scope(None, None)
+        told = lacking_each(opened.engine, scope, find_report("short_lived"))
+        assert "the ends of connections were not recorded (a)" in told
+        unchecked = {one.finding: one.why for one in opened.summary().unchecked}
+        assert unchecked["conntrack"] == "the kernel's counters were not recorded"
+        assert describe(opened.engine, 1).facts["host"] == "b"
+        assert [describe(opened.engine, n).facts["samples"] for n in (0, 1)] == [4, 1]
+
+
+def test_what_is_damaged_is_missing_of_its_own_recording(tmp_path: Path) -> None:
+    for host in ("a", "b"):
+        small(tmp_path / host, host=host).seal()
+    path = tmp_path / "b/sockets/000001.parquet"
+    damaged = bytearray(path.read_bytes())
+    for place in range(8, 60):
+        damaged[place] ^= 255
+    path.write_bytes(damaged)
+    with analyzer.open(tmp_path / "a", tmp_path / "b") as opened:
+        query = "SELECT host, count(*) AS n, sum(hash(sockets)) AS s FROM sockets GROUP BY host"
+        assert [row["host"] for row in opened.sql(query).table().to_pylist()] == ["a"]
+        told = [str(lost) for lost in opened.engine.news()]
+        assert len(told) == 2
+        assert all(text.startswith(f"{tmp_path}/b: s") for text in told)
+        assert opened.engine.news() == ()
+        assert not opened.engine.recordings[0].missing
+        found = verify(opened.engine)
+        assert not found.whole
+        assert {problem.file.partition(":")[0] for problem in found.problems} == {f"{tmp_path}/b"}
+
+
+def test_a_report_of_ones_own_answers_for_each_host(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.sql"
+    mine.write_text(
+        '-- title = "Mine"\n-- description = "Mine."\n-- [columns]\n-- n = "Rows."\n'
+        "SELECT count(*) AS n FROM sockets\n"
+    )
+    small(tmp_path / "a", host="a")
+    small(tmp_path / "b", host="b")
+    with analyzer.open(tmp_path / "a", tmp_path / "b") as opened:
+        rows = opened.report(str(mine)).table().to_pylist()
+        assert rows == [{"host": "a", "n": 15}, {"host": "b", "n": 15}]
+
+
+def test_progress_goes_over_all_hosts(together: Analysis) -> None:
+    with together.report("states", top=0).batches() as (_, batches):
+        turns = [together.engine.turn for _ in batches]
+    assert turns == [(host, 5) for host in range(5)]
+    assert together.engine.turn == (0, 1)
