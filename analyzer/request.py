@@ -79,13 +79,14 @@ class Request:
     def report(self, opened: Analysis, report: Query, given: Mapping[str, str]) -> None:
         """Print a report; if it has no rows, tell what of the recording it lacked."""
         from analyzer import Answer
-        from analyzer.sql.hosts import lacking_each
+        from analyzer.sql.hosts import charted, lacking_each
 
         values = report.values(given)  # of any names, which keywords could not have
         scope = self.scope(opened)
         answer = Answer(opened.engine, report.sql, scope, values, apart=True)
         _, top = values.get("top", ("BIGINT", 0))
-        shown = self.show(opened, answer, Look(self.zone, report.title, report.chart, int(top)))
+        chart = charted(opened.engine, report)
+        shown = self.show(opened, answer, Look(self.zone, report.title, chart, int(top)))
         why = "; ".join(lacking_each(opened.engine, scope, report))
         if not shown:
             _note(f"no rows: {why}" if why else "no rows")

@@ -32,6 +32,13 @@ def spoken(name: Mapping[str, object]) -> str:
     return f"{host} since {name['run']}" if "run" in name else host
 
 
+def charted(engine: Engine, report: Query) -> Mapping[str, object]:
+    """Return the chart of a report, of several recordings with series of each."""
+    row = report.chart.get("row", [])
+    names = [{"field": column} for column in naming(engine)[0]]
+    return {**report.chart, "row": [*names, *(row if isinstance(row, list) else [row])]}
+
+
 @contextmanager
 def run_each(
     engine: Engine,

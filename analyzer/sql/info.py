@@ -86,8 +86,8 @@ WHERE step = 'owners'
 class Info:
     """The facts of a recording; ``facts`` holds them in the order in which they are told.
 
-    They are also what ``info --format json`` prints. A name is never taken away nor changed in
-    meaning; null is unknown. Of several values in one fact:
+    They are also what ``info --format json`` prints, of several recordings as a list. A name is
+    never taken away nor changed in meaning; null is unknown. Of several values in one fact:
 
     * ``rows`` by table; ``files`` by form;
     * ``namespaces``: ``found`` on the host by their numbers, of which ``entered`` at some time;

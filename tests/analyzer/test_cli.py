@@ -406,6 +406,23 @@ def test_the_facts_of_info_stay(recording: Path) -> None:
     )
 
 
+def test_several_recordings_are_told_apart(tmp_path: Path) -> None:
+    for host in ("web1", "web2"):
+        small(tmp_path / f"host={host}", host=host)
+    told = run("info", tmp_path)
+    assert (told.exit_code, told.stdout.count("\n\n")) == (0, 1)
+    assert re.findall(r"^host +(\w+)$", told.stdout, re.MULTILINE) == ["web1", "web2"]
+    facts = json.loads(run("info", tmp_path, "--format", "json").stdout)
+    assert [one["host"] for one in facts] == ["web1", "web2"]
+    query = "SELECT count(*) AS n FROM sockets"
+    assert run("sql", tmp_path, query, "--from", "-1s", "--format", "csv").stdout == "n\n20\n"
+    report = run("report", "states", tmp_path / "host=web1", tmp_path / "host=web2")
+    assert report.stdout.startswith("host  time")
+    assert run("verify", tmp_path).stdout.splitlines()[-1].startswith("whole")
+    summary = run("summary", tmp_path, "--format", "csv")
+    assert summary.stdout.startswith("host,finding,severity")
+
+
 def test_info_tells_live_from_ended_from_killed(recording: Path) -> None:
     assert told(recording)["state"] == "being recorded"
     assert told(recording, now=NOW + 60)["state"].startswith("killed")

@@ -13,8 +13,9 @@ import pytest
 
 import analyzer
 from analyzer import Analysis
+from analyzer.screen.sparkline import read_chart
 from analyzer.sql.catalog import find_report, read_catalog
-from analyzer.sql.hosts import lacking_each
+from analyzer.sql.hosts import charted, lacking_each
 from analyzer.sql.info import describe
 from analyzer.sql.library import pieces
 from analyzer.sql.summary import SEVERITIES, lines
@@ -230,6 +231,21 @@ def test_a_report_of_ones_own_answers_for_each_host(tmp_path: Path) -> None:
     with analyzer.open(tmp_path / "a", tmp_path / "b") as opened:
         rows = opened.report(str(mine)).table().to_pylist()
         assert rows == [{"host": "a", "n": 15}, {"host": "b", "n": 15}]
+
+
+def test_a_chart_has_series_of_each_host(together: Analysis) -> None:
+    report = find_report("states")
+    table = together.report(report).table()
+    chart = read_chart(charted(together.engine, report), table.column_names)
+    assert chart is not None
+    for batch in table.to_batches():
+        chart.add(batch)
+    names = [line.name for line in chart.lines(10)[0]]
+    assert len(set(names)) == len(names)
+    assert {name.split()[0] for name in names} == {f"db{n}" for n in range(5)}
+    with analyzer.open(SAMPLES / "healthy" / "recording") as opened:
+        plain = read_chart(report.chart, list(report.columns))
+        assert read_chart(charted(opened.engine, report), list(report.columns)) == plain
 
 
 def test_progress_goes_over_all_hosts(together: Analysis) -> None:
