@@ -32,18 +32,22 @@ def account(engine: Engine, found: Summary, scope: Scope) -> dict[str, object]:
     """Return what a summary says of a scope, in values that JSON has words for."""
     samples, first, last = sampled(engine, scope)
     recordings = [
-        {
-            "recording": str(recording.path),
-            "host": plain(recording.facts.get("host")),
-            "coverage": coverage(engine, one),  # before what is missing, as it may find some
-            "missing": [lost(missing) for missing in engine.recordings[one.part or 0].missing],
-        }
+        (
+            {"recording": str(recording.path), "host": plain(recording.facts.get("host"))},
+            {
+                "coverage": coverage(engine, one),  # before what is missing, as it may find some
+                "missing": [lost(missing) for missing in engine.recordings[one.part or 0].missing],
+            },
+        )
         for recording, one in zip(engine.recordings, engine.scopes(), strict=True)
     ]
+    named, seen = recordings[0]
+    if len(recordings) > 1:
+        named, seen = {}, {"recordings": [{**name, **more} for name, more in recordings]}
     return {
         "version": VERSION,
         "sockrec": version("sockrec"),
-        **(recordings[0] if len(recordings) == 1 else {"recordings": recordings}),
+        **named,
         "asked": {"from": iso(scope.start), "to": iso(scope.end), "where": scope.where},
         "span": {"first": iso(first), "last": iso(last), "samples": samples},
         "verdict": verdict(found),
@@ -52,4 +56,5 @@ def account(engine: Engine, found: Summary, scope: Scope) -> dict[str, object]:
         "could_not_check": [
             {"finding": one.finding, "title": one.title, "why": one.why} for one in found.unchecked
         ],
+        **seen,
     }

@@ -64,7 +64,8 @@ def complaint(said: str, query: str, refused: Collection[str] = ()) -> Complaint
         text = bare.split("\n\tCandidate functions:")[0]
     text = " ".join(text.split())[:_MOST]
     place = _PLACE.search(said)
-    if place and at is None:
+    # What stands in statements of our own is nothing to who asked.
+    if place and at is None and place[2].strip(".") in query:
         # DuckDB cuts a long line itself, and marks what it shows of it.
         return Complaint(text, _marked(place[2], len(place[3]) - len(f"LINE {place[1]}: ")))
     return Complaint(text, () if at is None else _shown(query, at))

@@ -57,3 +57,12 @@ def test_a_long_line_is_cut_and_nothing_in_it_harms_a_terminal() -> None:
     assert line[mark.index("^")] == "x"
     wide, mark = complaint(said, "SELECT '大', x").place
     assert mark.index("^") == wide.index("x") + 1  # one letter that is two columns wide
+
+
+def test_nothing_is_shown_of_statements_that_the_user_did_not_write() -> None:
+    said = "Invalid Input Error: no\n\nLINE 1: ... AS x FROM read_parquet(['/tmp...\n           ^"
+    assert complaint(said, "SELECT 1").place == ()
+    assert complaint(said, "").place == ()
+    long = "Parser Error: no\n\nLINE 1: ...2, 3 FRM x...\n                ^"
+    line, mark = complaint(long, "SELECT 1, 2, 3 FRM x, y").place
+    assert line[mark.index("^") :].startswith("FRM")

@@ -403,7 +403,7 @@ def test_leaving_a_result_early_stops_the_query(engine: Engine) -> None:
     assert time.monotonic() - begun < 3
 
 
-def test_a_damaged_page_is_an_error_of_one_line(tmp_path: Path) -> None:
+def test_a_damaged_page_is_never_read(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "r")
     for _ in range(50):
         writer.sample([tcp(n, bytes_acked=n * 7919) for n in range(50)])
@@ -412,9 +412,9 @@ def test_a_damaged_page_is_an_error_of_one_line(tmp_path: Path) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[4:4000] = bytes(3996)
     path.write_bytes(damaged)
-    with Engine(open_recording(tmp_path / "r")) as engine, pytest.raises(QueryError) as caught:
-        engine.table("SELECT * FROM sockets")
-    assert "\n" not in str(caught.value)
+    with Engine(open_recording(tmp_path / "r")) as engine:
+        assert engine.table("SELECT * FROM sockets").num_rows == 0
+        assert next(lost.rows for lost in engine.news()) == 2500
 
 
 def test_this_is_a_duckdb_that_is_supported() -> None:

@@ -108,7 +108,7 @@ def test_the_baseline_is_the_last_row_before_of_each_socket_in_scope(tmp_path: P
 def with_key(table: Table) -> pa.Schema:
     """Return the columns of a table as recorded, and those that tell hosts and boots apart."""
     schema = public_schema(table)
-    for name in ("host", "boot"):
+    for name in ("host", "boot", "run"):
         schema = schema.append(pa.field(name, pa.string()))
     return schema.append(pa.field("ns", pa.int64())) if "netns" in table.names else schema
 
