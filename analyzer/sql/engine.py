@@ -32,7 +32,7 @@ from analyzer.reading.recording import Recording
 from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing
 from analyzer.reading.spill import Folder
 from analyzer.sql import landlock
-from analyzer.sql.library import pieces
+from analyzer.sql.library import names_of, pieces
 from analyzer.sql.memory import SizeError, default_size, parse_size
 from analyzer.sql.reads import Columns, named_columns
 from analyzer.sql.views import (
@@ -304,11 +304,14 @@ class Engine:
         query: str,
         scope: Scope = WHOLE,
         parameters: Mapping[str, tuple[str, Value | None]] | None = None,
+        shared: Mapping[str, pa.Table] | None = None,
     ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
         """Run a query, giving its schema and its batches as they come.
 
+        ``shared`` are parts and views that stand in place of what they would be computed from.
         Ctrl-C, an error of the caller or leaving the block early interrupts it.
         """
+        given = shared or {}
         trees = [self._checked(query), *self._checked_scope(scope)]
         self._leave_out_damaged(named_columns(trees, pieces(), self._view_tree))
         cursor = self._connection.cursor()
@@ -320,7 +323,9 @@ class Engine:
                 cursor.execute(f"SET {name} = {value}")
             for name, stream in journals.items():
                 cursor.register(name, stream)
-            lay_scope(cursor, scope, parameters, query)
+            for name, rows in given.items():
+                cursor.register(name, rows)
+            lay_scope(cursor, scope, parameters, names_of(trees[0]), given)
 
         work = _Work(cursor, prepare, query, journals.values(), self._timeout)
         self._work = work
@@ -336,9 +341,10 @@ class Engine:
         query: str,
         scope: Scope = WHOLE,
         parameters: Mapping[str, tuple[str, Value | None]] | None = None,
+        shared: Mapping[str, pa.Table] | None = None,
     ) -> pa.Table:
         """Run a query and return all its rows."""
-        with self.run(query, scope, parameters) as (schema, batches):
+        with self.run(query, scope, parameters, shared) as (schema, batches):
             return pa.Table.from_batches(batches, schema=schema)
 
     def span(self) -> tuple[int | None, int | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import groupby
@@ -192,15 +192,16 @@ def lay_scope(
     connection: DuckDBPyConnection,
     scope: Scope = WHOLE,
     parameters: Mapping[str, tuple[str, Value | None]] | None = None,
-    query: str | None = None,
+    names: Collection[str] | None = None,
+    given: Collection[str] = (),
 ) -> None:
     """Create the temporary views of one run; ``parameters`` gives type and value by name.
 
-    Of functions, parts and derived views those that ``query`` uses, if one is given. Raises
-    ScopeError.
+    Of functions, parts and derived views those that a query with ``names`` uses, if they are given,
+    but for those that are there already. Raises ScopeError.
     """
-    used = frozenset(pieces()) if query is None else names_in(connection, query)
-    wanted = list(closure(used | _names_of_columns(connection, scope)))
+    used = frozenset(pieces() if names is None else names)
+    wanted = list(closure(used | _names_of_columns(connection, scope), given))
     for piece in wanted:
         if piece.layer == "functions":
             connection.execute(piece.statement)
