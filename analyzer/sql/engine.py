@@ -33,7 +33,7 @@ from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing
 from analyzer.reading.spill import Folder
 from analyzer.sql import landlock
 from analyzer.sql.complaint import complaint
-from analyzer.sql.library import pieces
+from analyzer.sql.library import names_of, pieces
 from analyzer.sql.memory import SizeError, default_size, parse_size
 from analyzer.sql.reads import Columns, named_columns
 from analyzer.sql.views import (
@@ -360,11 +360,14 @@ class Engine:
         query: str,
         scope: Scope = WHOLE,
         parameters: Mapping[str, tuple[str, Value | None]] | None = None,
+        shared: Mapping[str, pa.Table] | None = None,
     ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
         """Run a query, giving its schema and its batches as they come.
 
+        ``shared`` are parts and views that stand in place of what they would be computed from.
         Ctrl-C, an error of the caller or leaving the block early interrupts it.
         """
+        given = shared or {}
         scopes = self.scopes(scope)
         parts = [one.part or 0 for one in scopes]
         trees = [self._checked(query), *self._checked_scope(scopes[0])]
@@ -378,12 +381,15 @@ class Engine:
                 cursor.execute(f"SET {name} = {value}")
             for name, stream in journals.items():
                 cursor.register(name, stream)
+            for name, rows in given.items():
+                cursor.register(name, rows)
+            names = names_of(trees[0])
             if len(scopes) > 1:
-                lay_together(cursor, self.recordings, scopes, parameters, query)
+                lay_together(cursor, self.recordings, scopes, parameters, names)
                 return
             if self.several:
                 cursor.execute(f"USE {catalog(parts[0])}")
-            lay_scope(cursor, scopes[0], parameters, query)
+            lay_scope(cursor, scopes[0], parameters, names, given)
 
         work = _Work(cursor, prepare, query, journals.values(), self._timeout)
         self._work = work
@@ -399,9 +405,10 @@ class Engine:
         query: str,
         scope: Scope = WHOLE,
         parameters: Mapping[str, tuple[str, Value | None]] | None = None,
+        shared: Mapping[str, pa.Table] | None = None,
     ) -> pa.Table:
         """Run a query and return all its rows."""
-        with self.run(query, scope, parameters) as (schema, batches):
+        with self.run(query, scope, parameters, shared) as (schema, batches):
             return pa.Table.from_batches(batches, schema=schema)
 
     def scopes(self, scope: Scope = WHOLE) -> tuple[Scope, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -47,9 +49,25 @@ def pieces() -> Mapping[str, Piece]:
     }
 
 
-def closure(names: Iterable[str]) -> Iterator[Piece]:
-    """Yield what the names use, directly and through others, each after what it uses itself."""
-    known, done = pieces(), set[str]()
+def used_by_several(queries: Iterable[Query]) -> list[str]:
+    """Return the relations made of sockets that two queries or more name themselves."""
+    counts = Counter(name for query in queries for name in query.uses)
+    return [
+        name
+        for name, count in counts.items()
+        if count > 1
+        and pieces()[name].layer != "functions"
+        # The other tables are small: to read them anew costs less than to keep what was made.
+        and any(re.search(r"\bsockets\b", piece.query.sql) for piece in closure([name]))
+    ]
+
+
+def closure(names: Iterable[str], given: Collection[str] = ()) -> Iterator[Piece]:
+    """Yield what the names use, directly and through others, each after what it uses itself.
+
+    What is ``given`` is there already, and needs nothing.
+    """
+    known, done = pieces(), set[str](given)
 
     def visit(name: str, path: tuple[str, ...]) -> Iterator[Piece]:
         if name in path:
@@ -66,11 +84,16 @@ def closure(names: Iterable[str]) -> Iterator[Piece]:
 
 
 def names_in(connection: DuckDBPyConnection, query: str) -> frozenset[str]:
-    """Return the relations and functions that a SELECT names, by DuckDB's own parser.
+    """Return the relations and functions that a SELECT names, by DuckDB's own parser."""
+    ((tree,),) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
+    return names_of(tree)
 
-    Of one that it cannot parse, or that asks for a relation by a text, everything there is.
+
+def names_of(text: str) -> frozenset[str]:
+    """Return the relations and functions that the tree of a SELECT names.
+
+    Of one that could not be parsed, or that asks for a relation by a text, everything there is.
     """
-    ((text,),) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
     tree = json.loads(text)
     found: set[str] = set()
     waiting: list[object] = [tree]

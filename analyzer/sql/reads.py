@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from recorder.schema import TABLES
@@ -36,23 +37,20 @@ def named_columns(
     the tree. Where a tree leaves it open, all columns are named.
     """
     words, named, stars = set[str](), set[str](), set[str]()
-    relations = {*_EVERY, *views, "baseline"}
-    waiting, seen = list(trees), set[str]()
+    relations = frozenset({*_EVERY, *views, "baseline"})
+    seen = set[str]()
     try:
+        waiting = [_reads(tree, relations) for tree in trees]
         while waiting:
-            tree = json.loads(waiting.pop())
-            for node in _nodes(tree):
-                if _leaves_open(node):
-                    return _EVERY
-                words |= _words(node)
-                if node.get("type") == "BASE_TABLE":
-                    named.add(str(node["table_name"]).lower())
-                if "function_name" in node:
-                    named.add(str(node["function_name"]).lower())
-                stars |= _starred(node) | _rows_named(node, relations)
+            reads = waiting.pop()
+            if reads is None:
+                return _EVERY
+            words |= reads[0]
+            named |= reads[1]
+            stars |= reads[2]
             more = {name for name in views if name in named} - seen
             seen |= more
-            waiting += map(tree_of, more)
+            waiting += [_reads_of_view(tree_of(name), relations) for name in more]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return _EVERY
     if "baseline" in named:
@@ -64,6 +62,25 @@ def named_columns(
         for name, columns in _EVERY.items()
         if name in named
     }
+
+
+def _reads(text: str, relations: Collection[str]) -> tuple[set[str], set[str], set[str]] | None:
+    """Return the words of a tree, what it names, and of what it takes all; None if it is open."""
+    words, named, stars = set[str](), set[str](), set[str]()
+    for node in _nodes(json.loads(text)):
+        if _leaves_open(node):
+            return None
+        words |= _words(node)
+        if node.get("type") == "BASE_TABLE":
+            named.add(str(node["table_name"]).lower())
+        if "function_name" in node:
+            named.add(str(node["function_name"]).lower())
+        stars |= _starred(node) | _rows_named(node, relations)
+    return words, named, stars
+
+
+_reads_of_view = cache(_reads)
+"""Views are always the same, what users ask is not."""
 
 
 def _words(node: Mapping[str, Any]) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from analyzer.screen.cells import printable, rows
 from analyzer.sql.catalog import FINDING_COLUMNS, CatalogError, ParameterError, Query, read_findings
 from analyzer.sql.engine import Engine, QueryError
+from analyzer.sql.library import used_by_several
 from analyzer.sql.views import WHOLE, Scope
 
 if TYPE_CHECKING:
@@ -63,6 +64,9 @@ _HINTS = {
     "samples": "what the recorder did was not recorded",
 }
 """Every word of ``needs``, and what to say where nothing tells the reason."""
+
+_SHARED_BYTES = 32 << 20
+"""So large one relation may be that findings share."""
 
 _NO_SAMPLE = "no sample lies in that time"
 _FEWEST = 2
@@ -157,6 +161,8 @@ def summarize(
     found: list[Mapping[str, object]] = []
     checked: list[Query] = []
     unchecked: list[Unchecked] = []
+    asked = [f for f in findings.values() if not any(need in lacks for need in f.needs)]
+    shared = Shared(engine, scope, used_by_several(asked))
     for done, finding in enumerate(findings.values()):
         report(done, len(findings))
         if why := [lacks[need] for need in finding.needs if need in lacks]:
@@ -164,7 +170,7 @@ def summarize(
             continue
         values = finding.values(given.get(finding.name, {}))
         try:
-            table = engine.table(finding.sql, scope, values)
+            table = engine.table(finding.sql, scope, values, shared.of(finding))
         except QueryError as error:  # the others may have more to say
             unchecked.append(Unchecked(finding.name, finding.title, str(error)))
             continue
@@ -180,6 +186,47 @@ def summarize(
         unchecked += [Unchecked(f.name, f.title, _TOO_FEW) for f in checked if f.name not in seen]
         checked = [f for f in checked if f.name in seen]
     return Summary(tuple(sorted(found, key=order)), tuple(checked), tuple(unchecked))
+
+
+class Shared:
+    """What several findings use, computed once, as the first of them asks for it.
+
+    What is large is left to each of them: they need not hold all of it at once.
+    """
+
+    def __init__(self, engine: Engine, scope: Scope, names: Collection[str]) -> None:
+        self._engine = engine
+        self._scope = scope
+        self._names = names
+        self._tables: dict[str, pa.Table | None] = {}
+        self._missing = engine.missing
+
+    def of(self, finding: Query) -> Mapping[str, pa.Table]:
+        """Return those that a finding uses, by name."""
+        wanted = [name for name in finding.uses if name in self._names]
+        for name in wanted:
+            if name not in self._tables:
+                self._tables[name] = self._computed(name)
+        if self._engine.missing != self._missing:  # a file turned out to be damaged
+            self._tables, self._missing = {}, self._engine.missing
+        return {n: table for n in wanted if (table := self._tables.get(n)) is not None}
+
+    def _computed(self, name: str) -> pa.Table | None:
+        """Return all rows of a part or view, None if they are too many or it cannot be had."""
+        import pyarrow as pa
+
+        kept: list[pa.RecordBatch] = []
+        size = 0
+        try:
+            with self._engine.run(f"SELECT * FROM {name}", self._scope) as (schema, batches):
+                for batch in batches:
+                    size += batch.nbytes
+                    if size > _SHARED_BYTES:
+                        return None
+                    kept.append(batch)
+                return pa.Table.from_batches(kept, schema=schema)
+        except QueryError:  # who asks for it will say why
+            return None
 
 
 def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:

@@ -197,14 +197,16 @@ def lay_scope(
     connection: DuckDBPyConnection,
     scope: Scope = WHOLE,
     parameters: Mapping[str, tuple[str, Value | None]] | None = None,
-    query: str | None = None,
+    names: Collection[str] | None = None,
+    given: Collection[str] = (),
 ) -> None:
     """Create the temporary views of one run; ``parameters`` gives type and value by name.
 
-    Of functions, parts and derived views those that ``query`` uses, if one is given. Of several
-    recordings the catalog of one is in use. Raises ScopeError.
+    Of functions, parts and derived views those that a query with ``names`` uses, if they are given,
+    but for those that are there already. Of several recordings the catalog of one is in use. Raises
+    ScopeError.
     """
-    pieces_of_run = _lay_functions(connection, scope, _used(connection, query))
+    pieces_of_run = _lay_functions(connection, scope, _used(names), given)
     for name, select in _relations(connection, scope, parameters, pieces_of_run, "raw"):
         connection.execute(f"CREATE TEMP VIEW {name} AS {select}")
 
@@ -214,14 +216,14 @@ def lay_together(
     recordings: Sequence[Recording],
     scopes: Sequence[Scope],
     parameters: Mapping[str, tuple[str, Value | None]] | None = None,
-    query: str | None = None,
+    names: Collection[str] | None = None,
 ) -> None:
     """Create the temporary views of one run over several recordings, each in its own scope.
 
     Each view has the rows that it has of each recording alone, with ``host``, ``boot`` and ``run``.
     Raises ScopeError.
     """
-    used = _used(connection, query)
+    used = _used(names)
     wanted = _lay_functions(connection, scopes[0], used)
     laid = {
         part: dict(_relations(connection, scope, parameters, wanted, f"{catalog(part)}.raw"))
@@ -261,15 +263,18 @@ def together(scopes: Sequence[Scope]) -> Scope:
     )
 
 
-def _used(connection: DuckDBPyConnection, query: str | None) -> frozenset[str]:
-    return frozenset(pieces()) if query is None else names_in(connection, query)
+def _used(names: Collection[str] | None) -> frozenset[str]:
+    return frozenset(pieces() if names is None else names)
 
 
 def _lay_functions(
-    connection: DuckDBPyConnection, scope: Scope, used: frozenset[str]
+    connection: DuckDBPyConnection,
+    scope: Scope,
+    used: frozenset[str],
+    given: Collection[str] = (),
 ) -> list[Piece]:
     """Create the functions of a run, and return what else of queries/ it uses."""
-    wanted = list(closure(used | _names_of_columns(connection, scope)))
+    wanted = list(closure(used | _names_of_columns(connection, scope), given))
     for piece in wanted:
         if piece.layer == "functions":
             connection.execute(piece.statement)

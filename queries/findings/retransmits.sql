@@ -22,12 +22,9 @@ WITH lossy AS MATERIALIZED (
     sum(l.bytes_retrans) AS bytes_again, sum(l.bytes_sent) AS bytes_sent,
     count(*) FILTER (WHERE l.retransmitted > 0) AS connections, 1.0 * sum(l.bytes_retrans) / sum(l.bytes_sent) AS share
   FROM losses AS l
+  ANTI JOIN full_doors AS d
+    ON d.addr = unmapped(l.peer_addr) AND d.port = l.peer_port AND (d.ns = l.ns OR NOT is_loopback(d.addr))
   WHERE l.bytes_sent > 0
-    AND NOT EXISTS (
-      SELECT 1
-      FROM full_doors AS d
-      WHERE d.addr = unmapped(l.peer_addr) AND d.port = l.peer_port AND (d.ns = l.ns OR NOT is_loopback(d.addr))
-    )
   GROUP BY l.ns, l.peer_addr, l.pid, l.start_us
   HAVING sum(l.retransmitted) >= (SELECT segments FROM params)
     AND 100.0 * sum(l.bytes_retrans) >= (SELECT percent FROM params) * sum(l.bytes_sent)

@@ -59,7 +59,7 @@ crowded AS MATERIALIZED (
   GROUP BY limited_by, levels.ns, local_addr, addr, port, most, g.growth, g.since, g.until
   HAVING is_near OR g.growth > 0
 ),
-limits AS (
+limits AS MATERIALIZED (
   SELECT ns, local_addr, addr, port, 'client' AS role, limited_by, waiting, most, dropped, since, until
   FROM crowded
   WHERE limited_by = 'ports'
@@ -78,6 +78,9 @@ limits AS (
     QUALIFY row_number() OVER (PARTITION BY s.ns ORDER BY count(*) DESC, addr, port, s.local_addr) = 1
   ) AS l USING (ns)
   WHERE h.limited_by = 'buckets' AND NOT EXISTS (SELECT 1 FROM crowded AS c WHERE c.limited_by = 'ports' AND c.ns = h.ns)
+  -- Never so many; but the planner may know that they are few.
+  ORDER BY waiting DESC, ns, local_addr, addr, port
+  LIMIT 1000
 ),
 names AS (
   -- Short connections are rarely seen while a process holds them: others to the same place tell.

@@ -9,22 +9,31 @@
 -- owner = "process, carried, listener, kernel, none or unknown."
 -- sockets = "How many; each takes a descriptor where owner is process."
 -- memory = "Memory of their buffers."
-SELECT
-  coalesce(pid, CASE owner WHEN 'none' THEN -1 WHEN 'unknown' THEN -2 ELSE -3 END) AS holder, coalesce(start_us, -1) AS start_us,
-  owner, netid, kind_of(netid) AS kind, state, sample, min(sample_time) AS sample_time, min(t_us) AS t_us, max(comm) AS comm,
-  count(*) AS sockets, CAST(sum(memory) AS BIGINT) AS memory
-FROM (
+WITH alike AS (
+  -- What most rows have in common is looked at once for all of them.
   SELECT
-    sample, sample_time, t_us, netid, state, pid, start_us, comm,
+    pid, start_us, owner_by, netid, state, sample, coalesce(subflow, false) AS subflow, netid = 'nl' AND local_id = 0 AS of_kernel,
+    inode = 0 AS is_free, min(sample_time) AS sample_time, max(comm) AS comm, count(*) AS sockets,
+    sum(rmem_alloc + fwd_alloc + optmem + backlog + larger(wmem_alloc, wmem_queued)) AS memory
+  FROM sockets
+  GROUP BY ALL
+),
+held AS (
+  SELECT
+    a.*,
     CASE
       WHEN pid IS NOT NULL AND owner_by IN ('carried', 'listener') THEN owner_by
       WHEN pid IS NOT NULL THEN 'process'
-      WHEN netid = 'nl' AND local_id = 0 THEN 'kernel'
-      WHEN inode = 0 THEN 'none'
+      WHEN of_kernel THEN 'kernel'
+      WHEN is_free THEN 'none'
       ELSE 'unknown'
-    END AS owner,
-    rmem_alloc + fwd_alloc + optmem + backlog + larger(wmem_alloc, wmem_queued) AS memory
-  FROM sockets CROSS JOIN (SELECT count(*) AS connections FROM sockets WHERE netid = 'mptcp') AS mptcp
-  WHERE mptcp.connections = 0 OR subflow IS NULL OR NOT subflow
-) AS held
+    END AS owner
+  FROM alike AS a
+  WHERE NOT subflow OR NOT EXISTS (SELECT 1 FROM sockets WHERE netid = 'mptcp')
+)
+SELECT
+  coalesce(pid, CASE owner WHEN 'none' THEN -1 WHEN 'unknown' THEN -2 ELSE -3 END) AS holder, coalesce(start_us, -1) AS start_us,
+  owner, netid, kind_of(netid) AS kind, state, sample, min(sample_time) AS sample_time, epoch_us(min(sample_time)) AS t_us,
+  max(comm) AS comm, CAST(sum(sockets) AS BIGINT) AS sockets, CAST(sum(memory) AS BIGINT) AS memory
+FROM held
 GROUP BY pid, start_us, owner, netid, state, sample

@@ -125,7 +125,7 @@ def test_exactly_what_a_query_uses_is_laid(tmp_path: Path) -> None:
     query = "SELECT * FROM port_use"
     with analyzer.open(tmp_path / "r") as opened:
         cursor = opened.engine._connection.cursor()
-        lay_scope(cursor, query=query)
+        lay_scope(cursor, names=names_in(cursor, query))
         asked = "SELECT view_name FROM duckdb_views() WHERE temporary AND NOT internal"
         laid = {name for (name,) in cursor.execute(asked).fetchall()} & pieces().keys()
         assert laid == {"doors", "port_ranges", "port_use", "sysctls", "tw_reuse"}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
@@ -15,9 +17,11 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 import analyzer
+from analyzer.reading.segment import Missing
 from analyzer.sql.catalog import FINDING_COLUMNS, ParameterError, Query, read_findings
-from analyzer.sql.summary import SEVERITIES, Summary, Unchecked, lacking, lines
-from analyzer.sql.views import Scope
+from analyzer.sql.engine import Engine
+from analyzer.sql.summary import SEVERITIES, Shared, Summary, Unchecked, lacking, lines
+from analyzer.sql.views import WHOLE, Scope
 from tests.analyzer.support.recordings import (
     FACTS,
     NETNS,
@@ -298,6 +302,73 @@ def test_progress_is_told(tmp_path: Path) -> None:
         summarize(opened.engine, report=lambda done, of: told.append((done, of)))
     count = len(read_findings())
     assert told == [(n, count) for n in range(count)]
+
+
+@pytest.mark.parametrize("most", [0, None])
+@pytest.mark.parametrize("incident", INCIDENTS)
+def test_what_findings_share_changes_nothing(
+    incident: str, most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shared or too large for that, the answer is what each finding says by itself."""
+    truth_of(incident)
+    if most is not None:
+        monkeypatch.setattr("analyzer.sql.summary._SHARED_BYTES", most)
+    with analyzer.open(SAMPLES / incident / "recording") as opened:
+        alone = {
+            name: opened.engine.table(finding.sql, parameters=finding.values({})).num_rows
+            for name, finding in read_findings().items()
+        }
+        found = opened.summary()
+    assert Counter(row["finding"] for row in found.found) == Counter(
+        {name: rows for name, rows in alone.items() if rows}
+    )
+
+
+def shared_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the relations that a summary computes for several findings."""
+    asked: list[str] = []
+    run = Engine.run
+
+    def told(engine: Engine, query: str, *arguments: Any) -> Any:
+        if alone := re.fullmatch(r"SELECT \* FROM (\w+)", query):
+            asked.append(alone[1])
+        return run(engine, query, *arguments)
+
+    monkeypatch.setattr(Engine, "run", told)
+    summary(path)
+    return asked
+
+
+def test_what_findings_share_is_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole(tmp_path / "r")
+    asked = shared_in(tmp_path / "r", monkeypatch)
+    assert len(asked) == len(set(asked))
+    assert {"full_spells", "listeners", "port_use"} <= set(asked)
+    # Made of small tables, or used by one finding only.
+    assert not {"sysctls", "tw_buckets", "losses"} & set(asked)
+
+
+def test_what_is_not_looked_for_is_not_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Writer(tmp_path / "r").sample([tcp(1)])  # no settings, so no ports can run out
+    assert "port_use" not in shared_in(tmp_path / "r", monkeypatch)
+
+
+def test_a_file_that_turns_out_damaged_is_not_in_what_is_shared(tmp_path: Path) -> None:
+    small(tmp_path / "r")
+    with analyzer.open(tmp_path / "r") as opened:
+        engine = opened.engine
+        finding = read_findings()["accept_queue"]
+        shared = Shared(engine, WHOLE, ["listeners"])
+        first = shared.of(finding)["listeners"]
+        assert shared.of(finding)["listeners"] is first
+        lost = Missing("sockets/000009.parquet", "damaged", 1, None, None)
+        engine.recordings[0] = replace(engine.recording, missing=(lost,))
+        assert not shared.of(finding)  # each by itself, from what there is now
+        assert shared.of(finding)["listeners"] is not first
 
 
 def test_the_worst_comes_first(tmp_path: Path) -> None:
