@@ -787,8 +787,8 @@ def test_a_recording_may_say_anything_of_itself(turn: int, described: Engine) ->
     names += ["reading", "missing_sysctls", "netns_selected", "nosuch"]
     values = {name: VALUES[(turn + n) % len(VALUES)] for n, name in enumerate(names)}
     text = json.dumps(FACTS | values)
-    recording = dataclasses.replace(described.recording, facts=json.loads(text))
-    described.recording = recording
+    recording = dataclasses.replace(described.recordings[0], facts=json.loads(text))
+    described.recordings = [recording]
     told = describe(described)
     json.dumps(told.facts)
     for label, line in told.lines():

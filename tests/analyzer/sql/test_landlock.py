@@ -63,7 +63,7 @@ def test_a_duckdb_without_any_other_lock_reads_the_recording_only(tmp_path: Path
     recording = open_recording(tmp_path / "r")
     spill = tmp_path / "spill"
     spill.mkdir()
-    ruleset = Ruleset(_allowed(recording, spill))
+    ruleset = Ruleset(_allowed([recording], spill))
     segment = recording.paths[0]
 
     def ask(query: str) -> object:
