@@ -141,12 +141,7 @@ REFUSED = [
     "DESCRIBE (WITH x AS (COPY (SELECT 1) TO '{s}') SELECT 1)",
     "EXPLAIN ANALYZE COPY (SELECT 1) TO '{t}'",
     "EXPLAIN ANALYZE SELECT 1",
-    "EXPLAIN (ANALYZE) SELECT 1",
-    "EXPLAIN EXPLAIN SELECT 1",
-    "EXPLAIN COPY (SELECT 1) TO '{t}'",
-    "EXPLAIN WITH x AS (COPY (SELECT 1) TO '{t}') SELECT 1",
-    "EXPLAIN SELECT 1; COPY (SELECT 1) TO '{t}'",
-    "-- \nEXPLAIN ANALYZE SELECT 1",
+    "EXPLAIN SELECT 1",
     "ATTACH '{t}'",
     "ATTACH '{s}' AS other",
     "ATTACH ':memory:' AS other",
@@ -793,7 +788,7 @@ def test_a_recording_may_say_anything_of_itself(turn: int, described: Engine) ->
     values = {name: VALUES[(turn + n) % len(VALUES)] for n, name in enumerate(names)}
     text = json.dumps(FACTS | values)
     recording = dataclasses.replace(described.recordings[0], facts=json.loads(text))
-    described.recordings[0] = recording
+    described.recordings = [recording]
     told = describe(described)
     json.dumps(told.facts)
     for label, line in told.lines():

@@ -366,7 +366,7 @@ def test_a_file_that_turns_out_damaged_is_not_in_what_is_shared(tmp_path: Path) 
         first = shared.of(finding)["listeners"]
         assert shared.of(finding)["listeners"] is first
         lost = Missing("sockets/000009.parquet", "damaged", 1, None, None)
-        engine.recordings[0] = replace(engine.recording, missing=(lost,))
+        engine.recordings[0] = replace(engine.recordings[0], missing=(lost,))
         assert not shared.of(finding)  # each by itself, from what there is now
         assert shared.of(finding)["listeners"] is not first
 
