@@ -29,10 +29,10 @@ from recorder.schema import SockrecError
 if TYPE_CHECKING:
     from analyzer.reading.recording import RecordingError
     from analyzer.sql.catalog import CatalogError, ParameterError
-    from analyzer.sql.engine import QueryError
     from analyzer.sql.summary import Summary
     from analyzer.sql.times import TimeError
     from analyzer.sql.views import ScopeError
+    from analyzer.sql.work import QueryError
 
 __all__ = [
     "Analysis",
@@ -51,7 +51,7 @@ __all__ = [
 _LATER = {
     "CatalogError": "analyzer.sql.catalog",
     "ParameterError": "analyzer.sql.catalog",
-    "QueryError": "analyzer.sql.engine",
+    "QueryError": "analyzer.sql.work",
     "RecordingError": "analyzer.reading.recording",
     "ScopeError": "analyzer.sql.views",
     "Summary": "analyzer.sql.summary",

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import glob
 import inspect
-import json
 import os
-import queue
 import re
 import shutil
 import site
 import sys
 import sysconfig
-import tempfile
-import threading
-import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -32,7 +27,6 @@ from analyzer.reading.recording import Recording
 from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing
 from analyzer.reading.spill import Folder
 from analyzer.sql import landlock
-from analyzer.sql.complaint import complaint
 from analyzer.sql.library import names_of, pieces
 from analyzer.sql.memory import SizeError, default_size, parse_size
 from analyzer.sql.reads import Columns, named_columns
@@ -48,15 +42,11 @@ from analyzer.sql.views import (
     lay_together,
     streams,
 )
+from analyzer.sql.work import STOPPED, QueryError, Work, interruptible, query_error
 from recorder.schema import SockrecError
 
 MAX_QUERY = 1 << 20
 """Bytes of a query; DuckDB's parser takes seconds for more."""
-
-_ROWS_AT_ONCE = 1 << 16
-_WAITING_BATCHES = 4
-_PATIENCE = 0.7
-"""Seconds that a query is given to notice that it was interrupted; most need a hundredth."""
 
 _TABLE_FUNCTIONS = frozenset(
     "duckdb_columns duckdb_constraints duckdb_databases duckdb_functions duckdb_indexes "
@@ -80,16 +70,6 @@ _NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "
 _NODE = re.compile(r'"type"\s*:\s*"(\w+_NODE)"', re.ASCII)
 _CALL = re.compile(r'"function_name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
-_USED = re.compile(r"/([\d.]+ \w+) used", re.ASCII)
-
-# What Python, Arrow and DuckDB say when the process itself may have no more.
-_NO_MEMORY = re.compile(
-    r"Out of Memory Error|bad.?alloc|failed to allocate|malloc of size|realloc of size",
-    re.IGNORECASE,
-)
-
-# Of what follows no more is asked than of any other query: that it is one SELECT. With options, as
-# ANALYZE, it is none.
 _EXPLAIN = re.compile(r"\s*(?:--[^\n]*\n\s*)*EXPLAIN\b", re.IGNORECASE)
 
 # DuckDB 2.0 takes 160 MB to see that there is no end to a thousand brackets, and 2.6 GB for 5,000.
@@ -122,12 +102,6 @@ _READABLE = (
 """What libraries and DuckDB read of the machine."""
 
 _OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
-_THREADS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-"""Those of queries that were told to stop."""
-
-
-class QueryError(SockrecError):
-    """A query that is not one SELECT, or that failed."""
 
 
 class Engine:
@@ -148,7 +122,7 @@ class Engine:
     ) -> None:
         self.recordings = list(recordings)
         self._timeout = timeout
-        self._work: _Work | None = None
+        self._work: Work | None = None
         self._links: dict[Path, Path] = {}
         self._checker = Checker(threads)
         self._view_trees: dict[str, str] = {}
@@ -169,11 +143,11 @@ class Engine:
             self.remove_files()
             raise
         try:
-            _interruptible(self._connection, self._lock_down, enter=self._ruleset.enter)
+            interruptible(self._connection, self._lock_down, enter=self._ruleset.enter)
         except BaseException as error:
             self.close()
             if isinstance(error, duckdb.Error):
-                raise _query_error(error) from error
+                raise query_error(error) from error
             raise
 
     def _lock_down(self) -> None:
@@ -247,7 +221,7 @@ class Engine:
             query = f"SELECT (\n{sql}\n)" if piece.layer == "functions" else sql
             trees: list[str] = []
             with closing(self._connection.cursor()) as cursor:
-                _interruptible(cursor, lambda: trees.append(_parse(cursor, query)))
+                interruptible(cursor, lambda: trees.append(_parse(cursor, query)))
             self._view_trees[name] = trees[0]
         return self._view_trees[name]
 
@@ -294,7 +268,7 @@ class Engine:
                 missing=recording.missing + missing,
             )
         if found:
-            _interruptible(self._connection, self._lay_raw, enter=self._ruleset.enter)
+            interruptible(self._connection, self._lay_raw, enter=self._ruleset.enter)
 
     def check(self, query: str) -> None:
         """Raise QueryError unless the text is exactly one SELECT that only reads what it is given.
@@ -311,7 +285,7 @@ class Engine:
         try:
             size = len(query.encode())
         except ValueError as error:
-            raise _query_error(error) from error
+            raise query_error(error) from error
         if size > MAX_QUERY:
             raise QueryError(f"a query of more than {MAX_QUERY:,} bytes is too long")
         if "\0" in query:
@@ -322,7 +296,7 @@ class Engine:
         explained = _EXPLAIN.match(query)
         select = query[explained.end() :] if explained else query
         with closing(self._connection.cursor()) as cursor:
-            _interruptible(
+            interruptible(
                 cursor,
                 lambda: trees.append(_parse(cursor, select)),
                 self._timeout,
@@ -391,12 +365,12 @@ class Engine:
                 cursor.execute(f"USE {catalog(parts[0])}")
             lay_scope(cursor, scopes[0], parameters, names, given)
 
-        work = _Work(cursor, prepare, query, journals.values(), self._timeout)
+        work = Work(cursor, prepare, query, journals.values(), self._timeout, self._refused)
         self._work = work
         try:
             yield work.start(), work.batches()
         except duckdb.Error as error:
-            raise _query_error(error, query) from error
+            raise query_error(error, query, self._refused) from error
         finally:
             work.stop()
 
@@ -466,107 +440,6 @@ class Engine:
         self.close()
 
 
-class _Work:
-    """A query in a thread of its own: DuckDB in the main thread would not notice Ctrl-C."""
-
-    def __init__(
-        self,
-        cursor: duckdb.DuckDBPyConnection,
-        prepare: Callable[[], None],
-        query: str,
-        journals: Collection[Stream],
-        timeout: float | None,
-    ) -> None:
-        self._cursor = cursor
-        self._closing = threading.Lock()
-        self._prepare = prepare
-        self._query = query
-        self._journals = journals
-        self._timeout = timeout
-        self._deadline: float | None = None
-        self._results: queue.Queue[pa.Schema | pa.RecordBatch | BaseException | None] = queue.Queue(
-            _WAITING_BATCHES
-        )
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sockrec-query", daemon=True)
-
-    @property
-    def ended(self) -> bool:
-        return not self._thread.is_alive()
-
-    def progress(self) -> float | None:
-        with self._closing:
-            if self.ended or self._stopped.is_set():
-                return None
-            percent: float = self._cursor.query_progress()
-        return min(percent / 100, 1.0) if percent >= 0 else None
-
-    def start(self) -> pa.Schema:
-        self._deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        self._thread.start()
-        schema = self._next()
-        assert isinstance(schema, pa.Schema)
-        return schema
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        while True:
-            batch = self._next()
-            if batch is None:
-                return
-            assert isinstance(batch, pa.RecordBatch)
-            yield batch
-
-    def stop(self) -> None:
-        """End the query if it still runs, and wait for its thread, but not for ever."""
-        self._stopped.set()
-        if self._thread.ident is not None:
-            _THREADS.add(self._thread)
-            _stop(self._cursor, self._thread, self._empty)
-        if self.ended:
-            with self._closing:
-                self._cursor.close()
-
-    def _empty(self) -> None:
-        with suppress(queue.Empty):
-            while True:
-                self._results.get_nowait()
-
-    def _next(self) -> pa.Schema | pa.RecordBatch | None:
-        patience = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-        try:
-            result = self._results.get(timeout=patience)
-        except queue.Empty:
-            raise QueryError(f"the query took longer than {self._timeout:g} s") from None
-        if isinstance(result, BaseException):
-            raise _query_error(result, self._query) from result
-        return result
-
-    def _run(self) -> None:
-        try:
-            self._prepare()
-            wanted = columns_read(self._cursor, self._query) if self._journals else None
-            if wanted is not None:
-                for journal in self._journals:
-                    journal.columns &= wanted
-            reader = self._cursor.sql(self._query).to_arrow_reader(_ROWS_AT_ONCE)
-            self._put(reader.schema)
-            for batch in reader:
-                if self._stopped.is_set():
-                    return
-                self._put(batch)
-            self._put(None)
-        except BaseException as error:  # handed to the thread that waits
-            self._put(error)
-
-    def _put(self, result: pa.Schema | pa.RecordBatch | BaseException | None) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._results.put(result, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-
 def leave(status: int | str | None) -> None:
     """End the process at once if a query did not stop; what is on disk is removed before.
 
@@ -574,7 +447,7 @@ def leave(status: int | str | None) -> None:
     interpreter ends badly beside a thread that runs. A command calls this last, with what it would
     give to ``sys.exit``.
     """
-    if not any(thread.is_alive() for thread in _THREADS):
+    if not any(thread.is_alive() for thread in STOPPED):
         return
     for engine in list(_OPEN):
         engine.remove_files()
@@ -603,7 +476,7 @@ def _connect(threads: int | None, memory_limit: str | None) -> duckdb.DuckDBPyCo
     try:
         return duckdb.connect(config=config)
     except (duckdb.Error, RuntimeError, MemoryError) as error:
-        raise _query_error(error) from error
+        raise query_error(error) from error
 
 
 def _allowed(recordings: Sequence[Recording], spill: Path) -> Iterator[tuple[Path, int]]:
@@ -631,7 +504,7 @@ def _refused_functions() -> frozenset[str]:
         "WHERE function_type IN ('table', 'table_macro', 'pragma')"
     )
     with duckdb.connect() as connection:
-        _interruptible(connection, lambda: found.extend(connection.execute(query).fetchall()))
+        interruptible(connection, lambda: found.extend(connection.execute(query).fetchall()))
     return frozenset(name for (name,) in found) - _TABLE_FUNCTIONS | _REFUSED
 
 
@@ -647,103 +520,8 @@ def _parse(cursor: duckdb.DuckDBPyConnection, query: str) -> str:
         tree: str
         ((tree,),) = cursor.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
     except duckdb.Error as error:
-        raise _query_error(error, query) from error
+        raise query_error(error, query, _refused_functions()) from error
     return tree
-
-
-def _interruptible(
-    connection: duckdb.DuckDBPyConnection,
-    work: Callable[[], None],
-    timeout: float | None = None,
-    enter: Callable[[], None] = lambda: None,
-) -> None:
-    """Do in a thread what Ctrl-C shall stop: in the main one 2.0 misses it, 1.5 raises another."""
-    results: queue.Queue[BaseException | None] = queue.Queue()
-
-    def run() -> None:
-        try:
-            enter()
-            work()
-            results.put(None)
-        except BaseException as error:  # handed to the thread that waits
-            results.put(error)
-
-    thread = threading.Thread(target=run, name="sockrec-prepare", daemon=True)
-    thread.start()
-    try:
-        error = results.get(timeout=timeout)
-    except BaseException as stopped:
-        _THREADS.add(thread)
-        _stop(connection, thread)
-        if isinstance(stopped, queue.Empty):
-            raise QueryError(f"the query took longer than {timeout:g} s") from None
-        raise
-    if error is not None:
-        raise error
-
-
-def _stop(
-    cursor: duckdb.DuckDBPyConnection,
-    thread: threading.Thread,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> None:
-    """Interrupt a query until its thread ends or patience does."""
-    end = time.monotonic() + _PATIENCE
-    while thread.is_alive() and time.monotonic() < end:
-        cursor.interrupt()
-        meanwhile()
-        thread.join(0.02)
-
-
-def columns_read(cursor: duckdb.DuckDBPyConnection, query: str) -> frozenset[str] | None:
-    """Return the names that the plan's scans of journals mention, None if it cannot be told.
-
-    They include every column that is read; a journal has 160, of which a report needs ten.
-    """
-    try:
-        plan = json.loads(cursor.execute(f"EXPLAIN (FORMAT JSON) {query}").fetchall()[0][1])
-        names: set[str] = set()
-        waiting = list(plan)
-        while waiting:
-            node = waiting.pop()
-            waiting += node["children"]
-            if node["name"].strip().endswith("ARROW_SCAN"):
-                names.update(re.findall(r"\w+", json.dumps(node["extra_info"])))
-        return frozenset(names)
-    except duckdb.Error:
-        return None  # what is wrong is said when the query itself is run
-    except (IndexError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        return None
-
-
-def _query_error(error: BaseException, query: str = "") -> BaseException:
-    """Make one line of what DuckDB says, with notes that show where in the query."""
-    if isinstance(error, SockrecError | KeyboardInterrupt):
-        return error
-    text = re.split(r"\n\s*LINE \d+:", str(error), maxsplit=1)[0]
-    if "Out of Memory Error" in text and (limit := _USED.search(text)):
-        if "max_temp_directory_size" in text:
-            return QueryError(
-                f"out of memory: the query needs more than {limit[1]} of temporary files: "
-                "narrow it by --from, --to or --where, or point TMPDIR to a larger place than "
-                f"{tempfile.gettempdir()}"
-            )
-        return QueryError(
-            f"out of memory: the query needs more than {limit[1]}: narrow it by --from, --to or "
-            "--where, or raise --memory"
-        )
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
-        return QueryError(
-            "out of memory: the query needs more than --memory allows: narrow it by --from, --to "
-            "or --where, or raise --memory"
-        )
-    if not isinstance(error, duckdb.Error):
-        return QueryError(" ".join(text.split())[:1000] or type(error).__name__)
-    told = complaint(str(error), query, _refused_functions())
-    made = QueryError(told.text or type(error).__name__)
-    for line in told.place:
-        made.add_note(line)
-    return made
 
 
 def _kind_name(kind: duckdb.StatementType) -> str:

@@ -8,9 +8,10 @@ from contextlib import ExitStack, contextmanager
 import pyarrow as pa
 
 from analyzer.sql.catalog import Query
-from analyzer.sql.engine import Engine, QueryError
+from analyzer.sql.engine import Engine
 from analyzer.sql.summary import Summary, Unchecked, lacking, order, summarize
 from analyzer.sql.views import WHOLE, Scope, Value
+from analyzer.sql.work import QueryError
 
 
 def naming(engine: Engine) -> list[dict[str, str | None]]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from analyzer.screen.cells import printable, rows
 from analyzer.sql.catalog import FINDING_COLUMNS, CatalogError, ParameterError, Query, read_findings
-from analyzer.sql.engine import Engine, QueryError
+from analyzer.sql.engine import Engine
 from analyzer.sql.library import used_by_several
 from analyzer.sql.views import WHOLE, Scope
+from analyzer.sql.work import QueryError
 
 if TYPE_CHECKING:
     import pandas as pd

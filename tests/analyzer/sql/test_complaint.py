@@ -6,7 +6,7 @@ import pytest
 
 import analyzer
 from analyzer.sql.complaint import complaint
-from analyzer.sql.engine import QueryError
+from analyzer.sql.work import QueryError
 from tests.analyzer.support.recordings import small
 
 

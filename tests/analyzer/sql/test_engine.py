@@ -22,8 +22,9 @@ import pytest
 
 import analyzer
 from analyzer.reading.recording import open_recording
-from analyzer.sql.engine import Engine, QueryError, columns_read
+from analyzer.sql.engine import Engine
 from analyzer.sql.views import lay_scope, streams
+from analyzer.sql.work import QueryError, columns_read
 from recorder.schema import TABLES, VERSION
 from tests.analyzer.support.recordings import FACTS, Writer, small, tcp
 
