@@ -74,12 +74,15 @@ def damages(segment: Segment, columns: Collection[str]) -> Iterator[tuple[str, s
         if identity(os.fstat(file)) != segment.identity:
             yield "", "was changed while it was read"
             return
-        metadata, checksums = read_footer(segment.path, file)
+        checksums = segment.checksums
         if checksums is None:
-            yield from _undecodable(file, metadata, columns)
-        else:
-            for chunk in checksums.damaged(file, columns):
-                yield chunk.column, f"{rows_of(chunk, metadata)} are not as they were written"
+            metadata, checksums = read_footer(segment.path, file)
+            if checksums is None:
+                yield from _undecodable(file, metadata, columns)
+                return
+        for chunk in checksums.damaged(file, columns):
+            told = rows_of(chunk, checksums.metadata)
+            yield chunk.column, f"{told} are not as they were written"
     except FileError as error:
         yield "", str(error).removeprefix(f"{segment.path}: ")
     except OSError as error:

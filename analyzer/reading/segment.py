@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recorder.format.checksums import MAX_FOOTER, read_footer
+from recorder.format.checksums import MAX_FOOTER, Checksums, read_footer
 from recorder.format.facts import check_version
 from recorder.format.files import FileError, number_of, open_regular
 from recorder.schema import (
@@ -57,6 +57,7 @@ class Segment:
     """One checked Parquet file; ``facts`` is the text of recording.json that it carries.
 
     ``footer`` is the checksum of its footer, which is right, or empty if it carries none.
+    ``checksums`` are kept of a large file, whose footer takes longer to parse than to keep.
     """
 
     table: Table
@@ -67,6 +68,7 @@ class Segment:
     facts: str
     footer: str
     identity: Identity
+    checksums: Checksums | None = field(default=None, compare=False, repr=False)
 
     @property
     def number(self) -> int | None:
@@ -140,6 +142,7 @@ def _read(path: Path, *, follow: bool) -> Segment:
         facts,
         f"{checksums.footer:08x}" if checksums else "",
         identity(status),
+        checksums if metadata.num_row_groups > 1 else None,
     )
 
 
