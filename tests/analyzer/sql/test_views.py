@@ -106,7 +106,7 @@ def test_the_baseline_is_the_last_row_before_of_each_socket_in_scope(tmp_path: P
 
 
 def with_key(table: Table) -> pa.Schema:
-    """Return the columns of a table as recorded, and those that tell hosts, boots and runs apart."""
+    """Return the columns of a table as recorded, and those that tell recordings apart."""
     schema = public_schema(table)
     for name in ("host", "boot", "run"):
         schema = schema.append(pa.field(name, pa.string()))
