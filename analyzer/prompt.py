@@ -30,6 +30,7 @@ from analyzer.screen.cells import printable
 from analyzer.screen.pager import paged
 from analyzer.screen.prose import two_columns, width_of
 from analyzer.sql.header import Query, parse_query, read_folder
+from analyzer.sql.views import added
 from recorder.schema import SOCKETS, TABLES, SockrecError
 
 COMMANDS = {
@@ -314,12 +315,11 @@ def _leaves(line: str) -> bool:
 
 def described_tables() -> dict[str, Table]:
     """Return the tables and views that a query sees, by name."""
-    time = {"t_us": "Time of the row in microseconds UTC."}
     tables = {
         table.name: Table(
             table.doc.partition(". ")[0].removesuffix(".") + ".",
             {c.name: f"{c.doc} {f'({c.unit})' if c.unit else ''}".strip() for c in table.columns}
-            | time,
+            | added(table),
         )
         for table in TABLES.values()
     }

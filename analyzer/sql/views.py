@@ -329,6 +329,25 @@ def _timed(table: Table, raw: str) -> str:
     )
 
 
+def added(table: Table) -> dict[str, str]:
+    """Return the columns that a query sees of a table beside those recorded, and their meaning."""
+    columns = {
+        "host": "Host that was recorded.",
+        "boot": "Boot of that host.",
+        "run": "When the recorder was started.",
+    }
+    if "netns" in table.names:
+        columns["ns"] = "Network namespace of one boot of one host, the key together with cookie."
+    columns["t_us"] = "Time of the row in microseconds UTC."
+    if table in (SOCKETS, CLOSES):
+        columns |= {
+            "local": "Local address and port as one text.",
+            "peer": "The other end, likewise.",
+            "who": "The process by name and number.",
+        }
+    return columns
+
+
 def _made(table: Table) -> str:
     """Return the columns that are made of others: the time as a number, and what people read."""
     columns = [f"epoch_us({_TIME_COLUMN.get(table.name, 'sample_time')}) AS t_us"]
