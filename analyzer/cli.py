@@ -202,7 +202,7 @@ Memory = Annotated[
         metavar="SIZE",
         parser=_memory,
         help="Memory that the query may take before temporary files are used, and the process with "
-        "256 MiB beside: 2GB; by default half of the machine's, 8GiB at most.",
+        "512 MiB beside: 2GB; by default half of the machine's, 8GiB at most.",
     ),
 ]
 Timeout = Annotated[

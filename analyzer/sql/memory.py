@@ -14,7 +14,7 @@ from recorder.schema import SockrecError
 DEFAULT_AT_MOST = 8 << 30
 """Half of the machine's memory, but no more than this, unless one asks for it."""
 
-BESIDE = 256 << 20
+BESIDE = 512 << 20
 """What the process may take beside what DuckDB counts and what it had when it began.
 
 DuckDB counts hash tables, sorts and cached pages. It does not count Arrow batches on their way out,
@@ -23,6 +23,7 @@ decompressed pages, nor what a function makes of one value.
 
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT])(i?)B", re.ASCII | re.IGNORECASE)
 _STACK = 8 << 20
+_OWN_THREADS = 4
 
 
 class SizeError(SockrecError):
@@ -55,7 +56,8 @@ def bounded(size: int, threads: int | None) -> Iterator[None]:
     if has is None:
         yield
         return
-    stacks = (threads or os.cpu_count() or 1) * _stack_size()
+    # DuckDB's, those that check segments, and those that a query is prepared and run in
+    stacks = (2 * (threads or os.cpu_count() or 1) + _OWN_THREADS) * _stack_size()
     bound = has + size + BESIDE + stacks
     for known in (before, hard):
         if known != resource.RLIM_INFINITY:

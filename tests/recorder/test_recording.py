@@ -96,8 +96,9 @@ def test_a_recording_ends_after_its_samples_and_is_sealed(tmp_path: Path) -> Non
     result = sockrec("record", "-o", target, "-n", 3, "-i", "100ms")
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
-    assert result.stderr.startswith("3 samples")
-    assert result.stderr.count("\n") == 1
+    told, then = result.stderr.splitlines()
+    assert told.startswith("3 samples")
+    assert then == f"next: sockrec summary {target}"
     assert facts(target)["exit"] == "samples"
     assert facts(target)["ended"] is not None
     assert not list(target.rglob("*.arrows"))

@@ -75,6 +75,7 @@ def outcome(result: subprocess.CompletedProcess[str], target: Path, port: int) -
         # a sealing process that was lost is told after the summary
         assert "raise the limit (" in lines[-1] or "could not be sealed" in lines[-1]
     else:
+        assert lines.pop() == f"next: sockrec summary {target}"
         assert lines[-1].startswith(f"{SAMPLES} samples")
         rows = read(target, "sockets").to_pylist()
         shown = {row["sample"] for row in rows if row["local_port"] == port}

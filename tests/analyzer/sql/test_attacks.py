@@ -28,10 +28,9 @@ import pytest
 
 import sockrec
 from analyzer.reading.recording import open_recording
-from analyzer.sql.engine import Engine
+from analyzer.sql.engine import Engine, QueryError
 from analyzer.sql.info import describe
 from analyzer.sql.views import Scope, ScopeError
-from analyzer.sql.work import QueryError
 from recorder.schema import KINDS, TABLES, SockrecError, public_schema
 from tests.analyzer.support.recordings import (
     FACTS,
@@ -142,7 +141,12 @@ REFUSED = [
     "DESCRIBE (WITH x AS (COPY (SELECT 1) TO '{s}') SELECT 1)",
     "EXPLAIN ANALYZE COPY (SELECT 1) TO '{t}'",
     "EXPLAIN ANALYZE SELECT 1",
-    "EXPLAIN SELECT 1",
+    "EXPLAIN (ANALYZE) SELECT 1",
+    "EXPLAIN EXPLAIN SELECT 1",
+    "EXPLAIN COPY (SELECT 1) TO '{t}'",
+    "EXPLAIN WITH x AS (COPY (SELECT 1) TO '{t}') SELECT 1",
+    "EXPLAIN SELECT 1; COPY (SELECT 1) TO '{t}'",
+    "-- \nEXPLAIN ANALYZE SELECT 1",
     "ATTACH '{t}'",
     "ATTACH '{s}' AS other",
     "ATTACH ':memory:' AS other",
@@ -789,7 +793,7 @@ def test_a_recording_may_say_anything_of_itself(turn: int, described: Engine) ->
     values = {name: VALUES[(turn + n) % len(VALUES)] for n, name in enumerate(names)}
     text = json.dumps(FACTS | values)
     recording = dataclasses.replace(described.recordings[0], facts=json.loads(text))
-    described.recordings = [recording]
+    described.recordings[0] = recording
     told = describe(described)
     json.dumps(told.facts)
     for label, line in told.lines():
