@@ -451,5 +451,7 @@ def _literal(value: Value | None) -> str:
     if value is None:
         return "NULL"
     if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
+        # A text ends at the character of number zero for DuckDB 1.5's parser.
+        quoted = ("'" + part.replace("'", "''") + "'" for part in value.split("\0"))
+        return " || chr(0) || ".join(quoted)
     return repr(value) if not isinstance(value, bool) else str(value).lower()
