@@ -12,6 +12,8 @@ from typing import NoReturn
 _PR_SET_PDEATHSIG = 1
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _MAX_SAID = 1 << 16
+_LOADER_GAVE_UP = 127
+"""What the dynamic loader exits with, for want of memory for what belongs to a thread."""
 
 
 def supervise() -> None:
@@ -61,16 +63,22 @@ def _wait(child: int) -> int:
 
 def _leave(status: int, said: int) -> NoReturn:
     """End as the child did, and say why if it did not."""
-    if os.WIFEXITED(status):
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) != _LOADER_GAVE_UP:
         os._exit(os.WEXITSTATUS(status))
-    number = os.WTERMSIG(status)
+    number = 0 if os.WIFEXITED(status) else os.WTERMSIG(status)
     if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         os._exit(128 + number)
     text = os.pread(said, _MAX_SAID, 0).decode(errors="replace")
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
     what = f": {last[:300]}" if last else ""
-    words = f"the engine gave up by {signal.Signals(number).name}{what}"
-    if number == signal.SIGKILL:
+    if not number:
+        words = (
+            "out of memory: the query needs more than --memory allows: narrow it by --from, --to "
+            "or --where, or raise --memory"
+        )
+    elif number != signal.SIGKILL:
+        words = f"the engine gave up by {signal.Signals(number).name}{what}"
+    else:
         words = (
             "it was killed, as the kernel does where memory is short: give less as --memory, or "
             "narrow it by --from, --to or --where"

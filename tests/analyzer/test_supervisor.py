@@ -54,6 +54,15 @@ def test_an_abort_of_a_library_is_one_line() -> None:
     assert ended("os.kill(os.getpid(), signal.SIGSEGV)")[0] == 1
 
 
+def test_a_loader_without_memory_is_one_line() -> None:
+    status, err = ended(
+        "os.write(2, b'cannot allocate memory for thread-local data'); os._exit(127)"
+    )
+    assert status == 1
+    assert err.startswith("sockrec: out of memory: the query needs more than --memory allows")
+    assert err.count("\n") == 1
+
+
 def test_being_killed_is_one_line() -> None:
     status, err = ended("os.kill(os.getpid(), signal.SIGKILL)")
     assert status == 1
