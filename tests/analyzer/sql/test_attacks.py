@@ -28,9 +28,10 @@ import pytest
 
 import sockrec
 from analyzer.reading.recording import open_recording
-from analyzer.sql.engine import Engine, QueryError
+from analyzer.sql.engine import Engine
 from analyzer.sql.info import describe
 from analyzer.sql.views import Scope, ScopeError
+from analyzer.sql.work import QueryError
 from recorder.schema import KINDS, TABLES, SockrecError, public_schema
 from tests.analyzer.support.recordings import (
     FACTS,
