@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,22 +125,3 @@ def _parsed(text: bytes) -> Sealed | None:
 
 def _whole(value: object) -> int | None:
     return value if isinstance(value, int) else None
-
-
-def missing(sealed: Sequence[Sealed], present: Mapping[int, Mapping[str, int]]) -> list[str]:
-    """Return a sentence for each file of the list that is not there, or not of its size.
-
-    ``present`` gives the sizes of the segments that are there, by number and table.
-    """
-    told = []
-    for one in sealed:
-        there = present.get(one.number, {})
-        for table, file in one.files.items():
-            if table not in there:
-                told.append(f"{table}/{one.number:06d}.parquet is missing ({file.rows:,} rows)")
-            elif there[table] != file.bytes:
-                told.append(
-                    f"{table}/{one.number:06d}.parquet has {there[table]:,} bytes, "
-                    f"{file.bytes:,} were sealed"
-                )
-    return told
