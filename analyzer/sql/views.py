@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,11 @@ _BATCHES_AT_ONCE = 256
 _TIME_COLUMN = {"closes": "time", "owners": "valid_from", "namespaces": "valid_from"}
 """What ``--from`` and ``--to`` compare, and what ``t_us`` is made of, where not ``sample_time``."""
 
-_LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
+LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
+
+_OWN = "own_sockets"
+"""Beside the raw relations, the rows of sockets that a cut is about: all, but for its context."""
 
 Value = str | int | float | bool
 
@@ -51,6 +54,12 @@ class Scope:
     where: str | None = None
     part: int | None = None
     each: tuple[Scope, ...] = ()
+
+    def within(self, start: int | None, end: int | None) -> Scope:
+        """Return what of it lies within a span of time."""
+        starts = [time for time in (self.start, start) if time is not None]
+        ends = [time for time in (self.end, end) if time is not None]
+        return replace(self, start=max(starts, default=None), end=min(ends, default=None))
 
 
 WHOLE = Scope()
@@ -151,25 +160,46 @@ def _lay_raw(
     connection: DuckDBPyConnection, recording: Recording, raw: str, part: int | None
 ) -> None:
     for table in TABLES.values():
-        branches = [
-            _segments_select(table, names, list(group))
-            for names, group in groupby(
-                sorted(
-                    (s for s in recording.segments if s.table == table),
-                    key=lambda segment: segment.columns,
-                ),
-                key=lambda segment: segment.columns,
-            )
+        segments = [segment for segment in recording.segments if segment.table == table]
+        _lay_table(connection, recording, raw, part, table, table.name, segments)
+    context = recording.cut.context
+    if any(segment.number in context for segment in recording.segments):
+        segments = [
+            segment
+            for segment in recording.segments
+            if segment.table == SOCKETS and segment.number not in context
         ]
-        if any(journal.table == table for journal in recording.journals):
-            branches.append(f"SELECT {', '.join(table.names)} FROM {_stream_name(table, part)}")
-        if not branches:
-            branches.append(f"SELECT {_selection(table, ())} WHERE false")
-        rows = " UNION ALL ".join(branches)
-        key = _key(table, recording, part)
+        _lay_table(connection, recording, raw, part, SOCKETS, _OWN, segments)
+    else:
         connection.execute(
-            f"CREATE OR REPLACE VIEW {raw}.{table.name} AS SELECT *, {key} FROM ({rows})"
+            f"CREATE OR REPLACE VIEW {raw}.{_OWN} AS SELECT * FROM {raw}.{SOCKETS.name}"
         )
+
+
+def _lay_table(
+    connection: DuckDBPyConnection,
+    recording: Recording,
+    raw: str,
+    part: int | None,
+    table: Table,
+    name: str,
+    segments: Sequence[Segment],
+) -> None:
+    """Create a view of the rows of a table in some segments and in all journals."""
+    branches = [
+        _segments_select(table, names, list(group))
+        for names, group in groupby(
+            sorted(segments, key=lambda segment: segment.columns),
+            key=lambda segment: segment.columns,
+        )
+    ]
+    if any(journal.table == table for journal in recording.journals):
+        branches.append(f"SELECT {', '.join(table.names)} FROM {_stream_name(table, part)}")
+    if not branches:
+        branches.append(f"SELECT {_selection(table, ())} WHERE false")
+    rows = " UNION ALL ".join(branches)
+    key = _key(table, recording, part)
+    connection.execute(f"CREATE OR REPLACE VIEW {raw}.{name} AS SELECT *, {key} FROM ({rows})")
 
 
 def _key(table: Table, recording: Recording, part: int | None) -> str:
@@ -323,8 +353,9 @@ def _names_of_columns(connection: DuckDBPyConnection, scope: Scope) -> frozenset
 
 def _timed(table: Table, raw: str) -> str:
     """Return the whole table with what is made of it, under a name that a condition may use."""
+    rows = _OWN if table == SOCKETS else table.name
     return (
-        f"(SELECT *, {_made(table)} FROM {raw}.{table.name}) AS "
+        f"(SELECT *, {_made(table)} FROM {raw}.{rows}) AS "
         f"{SOCKETS.name if table == CLOSES else table.name}"
     )
 
@@ -350,7 +381,7 @@ def added(table: Table) -> dict[str, str]:
 
 def _made(table: Table) -> str:
     """Return the columns that are made of others: the time as a number, and what people read."""
-    columns = [f"epoch_us({_TIME_COLUMN.get(table.name, 'sample_time')}) AS t_us"]
+    columns = [f"epoch_us({time_column(table)}) AS t_us"]
     if table in (SOCKETS, CLOSES):
         columns += [
             "endpoint(local_addr, local_port) AS local",
@@ -360,10 +391,15 @@ def _made(table: Table) -> str:
     return ", ".join(columns)
 
 
+def time_column(table: Table) -> str:
+    """Return the column that tells when a row of the table was so."""
+    return _TIME_COLUMN.get(table.name, "sample_time")
+
+
 def _bounds(table: Table, scope: Scope) -> str:
-    time = _TIME_COLUMN.get(table.name, "sample_time")
+    time = time_column(table)
     bounds = ["true"]
-    if scope.start is not None and table.name not in _LASTING:
+    if scope.start is not None and table.name not in LASTING:
         bounds.append(f"{time} >= make_timestamp({scope.start})")
     if scope.end is not None:
         bounds.append(f"{time} < make_timestamp({scope.end})")
@@ -416,8 +452,8 @@ def _baseline(scope: Scope, raw: str) -> str:
         return "SELECT * FROM sockets WHERE false"
     before = f"sample_time < make_timestamp({scope.start})"
     return (
-        f"SELECT s.*, {_made(SOCKETS)} FROM {raw}.sockets AS s "
-        f"JOIN (SELECT b.ns, b.cookie, max(b.sample) AS sample FROM {raw}.sockets AS b "
+        f"SELECT s.*, {_made(SOCKETS)} FROM {raw}.{_OWN} AS s "
+        f"JOIN (SELECT b.ns, b.cookie, max(b.sample) AS sample FROM {raw}.{_OWN} AS b "
         "JOIN (SELECT DISTINCT ns, cookie FROM sockets) AS k USING (ns, cookie) "
         f"WHERE b.{before} GROUP BY b.ns, b.cookie) AS l "
         f"ON s.ns = l.ns AND s.cookie = l.cookie AND s.sample = l.sample WHERE s.{before}"
