@@ -90,13 +90,11 @@ def write_recording(
 ) -> list[Path]:
     """Write what is chosen as a recording of one number, and the context under the next.
 
-    The folder must not exist; it is readable by its owner only. ``rewrite`` gives what is made of
-    the columns of a table. Returns its files. Raises SockrecError or OSError.
+    The folder must not exist; it is readable by its owner only. ``facts`` is recording.json, as
+    ``described`` gives it; ``rewrite`` gives what is made of the columns of a table. Returns its
+    files. Raises SockrecError or OSError.
     """
     folder.mkdir(mode=0o700)
-    facts = dict(facts)
-    if selection.scope is not None or len(selection.context):
-        facts["cut"] = _cut(facts.get("cut"), selection)
     text = json.dumps(facts, indent=1)
     written = [folder / RECORDING_FILE]
     lines = b""
@@ -127,6 +125,14 @@ def _numbers(selection: Selection) -> Iterator[tuple[int, Mapping[str, npt.NDArr
     yield 1, selection.places
     if len(selection.context):
         yield 2, {SOCKETS.name: selection.context}
+
+
+def described(facts: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
+    """Return recording.json of what is chosen."""
+    made = dict(facts)
+    if selection.scope is not None or len(selection.context):
+        made["cut"] = _cut(made.get("cut"), selection)
+    return made
 
 
 def _cut(before: object, selection: Selection) -> dict[str, Any]:

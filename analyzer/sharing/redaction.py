@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -24,6 +23,7 @@ from analyzer.sharing.known import is_known, is_protocol, scrub
 from analyzer.sharing.pseudonyms import Pseudonyms
 from analyzer.sharing.rows import TEXT, Part, Rewrite, TableRows
 from analyzer.sharing.selection import Selection
+from analyzer.sharing.words import Level
 from recorder.schema import TABLES, Column, SockrecError, Table
 
 _KIND_OF = {
@@ -57,14 +57,6 @@ class RedactionError(SockrecError):
     """Something that is not known how to be shared."""
 
 
-class Level(StrEnum):
-    """How much is taken away: nothing, what tells of a host, or well-known names too."""
-
-    none = "none"
-    default = "default"
-    all = "all"
-
-
 @dataclass
 class Account:
     """What became of values: distinct ones by table and column, kept, replaced and dropped."""
@@ -77,8 +69,9 @@ class Account:
 class Redaction:
     """Redacts the rows and the facts of a selection.
 
-    ``originals`` has every value that is replaced and every word of what is dropped, for which the
-    result is to be searched. Raises MapError if there are more values than pseudonyms.
+    ``originals`` has every value that is replaced or dropped, and ``words`` the words of what is
+    dropped, for which the result is to be searched; ``kept_words`` are of columns that are kept as
+    they are. Raises MapError if there are more values than pseudonyms.
     """
 
     def __init__(
@@ -95,10 +88,14 @@ class Redaction:
         self.account = Account()
         self.originals: set[str] = set()
         self.words: set[str] = set()
+        self.kept_words: set[str] = set()
         self._cache: dict[tuple[str, str], str | None] = {}
         found: dict[str, set[str]] = {}
         distinct = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for table, column, values in _values(selection):
+            if column.share == "keep":
+                self.kept_words |= {word.lower() for v in values for word in re.findall(r"\w+", v)}
+                continue
             distinct.update(json.dumps([table.name, column.name, sorted(values)]).encode())
             self._look(table, column, values, found)
         self._look_at_facts(facts, found)
@@ -311,6 +308,10 @@ class Redaction:
                     made["cut"][name] += self._shift_us
         return made
 
+    def moment(self, time_us: int | None) -> int | None:
+        """Return a time as the redacted recording has it."""
+        return None if time_us is None else time_us + self._shift_us
+
     def _boot(self, value: str) -> str:
         return self.pseudonyms.names["boot"][value]
 
@@ -375,12 +376,12 @@ def _content(parts: Sequence[Part]) -> bytes:
 
 
 def _values(selection: Selection) -> Iterator[tuple[Table, Column, set[str]]]:
-    """Yield the distinct values of the rows that are chosen, of each column not kept whole."""
+    """Yield the distinct values of the rows that are chosen, of each column of texts."""
     for table in TABLES.values():
         chosen = _chosen(selection, table)
         rows = selection.rows(table)
         for place, column in enumerate(table.columns):
-            if column.share != "keep" and column.kind in ("word", "text"):
+            if column.kind in ("word", "text"):
                 yield table, column, _distinct(rows, place, chosen)
             elif column.share not in ("keep", "drop"):
                 raise RedactionError(f"{table.name}.{column.name}: a number shared as text")

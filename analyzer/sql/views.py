@@ -29,7 +29,7 @@ _TIME_COLUMN = {"closes": "time", "owners": "valid_from", "namespaces": "valid_f
 LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
 
-_OWN = "own_sockets"
+OWN = "own_sockets"
 """Beside the raw relations, the rows of sockets that a cut is about: all, but for its context."""
 
 Value = str | int | float | bool
@@ -169,10 +169,10 @@ def _lay_raw(
             for segment in recording.segments
             if segment.table == SOCKETS and segment.number not in context
         ]
-        _lay_table(connection, recording, raw, part, SOCKETS, _OWN, segments)
+        _lay_table(connection, recording, raw, part, SOCKETS, OWN, segments)
     else:
         connection.execute(
-            f"CREATE OR REPLACE VIEW {raw}.{_OWN} AS SELECT * FROM {raw}.{SOCKETS.name}"
+            f"CREATE OR REPLACE VIEW {raw}.{OWN} AS SELECT * FROM {raw}.{SOCKETS.name}"
         )
 
 
@@ -239,6 +239,21 @@ def lay_scope(
     pieces_of_run = _lay_functions(connection, scope, _used(names), given)
     for name, select in _relations(connection, scope, parameters, pieces_of_run, "raw"):
         connection.execute(f"CREATE TEMP VIEW {name} AS {select}")
+
+
+def lay_stored(connection: DuckDBPyConnection, scope: Scope) -> None:
+    """Create functions and views that stay in a database, which has the raw tables, of one scope.
+
+    A table OWN among them is what sockets are of a cut.
+    """
+    connection.execute(f"CREATE VIEW IF NOT EXISTS raw.{OWN} AS SELECT * FROM raw.{SOCKETS.name}")
+    everything = list(closure(frozenset(pieces())))
+    for piece in everything:
+        if piece.layer == "functions":
+            connection.execute(piece.statement.replace("CREATE TEMP", "CREATE", 1))
+    wanted = [piece for piece in everything if piece.layer != "functions"]
+    for name, select in _relations(connection, scope, None, wanted, "raw"):
+        connection.execute(f"CREATE VIEW {name} AS {select}")
 
 
 def lay_together(
@@ -353,7 +368,7 @@ def _names_of_columns(connection: DuckDBPyConnection, scope: Scope) -> frozenset
 
 def _timed(table: Table, raw: str) -> str:
     """Return the whole table with what is made of it, under a name that a condition may use."""
-    rows = _OWN if table == SOCKETS else table.name
+    rows = OWN if table == SOCKETS else table.name
     return (
         f"(SELECT *, {_made(table)} FROM {raw}.{rows}) AS "
         f"{SOCKETS.name if table == CLOSES else table.name}"
@@ -452,8 +467,8 @@ def _baseline(scope: Scope, raw: str) -> str:
         return "SELECT * FROM sockets WHERE false"
     before = f"sample_time < make_timestamp({scope.start})"
     return (
-        f"SELECT s.*, {_made(SOCKETS)} FROM {raw}.{_OWN} AS s "
-        f"JOIN (SELECT b.ns, b.cookie, max(b.sample) AS sample FROM {raw}.{_OWN} AS b "
+        f"SELECT s.*, {_made(SOCKETS)} FROM {raw}.{OWN} AS s "
+        f"JOIN (SELECT b.ns, b.cookie, max(b.sample) AS sample FROM {raw}.{OWN} AS b "
         "JOIN (SELECT DISTINCT ns, cookie FROM sockets) AS k USING (ns, cookie) "
         f"WHERE b.{before} GROUP BY b.ns, b.cookie) AS l "
         f"ON s.ns = l.ns AND s.cookie = l.cookie AND s.sample = l.sample WHERE s.{before}"
