@@ -15,7 +15,7 @@ PROGRAMS = frozenset(
     containerd containerd-shim coredns cron crond cupsd curl dbus-broker dbus-daemon dhclient dhcpcd
     dnsmasq docker docker-proxy dockerd dotnet envoy etcd exim4 fluent-bit gitlab-runner grafana
     gunicorn haproxy httpd init influxd iperf3 iscsid java journald kafka keepalived kubelet
-    kube-apiserver kube-proxy kube-scheduler login logd lighttpd mariadbd master memcached mongod
+    kube-apiserver kube-proxy kube-scheduler login lighttpd mariadbd master memcached mongod
     mongos mysqld named nats-server NetworkManager nc ncat netdata nfsd nginx node node_exporter
     ntpd openvpn perl php php-fpm podman postgres postmaster prometheus proxysql python python3 qmgr
     rabbitmq-server redis-sentinel redis-server rpcbind rpc.statd rsyslogd ruby runc sh smbd snmpd

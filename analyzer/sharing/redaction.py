@@ -69,9 +69,9 @@ class Account:
 class Redaction:
     """Redacts the rows and the facts of a selection.
 
-    ``originals`` has every value that is replaced or dropped, and ``words`` the words of what is
-    dropped, for which the result is to be searched; ``kept_words`` are of columns that are kept as
-    they are. Raises MapError if there are more values than pseudonyms.
+    The result is to be searched for ``originals``, which are replaced, and for ``words``: what is
+    dropped, and its words. ``kept_words`` stay. Raises MapError if there are more values than
+    pseudonyms.
     """
 
     def __init__(
@@ -133,6 +133,8 @@ class Redaction:
                     replaced = True
             self.account.replaced[name] += replaced
             self.account.kept[name] += not replaced
+            if not replaced:
+                self.kept_words |= {value, value.lower(), *re.findall(r"\w+", value.lower())}
 
     def _look_at_facts(self, facts: Mapping[str, Any], found: dict[str, set[str]]) -> None:
         for kind, name in (("host", "host"), ("boot", "boot_id")):
@@ -154,8 +156,7 @@ class Redaction:
 
     def _add_dropped(self, texts: Any) -> None:
         for text in texts:
-            self.originals.add(text)
-            self.words |= set(re.split(r"[\s\"'=,;()\[\]{}<>]+", text))
+            self.words |= {text, *re.split(r"[\s\"'=,;()\[\]{}<>]+", text)}
 
     def _parts(self, column: Column, value: str) -> Iterator[tuple[str, str]]:
         """Yield of what a value consists, each with its kind; what is neither stays."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -29,6 +28,9 @@ _STRINGS = re.compile(rb"[\x21-\x7e]{8,}")
 
 _LEAST_WORD = 4
 """Shorter words of command lines and the like say nothing, and are everywhere."""
+
+_PIECE_BYTES, _LONGEST = 16 << 20, 8 << 10
+"""What is read at once, and how much of it again with the next piece."""
 
 _LEAST_RAW = 8
 """Bytes of a value that compressed data do not show by chance."""
@@ -162,9 +164,17 @@ def search(bundle: Path, wanted: Wanted, name: str) -> None:
                 text = data.decode(errors="replace")
                 numbers = not place.endswith(".md") and not place.endswith("MANIFEST.json")
                 _refuse(wanted.in_text(text, numbers=numbers), name, place)
-    with bundle.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        runs = (match[0] for match in _STRINGS.finditer(mapped))
-        _refuse(wanted.in_bytes(runs), name, "its bytes")
+    _refuse(wanted.in_bytes(_strings(bundle)), name, "its bytes")
+
+
+def _strings(path: Path) -> Iterator[bytes]:
+    """Yield runs of printable characters of a file, as strings does."""
+    with path.open("rb") as file:
+        rest = b""
+        while piece := file.read(_PIECE_BYTES):
+            data = rest + piece
+            yield from (match[0] for match in _STRINGS.finditer(data))
+            rest = data[-_LONGEST:]
 
 
 def _search_segment(data: bytes, wanted: Wanted, name: str, place: str) -> None:
