@@ -17,7 +17,13 @@ from analyzer.sharing.rows import Rewrite, TableRows
 from analyzer.sharing.selection import Selection
 from recorder.format.files import LIST_FILE, named, segment_name
 from recorder.format.segments import Sealed, SealedFile
-from recorder.format.writing import COMPRESSION_LEVEL, key_values, read_back, write_segment
+from recorder.format.writing import (
+    COLUMNS_AT_ONCE,
+    COMPRESSION_LEVEL,
+    key_values,
+    read_back,
+    write_segment,
+)
 from recorder.schema import (
     RECORDING_FILE,
     SAMPLES,
@@ -26,6 +32,9 @@ from recorder.schema import (
     SockrecError,
     Table,
 )
+
+_VALUES_AT_ONCE = 4_000_000
+"""Of columns that are read together: of more rows it is fewer columns."""
 
 Report = Callable[[int, int], None]
 """Is told how much is done, of how much."""
@@ -155,7 +164,8 @@ def _write(
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "w+b") as file:
-            write_segment(rows.table, rows, order, file, path, key_values(facts), level=level)
+            columns = max(1, min(COLUMNS_AT_ONCE, _VALUES_AT_ONCE // max(len(order), 1)))
+            write_segment(rows.table, rows, order, file, path, key_values(facts), columns, level)
             found = read_back(path, file.fileno())
     except OSError as error:
         raise named(error, path) from error

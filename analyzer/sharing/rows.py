@@ -83,9 +83,12 @@ def _kind(kind: pa.DataType) -> pa.DataType:
 def _of_segment(segment: Segment, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     texts = [c.name for c in segment.table.columns if c.kind in ("word", "text")]
     descriptor = open_regular(segment.path, follow=True)
+    dictionaries = [name for name in names if name in texts]
+    # One column after another is read, and parsing the footer of a large file takes longest.
+    known = segment.checksums.metadata if segment.checksums else None
     with (
         open(descriptor, "rb") as opened,
-        pq.ParquetFile(opened, read_dictionary=[name for name in names if name in texts]) as file,
+        pq.ParquetFile(opened, read_dictionary=dictionaries, metadata=known) as file,
     ):
         for group in range(file.num_row_groups):
             if names:

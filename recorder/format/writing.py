@@ -35,6 +35,8 @@ COMPRESSION_LEVEL = 3
 UNSELECTIVE = frozenset((*ATTRIBUTES, *TCP_INFO))
 """Columns without minimum and maximum in the file; they cost a tenth of the time of writing."""
 
+_MOST_INT32 = np.iinfo(np.int32).max
+
 AnyArray = npt.NDArray[Any]
 
 
@@ -118,17 +120,22 @@ def order_of(table: Table, rows: Rows, names: Sequence[str] | None = None) -> np
     Rows that are equal in ``names``, by default all that the table is ordered by, keep their order.
     """
     names = table.order if names is None else names
-    keys: list[list[pa.Array]] = [[] for _ in names]
-    for batch in rows.read([table.names.index(name) for name in names]):
-        for key, name in zip(keys, names, strict=True):
-            key.append(batch.column(name))
-    if not keys[0]:
-        return np.zeros(0, np.int64)
-    columns = [_sortable(pa.chunked_array(key)) for key in keys]
-    # constant ones need no sorting
-    columns = [column for column in columns if (column != column[0]).any()]
+    columns: list[AnyArray] = []
+    count = 0
+    for name in names:
+        keys = [batch.column(0) for batch in rows.read([table.names.index(name)])]
+        count = sum(map(len, keys))
+        if not count:
+            return np.zeros(0, np.int64)
+        column = _sortable(pa.chunked_array(keys))
+        del keys
+        if column.dtype == np.int64 and column.max() <= _MOST_INT32 and column.min() >= 0:
+            column = column.astype(np.int32)
+        # constant ones need no sorting
+        if (column != column[0]).any():
+            columns.append(column)
     if not columns:
-        return np.arange(sum(map(len, keys[0])))
+        return np.arange(count)
     if len(columns) == 1:
         return np.argsort(columns[0], kind="stable")
     return np.lexsort(columns[::-1])  # its last key is the most significant
