@@ -30,6 +30,11 @@ SEAL = b"sockrec sha256 "
 
 SEAL_DIGITS = 64
 
+MANIFEST = "sockrec-bundle/MANIFEST.json"
+"""The last file of a bundle."""
+
+_TAIL = 4096
+
 # Python reads the directory of a zip in one piece, and makes an object of every 46 bytes.
 _MAX_READ = 16 << 20
 _CHUNK = 1 << 20
@@ -98,16 +103,17 @@ def seal_is_broken(path: Path) -> bool | None:
 
     Raises OSError.
     """
-    digest, last = hashlib.sha256(), b""
+    digest, tail = hashlib.sha256(), b""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size - SEAL_DIGITS
         while size > 0 and (piece := file.read(min(_CHUNK, size))):
             digest.update(piece)
             size -= len(piece)
-            last = (last + piece)[-len(SEAL) :]
+            tail = (tail + piece)[-_TAIL:]
         digits = file.read()
-    if size or not last.endswith(SEAL):
-        return None
+    if size or not tail.endswith(SEAL):
+        # The seal itself may be what changed.
+        return True if MANIFEST.encode() in tail else None
     return digits != digest.hexdigest().encode()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import analyzer
 from analyzer import Analysis
+from analyzer.reading.archive import MANIFEST
 from analyzer.reading.spill import Folder
 from analyzer.sharing import manifest as manifests
 from analyzer.sharing.output import Report, described, new_place, write_recording
@@ -25,7 +26,7 @@ from analyzer.sharing.zipped import write_zip
 from analyzer.sql.views import Scope
 from recorder.schema import RECORDING_FILE, TABLES, SockrecError
 
-FOLDER = "sockrec-bundle"
+FOLDER = MANIFEST.partition("/")[0]
 COMPRESSION_LEVEL = 9
 MAX_SIZE = 25_000_000
 """What GitHub takes of a zip."""

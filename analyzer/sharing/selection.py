@@ -75,6 +75,7 @@ def select(
         else:
             order = order_of(table, rows)
             places[table.name] = order if keys is None else _others(rows, order, scope, keys)
+        pa.default_memory_pool().release_unused()
         report(number + 1, len(TABLES))
     return Selection((part,), places, context, None if whole else replace(scope, part=None))
 
