@@ -63,12 +63,13 @@ class Cut(NamedTuple):
     """What of a recording this is: a half-open span in microseconds UTC, None is unbounded.
 
     ``context`` are the numbers of which the rows of sockets are no part of it: reports look at them
-    for who listened where, whatever they are about.
+    for who listened where, whatever they are about. ``had`` are the tables that had rows.
     """
 
     start: int | None = None
     end: int | None = None
     context: frozenset[int] = frozenset()
+    had: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +101,14 @@ class Recording:
         told = self.facts.get("cut")
         if not isinstance(told, dict):
             return Cut()
-        context = told.get("context")
+        context, had = (
+            found if isinstance(found, list) else [] for found in map(told.get, ("context", "had"))
+        )
         return Cut(
             _moment(told.get("from_us")),
             _moment(told.get("to_us")),
-            frozenset(n for n in context if isinstance(n, int))
-            if isinstance(context, list)
-            else frozenset(),
+            frozenset(number for number in context if isinstance(number, int)),
+            frozenset(table for table in had if isinstance(table, str) and table in TABLES),
         )
 
     @property

@@ -154,6 +154,7 @@ def _cut(before: object, selection: Selection) -> dict[str, Any]:
         "to_us": scope.end if scope else earlier.get("to_us"),
         "where": " AND ".join(f"({text})" for text in conditions if text) or None,
         "context": [2] if len(selection.context) else [],
+        "had": list(selection.had),
     }
 
 

@@ -35,13 +35,14 @@ class Selection:
     """What is chosen: of each table the places of its rows, in the order of a segment.
 
     ``context`` has those of sockets that are no part of what was asked for; ``scope`` says what
-    was, None if all was.
+    was, None if all was, and ``had`` which tables had rows.
     """
 
     parts: tuple[Part, ...]
     places: Mapping[str, Places]
     context: Places = field(default_factory=lambda: np.zeros(0, np.int64))
     scope: Scope | None = None
+    had: tuple[str, ...] = ()
 
     def rows(self, table: Table) -> TableRows:
         return TableRows(table, self.parts)
@@ -67,6 +68,7 @@ def select(
     keys = None if whole else _Keys(engine, scope)
     places: dict[str, Places] = {}
     context = np.zeros(0, np.int64)
+    had = []
     earlier = _in_context(recording)
     for number, table in enumerate(TABLES.values()):
         rows = TableRows(table, (part,))
@@ -75,9 +77,13 @@ def select(
         else:
             order = order_of(table, rows)
             places[table.name] = order if keys is None else _others(rows, order, scope, keys)
+        some = next(rows.read([0]), None) is not None
+        if some or table.name in recording.cut.had:
+            had.append(table.name)
         pa.default_memory_pool().release_unused()
         report(number + 1, len(TABLES))
-    return Selection((part,), places, context, None if whole else replace(scope, part=None))
+    asked = None if whole else replace(scope, part=None)
+    return Selection((part,), places, context, asked, tuple(had))
 
 
 def everything(parts: Sequence[Part]) -> Selection:
