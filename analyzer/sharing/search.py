@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from analyzer.sharing import known
 from analyzer.sharing.addresses import is_kept, parse
+from analyzer.sharing.pseudonyms import KINDS
 from recorder.schema import METADATA_PREFIX, SEGMENT_SUFFIX, SockrecError
 
 _SPLIT = re.compile(r"[\s\"'=,;()\[\]{}<>|`\\]+")
@@ -73,8 +74,15 @@ class Wanted:
         self.spaced = {token for token in self.tokens if _SPLIT.search(token)}
         self.tokens -= self.spaced
 
+    def in_page(self, text: str, *, numbers: bool = True) -> str | None:
+        """Return what is found in a text, between any marks, None if nothing."""
+        for value in self.tokens:
+            if value in text and re.search(rf"(?<![^\W_]){re.escape(value)}(?![^\W_])", text):
+                return value
+        return self.in_text(text, numbers=numbers)
+
     def in_text(self, text: str, *, numbers: bool = True) -> str | None:
-        """Return what is found in a text, None if nothing."""
+        """Return what is found in a short text, between usual marks, None if nothing."""
         for token in _tokens(text):
             if token in self.tokens:
                 return token
@@ -109,6 +117,7 @@ class Wanted:
 def _own_words() -> set[str]:
     """Return the words that the reports, the recorder and this package are written in."""
     own = set(known.vocabulary()) | {word.lower() for word in known.PROGRAMS | known.USERS}
+    own.update(word for kind in KINDS for word in kind.split("-"))
     queries = files("analyzer") / "queries"
     folders = [queries, *(queries / name for name in ("views", "findings", "parts", "functions"))]
     for folder in folders:
@@ -154,7 +163,7 @@ def search(bundle: Path, wanted: Wanted, name: str) -> None:
         for member in archive.infolist():
             told += [member.filename, member.comment.decode(errors="replace")]
             told.append(member.extra.decode("latin-1"))
-        _refuse(wanted.in_text(" ".join(told), numbers=False), name, "the names in it")
+        _refuse(wanted.in_page(" ".join(told), numbers=False), name, "the names in it")
         for member in archive.infolist():
             place = member.filename
             data = archive.read(member)
@@ -163,7 +172,7 @@ def search(bundle: Path, wanted: Wanted, name: str) -> None:
             else:
                 text = data.decode(errors="replace")
                 numbers = not place.endswith(".md") and not place.endswith("MANIFEST.json")
-                _refuse(wanted.in_text(text, numbers=numbers), name, place)
+                _refuse(wanted.in_page(text, numbers=numbers), name, place)
     _refuse(wanted.in_bytes(_strings(bundle)), name, "its bytes")
 
 
@@ -185,11 +194,11 @@ def _search_segment(data: bytes, wanted: Wanted, name: str, place: str) -> None:
             raise _leak(name, f"{place}, its footer")
     runs = (match[0] for match in re.finditer(rb"[\x20-\x7e]{2,}", footer))
     text = " ".join(run.decode("ascii") for run in runs)
-    _refuse(wanted.in_text(text, numbers=False), name, f"{place}, its footer")
+    _refuse(wanted.in_page(text, numbers=False), name, f"{place}, its footer")
     with pq.ParquetFile(BytesIO(data)) as file:
         told = file.metadata.metadata or {}
         facts = told.get((METADATA_PREFIX + "recording").encode(), b"")
-        _refuse(wanted.in_text(facts.decode()), name, f"{place}, its metadata")
+        _refuse(wanted.in_page(facts.decode()), name, f"{place}, its metadata")
         texts = [
             column.name
             for column in map(file.schema.column, range(len(file.schema)))
