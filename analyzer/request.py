@@ -79,14 +79,16 @@ class Request:
     def report(self, opened: Analysis, report: Query, given: Mapping[str, str]) -> None:
         """Print a report; if it has no rows, tell what of the recording it lacked."""
         from analyzer import Answer
-        from analyzer.sql.hosts import charted, lacking_each
+        from analyzer.sql.hosts import charted, lacking_each, naming
 
         values = report.values(given)  # of any names, which keywords could not have
         scope = self.scope(opened)
         answer = Answer(opened.engine, report.sql, scope, values, apart=True)
         _, top = values.get("top", ("BIGINT", 0))
         chart = charted(opened.engine, report)
-        shown = self.show(opened, answer, Look(self.zone, report.title, chart, int(top)))
+        ranks = (*naming(opened.engine)[0], *report.ranks)
+        look = Look(self.zone, report.title, chart, ranks, int(top))
+        shown = self.show(opened, answer, look)
         why = "; ".join(lacking_each(opened.engine, scope, report))
         if not shown:
             _note(f"no rows: {why}" if why else "no rows")

@@ -11,6 +11,10 @@
 -- """
 -- needs = ["tcp"]
 -- uses = ["connections", "larger", "since_opened"]
+-- ranks = [
+--   "comm", "pid", "role", "local", "peer", "duration_us", "life", "first_time", "sent_bytes", "received_bytes",
+--   "retrans_percent", "rtt_us",
+-- ]
 --
 -- [columns]
 -- comm = "Process that held it last; nothing if it was not found."

@@ -10,6 +10,10 @@
 -- """
 -- needs = ["counters"]
 -- uses = ["netns_of"]
+-- ranks = [
+--   "name", "growth", "meaning", "netns", "report", "peak_per_s", "peak_time", "growth_per_s", "first", "peak",
+--   "last",
+-- ]
 --
 -- [columns]
 -- netns = "Inode number of the network namespace; 0 for the whole host."

@@ -12,6 +12,9 @@
 -- say is nothing, never 0.
 -- """
 -- uses = ["netns_of", "punctuality", "was_read"]
+-- ranks = [
+--   "name", "netns", "says", "seen", "kernel", "lost", "share_percent", "late", "skipped", "incomplete", "example",
+-- ]
 --
 -- [columns]
 -- netns = "Inode number of the network namespace; nothing in the row of the whole recording."

@@ -15,6 +15,7 @@
 -- """
 -- needs = ["tcp", "unix", "closes"]
 -- uses = ["endpoint", "netns_of", "process", "traffic"]
+-- ranks = ["client", "server", "service", "connections", "open", "to_server_bytes", "to_client_bytes", "netid", "ends"]
 --
 -- [columns]
 -- client = "Process that connects, else its address; nothing if neither is known."

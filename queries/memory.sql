@@ -13,6 +13,10 @@
 -- """
 -- needs = ["sockets"]
 -- uses = ["counter_growth", "kernel_memory", "kind_of", "larger", "memory_limits", "table_reads"]
+-- ranks = [
+--   "comm", "pid", "kind", "peak_bytes", "limit_percent", "says", "last_bytes", "growth_bytes", "sockets",
+--   "peak_time", "share_percent",
+-- ]
 --
 -- [columns]
 -- pid = "Process, the oldest of several that hold the sockets; nothing for the host."

@@ -14,6 +14,10 @@
 --   "counter_steps", "kernel_orphans", "larger", "max_orphans", "slice_of", "slice_width_by",
 --   "table_reads",
 -- ]
+-- ranks = [
+--   "time", "comm", "pid", "peer_addr", "state", "peak", "last", "growth", "limit_percent", "oldest_s",
+--   "kernel_peak", "max_orphans", "says",
+-- ]
 --
 -- [columns]
 -- time = "First sample of the slice, where by is time; else nothing."
@@ -51,7 +55,7 @@
 --
 -- [chart]
 -- mark = "line"
--- x = { field = "time", type = "temporal" }
+-- x = { field = "time", type = "temporal", bin = "binned" }
 -- y = { field = "peak", type = "quantitative" }
 -- color = { field = "state" }
 -- detail = { field = "comm" }

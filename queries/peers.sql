@@ -12,6 +12,10 @@
 -- """
 -- needs = ["tcp", "closes"]
 -- uses = ["netns_of", "traffic"]
+-- ranks = [
+--   "way", "peer_addr", "port", "comm", "connections", "open", "failed", "resets", "retrans_percent", "rtt_us",
+--   "sent_bytes", "received_bytes",
+-- ]
 --
 -- [columns]
 -- way = "to: this host connects to it; from: it connects to this host; nothing if that is not known."

@@ -15,6 +15,10 @@
 -- """
 -- needs = ["sockets"]
 -- uses = ["fd_limits", "process_counts", "slice_of", "slice_width_by", "table_reads"]
+-- ranks = [
+--   "time", "pid", "comm", "owner", "netid", "state", "peak", "last", "growth", "limit_percent", "fd_limit",
+--   "limit_in_s", "first", "peak_time",
+-- ]
 --
 -- [columns]
 -- time = "First sample of the slice, where by is time; else nothing."
@@ -53,7 +57,7 @@
 --
 -- [chart]
 -- mark = "line"
--- x = { field = "time", type = "temporal" }
+-- x = { field = "time", type = "temporal", bin = "binned" }
 -- y = { field = "peak", type = "quantitative" }
 -- color = { field = "state" }
 -- row = { field = "comm" }

@@ -15,6 +15,10 @@
 -- """
 -- needs = ["sockets"]
 -- uses = ["culprit", "endpoint", "netns_of", "opposite"]
+-- ranks = [
+--   "queue", "verdict", "culprit", "local", "peer", "peak_bytes", "stuck_s", "comm", "pid", "since", "until",
+--   "moved_bytes_per_s", "duration_s",
+-- ]
 --
 -- [columns]
 -- queue = "Recv-Q: received and not read by the process; Send-Q: not acknowledged by the peer."

@@ -15,6 +15,10 @@
 -- """
 -- needs = ["sockets", "tcp"]
 -- uses = ["endpoint", "losses", "netns_of"]
+-- ranks = [
+--   "comm", "pid", "local", "peer", "retrans_percent", "timeouts", "retransmitted", "syn_repeats", "timeout_s",
+--   "connections", "affected",
+-- ]
 --
 -- [columns]
 -- comm = "Name of the process; nothing by peer."

@@ -13,6 +13,10 @@
 -- """
 -- needs = ["tcp"]
 -- uses = ["endpoint", "netns_of"]
+-- ranks = [
+--   "verdict", "comm", "pid", "peer", "p50_us", "p95_us", "max_us", "min_rtt_us", "rise_us", "connections",
+--   "measured",
+-- ]
 --
 -- [columns]
 -- verdict = "bloated, jitter, far or ok, as above."

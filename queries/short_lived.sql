@@ -12,6 +12,10 @@
 -- """
 -- needs = ["tcp", "closes"]
 -- uses = ["endpoint", "services"]
+-- ranks = [
+--   "comm", "pid", "role", "service", "short", "short_percent", "short_per_s", "what", "maybe_short", "closed",
+--   "closed_first",
+-- ]
 --
 -- [columns]
 -- comm = "Process at this end; nothing if it was not found."

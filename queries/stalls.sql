@@ -12,6 +12,10 @@
 -- """
 -- needs = ["tcp"]
 -- uses = ["culprit", "netns_of", "opposite"]
+-- ranks = [
+--   "queue", "verdict", "culprit", "local", "peer", "stuck_s", "waiting_bytes", "comm", "pid", "state", "since",
+--   "until", "timeouts", "probes",
+-- ]
 --
 -- [columns]
 -- queue = "Recv-Q: received and not read by the process; Send-Q: not acknowledged by the peer."

@@ -16,6 +16,10 @@
 --   "counter_steps", "counter_values", "door_looks", "endpoint", "handshakes", "netns_of",
 --   "slice_of", "slice_width", "sysctls", "tcp_reads",
 -- ]
+-- ranks = [
+--   "time", "verdict", "comm", "pid", "local", "syn_recv_max", "backlog", "fill_percent", "dropped", "cookies_sent",
+--   "cookies_answered", "accept_full",
+-- ]
 --
 -- [columns]
 -- time = "First sample of the slice, UTC."
@@ -47,7 +51,7 @@
 --
 -- [chart]
 -- mark = "line"
--- x = { field = "time", type = "temporal" }
+-- x = { field = "time", type = "temporal", bin = "binned" }
 -- y = { field = "syn_recv_max", type = "quantitative" }
 -- color = { field = "local" }
 WITH looks AS MATERIALIZED (

@@ -17,6 +17,9 @@
 --   "counter_steps", "counter_values", "doors", "endpoint", "larger", "netns_of", "port_ranges",
 --   "process", "slice_of", "slice_width", "table_reads", "the_only", "tw_buckets", "unmapped",
 -- ]
+-- ranks = [
+--   "time", "who", "side", "local", "peer", "sockets", "ports_percent", "buckets_percent", "overflows", "kernel",
+-- ]
 --
 -- [columns]
 -- time = "Begin of the slice: its first sample, UTC."
@@ -43,7 +46,7 @@
 --
 -- [chart]
 -- mark = "line"
--- x = { field = "time", type = "temporal" }
+-- x = { field = "time", type = "temporal", bin = "binned" }
 -- y = { field = "sockets", type = "quantitative" }
 -- color = { field = "who" }
 -- detail = { field = "peer" }

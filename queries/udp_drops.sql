@@ -13,6 +13,10 @@
 -- """
 -- needs = ["udp"]
 -- uses = ["counter_growth", "left_out", "netns_of", "udp_sockets"]
+-- ranks = [
+--   "comm", "pid", "local_addr", "local_port", "drops", "verdict", "peak_per_s", "since", "until", "full_samples",
+--   "namespace_rcvbuf_errors", "namespace_mem_errors",
+-- ]
 --
 -- [columns]
 -- netns = "Inode number of the network namespace."
