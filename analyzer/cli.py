@@ -130,8 +130,9 @@ Where = Annotated[
     str | None,
     typer.Option(
         metavar="EXPR",
-        help="Only sockets for which this SQL expression over their columns is true: "
-        "\"comm = 'nginx' AND peer_port = 5432\".",
+        help="Only sockets for which this SQL expression over their columns is true: \"comm = "
+        "'nginx' AND peer_port = 5432\"; it may name cmdline, exe, unit, slice, runtime, container "
+        "and pod of the process, and netns_name, too.",
     ),
 ]
 Parameters = Annotated[
@@ -289,7 +290,9 @@ def _wrong_options() -> Iterator[None]:
     except TimeError as error:
         raise typer.BadParameter(printable(str(error)), param_hint=error.option) from error
     except ScopeError as error:
-        raise typer.BadParameter(printable(str(error)), param_hint="--where") from error
+        lines = [str(error), *getattr(error, "__notes__", ())]
+        said = "\n".join(map(printable, lines))
+        raise typer.BadParameter(said, param_hint="--where") from error
 
 
 @contextmanager

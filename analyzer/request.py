@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 
 _TOLD = 5
+_OF_PROCESSES = (
+    r"\b(pid|comm|start_us|owner_by|who|cmdline|exe|unit|slice|runtime|container|pod|user)\b"
+)
 
 
 class WantError(SockrecError):
@@ -154,7 +157,7 @@ class Request:
 
     def _note_unknown(self, opened: Analysis) -> None:
         """Tell what a condition on processes cannot find."""
-        if self.where is None or not re.search(r"\b(pid|comm|start_us|owner_by)\b", self.where):
+        if self.where is None or not re.search(_OF_PROCESSES, self.where):
             return
         scope = opened.scope(self.start, self.end, zone=ZoneInfo(self.zone))
         query = "SELECT count(*) AS n FROM closes WHERE connection AND pid IS NULL"

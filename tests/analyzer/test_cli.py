@@ -162,6 +162,32 @@ def test_a_wrong_option_is_named(
     assert not re.search("Value error|Input should|Traceback|Errno", done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("condition", "line"),
+    [
+        ("state = 'LISTEN' AND\n  cmdlin = 'x'", "  cmdlin = 'x'"),
+        ("local_port = 80 AND comm = nginx", "local_port = 80 AND comm = nginx"),
+        ("local_port = = 80", "local_port = = 80"),
+    ],
+)
+def test_a_wrong_condition_is_shown_with_a_mark_below(
+    recording: Path, condition: str, line: str
+) -> None:
+    done = run("report", "states", recording, "--where", condition)
+    assert done.exit_code == 2
+    *_, shown, mark = done.stderr.splitlines()
+    assert shown == f"  {line}"
+    wrong = next(word for word in ("cmdlin", "nginx", "= 80") if word in line)
+    assert mark == " " * (2 + line.index(wrong)) + "^"
+
+
+def test_info_says_whether_sql_is_kept_from_other_files(recording: Path) -> None:
+    from analyzer.sql import landlock
+
+    told = json.loads(run("info", recording, "--format", "json").stdout)["sandbox"]
+    assert told.startswith(f"Landlock {landlock.version()}: " if landlock.version() else "none: ")
+
+
 def test_times_mean_what_the_zone_says(recording: Path) -> None:
     query = "SELECT count(DISTINCT sample) AS n FROM sockets"
     for words, n in [

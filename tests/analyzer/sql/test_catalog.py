@@ -20,6 +20,11 @@ PARAM = '-- [params]\n-- k = { type = "BIGINT", default = 3, doc = "A number." }
 SQL = "SELECT 1 AS n ORDER BY n\n"
 
 
+def test_every_report_ranks_its_columns() -> None:
+    for report in read_catalog().values():
+        assert len(report.ranks) >= 3 or len(report.ranks) == len(report.columns), report.name
+
+
 def test_a_header_becomes_a_report() -> None:
     chart = '-- [chart]\n-- mark = "bar"\n'
     report = parse_query("things", HEADER + PARAM + chart + SQL)
