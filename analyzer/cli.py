@@ -235,7 +235,7 @@ def _request(
         if ending not in _ENDINGS:
             known = ", ".join(filter(None, _ENDINGS))
             raise typer.BadParameter(
-                f"{printable(ending)!r} is no ending that tells a format: use one of {known}, or "
+                f"{printable(ending)!r} stands for no format: use one of {known}, or "
                 "say --format",
                 param_hint="--output",
             )
@@ -316,7 +316,7 @@ def info(
     recording: MaybeRecordings = None,
     form: Text = Told.table,
 ) -> None:
-    """Tell what a recording is: host, span, samples, rows, and what could not be seen."""
+    """Describe a recording: host, span, samples, rows, and what could not be seen."""
     import json
 
     from analyzer.request import opened
@@ -394,8 +394,8 @@ def summary(
         typer.Option(
             "--fail-on",
             metavar="SEVERITY",
-            help="Exit with 3 if something as bad as that was found, warning or critical, and with "
-            "4 if nothing could be told.",
+            help="Exit with 3 if something that bad was found (warning or critical), and with 4 if "
+            "nothing could be checked.",
             show_default=False,
         ),
     ] = None,
@@ -406,7 +406,7 @@ def summary(
     memory: Memory = None,
     timeout: Timeout = None,
 ) -> None:
-    """Tell what is wrong in a recording, worst first, and what to read next.
+    """Say what is wrong in a recording, worst first, and what to read next.
 
     With --format json it is one object, which docs/summary.md describes; csv, ndjson and the other
     formats have a row for each finding.

@@ -2,19 +2,19 @@
 -- description = """
 -- Who opens and closes connections, how fast, and how long they live. The totals of the whole time
 -- come first, of all and of those who opened and closed most; then the same over time, slice by
--- slice. Beside all stands what the kernel counted, and how much of that this recording saw. Hundreds a second with a lifetime below one second is a client without
--- keep-alive or a pool: short_lived says which and what to do, time_wait what it leaves behind.
--- Resets are closes without a good-bye; a short attempt that was refused looks like one, as the
--- kernel has cleared what tells them apart. Failed attempts got no answer: look at the peer with
--- by=peer, and at listen_queues on the host that listens. A connection over loopback counts at both
--- of its ends, as it does in the kernel. One too short for its process to be found counts with the
--- only process that was seen to use the same service, else as unknown. A lifetime is known within
--- bounds, as a connection is seen at samples and when it ends: the truth lies between least and
--- most. Connections that were open at the first sample have no lifetime, nor those of which TIME-WAIT
--- is all that is known. Without the kernel's announcements (closes) a connection that lived between
--- two samples is known only if it left TIME-WAIT: opened and closed are at least so many then, and
--- lifetimes are those of what samples showed. A slice in which the kernel's table was never read has
--- no numbers.
+-- slice. Beside all stands what the kernel counted, and how much of that this recording saw.
+-- Hundreds a second with a lifetime below one second is a client without keep-alive or a pool:
+-- short_lived says which and what to do, time_wait what it leaves behind. A reset is a close without
+-- a FIN; a short attempt that was refused looks the same, as the kernel has cleared what would tell
+-- them apart. Failed attempts got no answer: look at the peer with by=peer, and at listen_queues on
+-- the host that listens. A connection over loopback counts at both of its ends, as it does in the
+-- kernel. One too short for its process to be found counts with the only process that was seen to
+-- use the same service, else as unknown. A lifetime is known within bounds, as a connection is seen
+-- at samples and when it ends: the truth lies between least and most. Connections that were open at
+-- the first sample have no lifetime, nor those of which TIME-WAIT is all that is known. Without the
+-- kernel's announcements (closes) a connection that lived between two samples is known only if it
+-- left TIME-WAIT: opened and closed are lower bounds then, and lifetimes are those of what samples
+-- showed. A slice in which the kernel's table was never read has no numbers.
 -- """
 -- needs = ["tcp", "closes", "counters"]
 -- uses = [
@@ -27,14 +27,14 @@
 -- ]
 --
 -- [columns]
--- time = "Begin of the slice: its first sample, UTC; nothing in the totals of the whole time."
+-- time = "Begin of the slice: its first sample, UTC; empty in the totals of the whole time."
 -- who = "all, or one process, listening address and port (* is several addresses) or peer, as by says."
 -- opened = "Connections opened, failed attempts left out."
 -- closed = "Connections closed: where nothing announced the end, when a sample showed TIME-WAIT first, or in the slice in which it was last seen."
 -- resets = "Those of closed that this end reset, or whose attempt was refused between two samples."
 -- failed = "Attempts that never got open, as far as samples showed them."
 -- opened_per_s = "opened in a second."
--- short_percent = "Share of those of closed with a known bound that lived shorter than the parameter seconds for certain; nothing if none has one."
+-- short_percent = "Share of those of closed with a known bound that lived shorter than the parameter seconds for certain; empty if none has one."
 -- p50_least_us = "Median lifetime of closed: at least so long."
 -- p50_most_us = "Median lifetime of closed: at most so long."
 -- p95_least_us = "The lifetime that 95 % of closed did not pass: at least so long."

@@ -3,10 +3,11 @@
 -- How many sockets of each kind were in each state, in equal slices of the time. A state that grows
 -- from slice to slice and never falls is where to look next: CLOSE-WAIT is a process that does not
 -- close, TIME-WAIT many short connections, SYN-SENT a peer that does not answer. Samples in which
--- the kernel's table could not be read whole, in every namespace, count as unknown, never as zero:
--- a slice with none but such samples has no numbers. What there is most of comes first; a kind that
--- was never seen at all comes last, with no state and one row for the whole time. The TCP subflows of MPTCP connections are left out where these
--- connections are recorded themselves: nothing is counted twice.
+-- the kernel's table could not be read whole, in every namespace, count as unknown, never as zero: a
+-- slice with none but such samples has no numbers. What there is most of comes first; a kind that
+-- was never seen at all comes last, with no state and one row for the whole time. The TCP subflows
+-- of MPTCP connections are left out where these connections are recorded themselves: nothing is
+-- counted twice.
 -- """
 -- needs = ["sockets"]
 -- uses = ["kind_of", "slice_of", "slice_width", "table_reads"]
@@ -15,7 +16,7 @@
 -- [columns]
 -- time = "First sample of the slice, UTC."
 -- netid = "Kind of socket, as ss prints it; the name of its table if no such socket was seen at all."
--- state = "State, as ss prints it; nothing if the kind was never seen."
+-- state = "State, as ss prints it; empty if the kind was never seen."
 -- min = "Fewest sockets in a sample of the slice."
 -- avg = "Mean of the samples of the slice."
 -- max = "Most sockets in a sample of the slice."

@@ -147,7 +147,7 @@ def test_a_failure_is_a_known_error(words: tuple[str, ...], recording: Path) -> 
         (("--threads", "0"), "'--threads': '0' is not a whole number from 1 to 1,024"),
         (("--threads", "two"), "'--threads': 'two' is not a whole number"),
         (("--format", "xml"), "'--format': 'xml' is not one of 'table', 'csv'"),
-        (("-o", "answer.xlsx"), "'.xlsx' is no ending that tells a format: use one of .table, "),
+        (("-o", "answer.xlsx"), "'.xlsx' stands for no format: use one of .table, "),
     ],
 )
 @pytest.mark.parametrize("command", ["sql", "report", "summary"])
@@ -427,7 +427,7 @@ def test_the_facts_of_info_stay(recording: Path) -> None:
             "recording state host kernel command first_sample last_sample span_s interval_s "
             "samples late_samples most_late_s skipped_samples rows bytes files namespaces reading "
             "coverage closes unresolved_owners most_unresolved_owners unreadable_processes "
-            "incomplete unknown_attributes missing_sysctls not_seen missing left_out"
+            "incomplete unknown_attributes missing_sysctls not_seen missing sandbox left_out"
         ).split()
     )
 
