@@ -130,7 +130,7 @@ Where = Annotated[
     str | None,
     typer.Option(
         metavar="EXPR",
-        help="Only sockets for which this SQL expression over their columns is true: \"comm = "
+        help='Only sockets for which this SQL expression over their columns is true: "comm = '
         "'nginx' AND peer_port = 5432\"; it may name cmdline, exe, unit, slice, runtime, container "
         "and pod of the process, and netns_name, too.",
     ),
@@ -235,8 +235,7 @@ def _request(
         if ending not in _ENDINGS:
             known = ", ".join(filter(None, _ENDINGS))
             raise typer.BadParameter(
-                f"{printable(ending)!r} stands for no format: use one of {known}, or "
-                "say --format",
+                f"{printable(ending)!r} stands for no format: use one of {known}, or say --format",
                 param_hint="--output",
             )
         form = _ENDINGS[ending]

@@ -281,7 +281,9 @@ class Engine:
         """What keeps the threads of DuckDB from all other files, in words."""
         if self._ruleset.holds:
             return f"Landlock {landlock.version()}: SQL can open no file but the recording's"
-        return "none: this kernel has no Landlock; only checks of each query keep it from other files"
+        return (
+            "none: this kernel has no Landlock; only checks of each query keep it from other files"
+        )
 
     def check(self, query: str) -> None:
         """Raise QueryError unless the text is exactly one SELECT that only reads what it is given.

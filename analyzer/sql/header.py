@@ -116,9 +116,9 @@ class Query:
 
     ``columns`` says what each column of the result means, in their order; ``chart`` is in
     Vega-Lite's words; ``needs`` names what of a recording the answer rests on, in words of NEEDS;
-    ``uses`` names the functions, parts and views that the SQL is made of; ``ranks`` the columns that
-    a narrow screen keeps, the first one longest. A function has ``arguments`` in place of columns,
-    and its SQL is an expression.
+    ``uses`` names the functions, parts and views that the SQL is made of; ``ranks`` the columns
+    that a narrow screen keeps, the first one longest. A function has ``arguments`` in place of
+    columns, and its SQL is an expression.
     """
 
     name: str
@@ -237,7 +237,9 @@ def _names(name: str, table: Mapping[str, object], key: str) -> tuple[str, ...]:
 def _ranks(name: str, ranks: tuple[str, ...], columns: Collection[str]) -> tuple[str, ...]:
     for column in ranks:
         if column not in columns:
-            raise CatalogError(f"{name}{SUFFIX}: 'ranks' has {column!r}, which is none of its columns")
+            raise CatalogError(
+                f"{name}{SUFFIX}: 'ranks' has {column!r}, which is none of its columns"
+            )
     if len(set(ranks)) < len(ranks):
         raise CatalogError(f"{name}{SUFFIX}: 'ranks' names a column twice")
     return ranks

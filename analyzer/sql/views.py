@@ -56,8 +56,8 @@ class Scope:
     ``start`` and ``end`` are in microseconds UTC, None is unbounded; ``where`` is one SQL
     expression over the columns of sockets, or what describes its process, its cgroup and its
     namespace (cmdline, exe, unit, slice, runtime, container, pod, netns_name): a socket with a row
-    in the time for which it is true is chosen whole. ``part`` is the place of one among several recordings, None is all that are open,
-    of which ``each`` may have its own.
+    in the time for which it is true is chosen whole. ``part`` is the place of one among several
+    recordings, None is all that are open, of which ``each`` may have its own.
     """
 
     start: int | None = None

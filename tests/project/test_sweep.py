@@ -82,9 +82,10 @@ def test_a_thing_that_is_no_recording_is_told_in_one_line(
         words = [word.format(named) for word in COMMANDS[command]]
         done = CliRunner().invoke(sockrec.app, words)
         assert done.exit_code in (1, 2), (name, done.output)
-        if done.exit_code == 1 and done.exception and not isinstance(done.exception, SystemExit):
-            assert isinstance(done.exception, sockrec.SockrecError | OSError), (name, done.exception)
-            said = sockrec._said(done.exception)
+        error = done.exception
+        if error is not None and not isinstance(error, SystemExit):
+            assert isinstance(error, sockrec.SockrecError | OSError), (name, error)
+            said = sockrec._said(error)
         else:
             said = done.stderr.strip().splitlines()[-1]
         assert said, name

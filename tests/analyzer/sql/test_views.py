@@ -187,7 +187,7 @@ def test_where_takes_what_describes_process_cgroup_and_namespace(tmp_path: Path)
     worker: Row = {"pid": 100, "start_us": 5_000_000, "user": "www"}
     shell = worker | {"cmdline": "sh -c nginx", "unit": "nginx.service"}
     nginx = worker | {"cmdline": "nginx -g", "unit": "nginx.service", "slice": "web.slice"}
-    nobody = dict.fromkeys(("pid", "start_us", "comm"))
+    nobody: Row = dict.fromkeys(("pid", "start_us", "comm"))
     box: Row = {"cgroup_id": 7, "path": "/pods/a", "container": "c0ffee", "pod": "p1"}
     writer.sample(
         [tcp(1), tcp(3, cgroup_id=7, **nobody)],
