@@ -31,7 +31,10 @@ _LINES = 4
 """Lines over which a text is folded at most, if it is not wider than the terminal."""
 
 _NAMESPACE = "netns"
-"""Tells rows apart as soon as there are several: then a column of that name is kept."""
+"""Tells rows apart as soon as there are several: then a column of that name is kept.
+
+Its 0 is the whole host.
+"""
 
 _LEAST_BLOCKS = 10
 _MAX_NAME = 40
@@ -209,7 +212,7 @@ def _least_first(
 
     def worth(index: int) -> tuple[int, int]:
         name = names[index]
-        if name.endswith(_NAMESPACE) and len(set(columns[index])) > 1:
+        if name.endswith(_NAMESPACE) and len(set(filter(None, columns[index]))) > 1:
             return 3, 0
         if name in ranks:
             return 2, -ranks.index(name)
