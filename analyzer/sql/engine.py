@@ -250,7 +250,10 @@ class Engine:
         found = False
         for part in parts:
             recording = self.recordings[part]
-            damaged = dict(self._checker.check(recording.segments, columns))
+            try:
+                damaged = dict(self._checker.check(recording.segments, columns))
+            except MemoryError as error:
+                raise query_error(error) from error
             if not damaged:
                 continue
             found = True
