@@ -31,7 +31,7 @@
 -- who = "all, or one process, listening address and port (* is several addresses) or peer, as by says."
 -- opened = "Connections opened, failed attempts left out."
 -- closed = "Connections closed: where nothing announced the end, when a sample showed TIME-WAIT first, or in the slice in which it was last seen."
--- resets = "Those of closed that this end reset, or whose attempt was refused between two samples."
+-- resets = "Those of closed that this end reset, or closed with data unread, or that the peer reset before it had acknowledged all; attempts that were refused between two samples, too."
 -- failed = "Attempts that never got open, as far as samples showed them."
 -- opened_per_s = "opened in a second."
 -- short_percent = "Share of those of closed with a known bound that lived shorter than the parameter seconds for certain; empty if none has one."
@@ -87,18 +87,18 @@ WITH named AS (
         END
       ELSE coalesce(process(s.user_comm, s.user_pid), 'unknown')
     END AS who,
-    s.opened, s.closed_first, s.attempt, s.first_us, s.first_time, s.closed_us, s.last_time, s.duration_us, s.duration_max_us
+    s.opened, s.reset_by, s.attempt, s.first_us, s.first_time, s.closed_us, s.last_time, s.duration_us, s.duration_max_us
   FROM services AS s CROSS JOIN params
 ),
 events AS (
   SELECT
-    who, first_us AS t_us, first_time AS time, 'opened' AS event, NULL AS closed_first, NULL AS least_us, NULL AS most_us
+    who, first_us AS t_us, first_time AS time, 'opened' AS event, NULL AS reset_by, NULL AS least_us, NULL AS most_us
   FROM named
   WHERE opened = 'during' AND attempt IS NULL
   UNION ALL
   SELECT
     who, closed_us AS t_us, last_time AS time, CASE WHEN attempt = 'failed' THEN 'failed' ELSE 'closed' END AS event,
-    closed_first, duration_us AS least_us, duration_max_us AS most_us
+    reset_by, duration_us AS least_us, duration_max_us AS most_us
   FROM named
   WHERE closed_us IS NOT NULL
 ),
@@ -152,7 +152,7 @@ counted AS (
     who, slice,
     count(*) FILTER (WHERE event = 'opened') AS opened,
     count(*) FILTER (WHERE event = 'closed') AS closed,
-    count(*) FILTER (WHERE event = 'closed' AND closed_first = 'reset') AS resets,
+    count(*) FILTER (WHERE event = 'closed' AND reset_by IS NOT NULL) AS resets,
     count(*) FILTER (WHERE event = 'failed') AS failed,
     count(most_us) FILTER (WHERE event = 'closed') AS bounded,
     count(*) FILTER (WHERE event = 'closed' AND most_us < params.seconds * 1000000) AS short,
@@ -161,9 +161,9 @@ counted AS (
     percentile_cont(0.95) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN least_us END) AS p95_least_us,
     percentile_cont(0.95) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN most_us END) AS p95_most_us
   FROM (
-    SELECT who, slice, event, closed_first, least_us, most_us FROM sliced
+    SELECT who, slice, event, reset_by, least_us, most_us FROM sliced
     UNION ALL
-    SELECT 'all' AS who, slice, event, closed_first, least_us, most_us FROM sliced
+    SELECT 'all' AS who, slice, event, reset_by, least_us, most_us FROM sliced
   ) AS twice
   CROSS JOIN params
   GROUP BY GROUPING SETS ((who, slice), (who))

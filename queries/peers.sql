@@ -29,7 +29,7 @@
 -- retrans_percent = "Share of the segments sent in this time that were retransmissions."
 -- rtt_us = "Smoothed round-trip time, the last one known of each connection: median."
 -- rtt_max_us = "The worst one known."
--- resets = "Connections that this end reset, or attempts refused."
+-- resets = "Connections that this end reset, or closed with data unread, or that the peer reset before it had acknowledged all; attempts refused."
 -- failed = "Attempts that never got open."
 -- netns = "Inode number of the network namespace."
 --
@@ -61,7 +61,7 @@ WITH summed AS (
     CAST(sum(sent) AS BIGINT) AS sent, CAST(sum(received) AS BIGINT) AS received,
     CAST(sum(retrans) AS BIGINT) AS retrans, CAST(sum(segs) AS BIGINT) AS segs,
     percentile_cont(0.5) WITHIN GROUP (ORDER BY rtt_us) AS rtt_us, max(rtt_max_us) AS rtt_max_us,
-    count(*) FILTER (WHERE closed_first = 'reset') AS resets,
+    count(reset_by) AS resets,
     count(attempt) AS failed
   FROM traffic
   GROUP BY ALL

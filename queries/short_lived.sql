@@ -75,6 +75,10 @@ summed AS (
     avg(bytes_sent) FILTER (WHERE life <> 'long') AS sent_bytes,
     avg(bytes_received) FILTER (WHERE life <> 'long') AS received_bytes,
     count(pid) FILTER (WHERE life <> 'long') AS known,
+    -- A FIN counts as a byte received.
+    count(*) FILTER (
+      WHERE life <> 'long' AND CASE role WHEN 'server' THEN bytes_sent = 0 WHEN 'client' THEN bytes_received <= 1 END
+    ) AS unanswered,
     count(*) FILTER (WHERE life <> 'long' AND closed_first = 'local') AS by_local,
     count(*) FILTER (WHERE life <> 'long' AND closed_first = 'peer') AS by_peer,
     count(*) FILTER (WHERE life <> 'long' AND closed_first = 'both') AS by_both,
@@ -114,6 +118,10 @@ SELECT
   CAST(round(received_bytes) AS BIGINT) AS received_bytes,
   closed_first, round(100.0 * known / (short + maybe_short), 1) AS known_percent,
   CASE
+    WHEN 2 * unanswered > short + maybe_short AND role = 'server' AND closed_first IN ('local', 'reset')
+      THEN 'it turns its clients away without a byte of answer: see its log, its limits and whom it lets in'
+    WHEN 2 * unanswered > short + maybe_short AND role = 'client' AND closed_first = 'peer'
+      THEN 'the service turns it away without a byte of answer: see the log and the limits there'
     WHEN closed_first = 'reset' AND role = 'server'
       THEN 'it resets its clients: look for SO_LINGER 0 and for requests left unread at close'
     WHEN closed_first = 'reset'

@@ -25,7 +25,7 @@
 -- time = "First sample of the slice, UTC."
 -- verdict = "full, accept queue, unanswered, drops, cookies or ok, as above."
 -- comm = "Name of the process that listens; empty if no listener was seen."
--- pid = "Process that listens."
+-- pid = "Process that listened in that slice, the last one of it."
 -- local = "Address and port it listens on."
 -- syn_recv_max = "Most connections in SYN-RECV in a sample of the slice."
 -- syn_recv_avg = "Mean of its samples."
@@ -89,14 +89,14 @@ counted AS (
 ranked AS (
   SELECT
     coalesce(d.ns, w.ns) AS ns, coalesce(d.local_addr, w.local_addr) AS local_addr,
-    coalesce(d.local_port, w.local_port) AS local_port, d.pid, d.comm, d.backlog,
+    coalesce(d.local_port, w.local_port) AS local_port, d.backlog,
     row_number() OVER (
       ORDER BY coalesce(w.peak, 0) DESC, coalesce(d.ns, w.ns), coalesce(d.local_port, w.local_port),
         coalesce(d.local_addr, w.local_addr)
     ) AS place
   FROM (
     -- Several sockets may listen on one address and port.
-    SELECT ns, local_addr, local_port, any_value(pid) AS pid, any_value(comm) AS comm, any_value(backlog) AS backlog
+    SELECT ns, local_addr, local_port, any_value(backlog) AS backlog
     FROM looks
     WHERE is_last
     GROUP BY ns, local_addr, local_port
@@ -128,6 +128,7 @@ limits AS (
 filled AS (
   SELECT
     r.place, s.slice, min(s.sample_time) AS time,
+    max_by(l.pid_then, s.sample) AS pid, max_by(l.comm_then, s.sample) AS comm,
     max(coalesce(w.waiting, 0)) AS syn_recv_max, avg(coalesce(w.waiting, 0)) AS syn_recv_avg,
     100.0 * sum(w.repeated) / nullif(sum(w.waiting), 0) AS repeated_percent,
     count(*) FILTER (WHERE l.accept_full) AS accept_full,
@@ -155,7 +156,7 @@ SELECT
     WHEN f.cookies_sent > 0 THEN 'cookies'
     ELSE 'ok'
   END AS verdict,
-  r.comm, r.pid, endpoint(r.local_addr, r.local_port) AS local,
+  f.comm, f.pid, endpoint(r.local_addr, r.local_port) AS local,
   CAST(f.syn_recv_max AS BIGINT) AS syn_recv_max, round(f.syn_recv_avg, 1) AS syn_recv_avg, r.backlog,
   round(100.0 * f.syn_recv_max / nullif(CASE WHEN limits.most < r.backlog THEN limits.most ELSE r.backlog END, 0), 1)
     AS fill_percent,

@@ -38,6 +38,7 @@ _KEYS = {
     "title",
     "description",
     "needs",
+    "lasts",
     "uses",
     "ranks",
     "columns",
@@ -116,9 +117,10 @@ class Query:
 
     ``columns`` says what each column of the result means, in their order; ``chart`` is in
     Vega-Lite's words; ``needs`` names what of a recording the answer rests on, in words of NEEDS;
-    ``uses`` names the functions, parts and views that the SQL is made of; ``ranks`` the columns
-    that a narrow screen keeps, the first one longest. A function has ``arguments`` in place of
-    columns, and its SQL is an expression.
+    ``lasts`` says how many seconds have to be recorded before nothing found means anything: a
+    number, or the parameter that says it. ``uses`` names the functions, parts and views that the
+    SQL is made of; ``ranks`` the columns that a narrow screen keeps, the first one longest. A
+    function has ``arguments`` in place of columns, and its SQL is an expression.
     """
 
     name: str
@@ -132,6 +134,13 @@ class Query:
     uses: tuple[str, ...] = ()
     ranks: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
+    lasts: str | float = 0.0
+
+    def seconds(self, given: Mapping[str, object]) -> float:
+        """Return how many seconds it needs, as its parameters are given. Raises ParameterError."""
+        if isinstance(self.lasts, str):
+            return float(self.values(given)[self.lasts][1])
+        return self.lasts
 
     def values(
         self, given: Mapping[str, object]
@@ -193,6 +202,7 @@ def parse_query(name: str, text: str, *, columns: Collection[str] | None = None)
         ),
         chart=MappingProxyType(_table(name, found, "chart")),
         sql=sql,
+        lasts=_lasts(name, found),
     )
 
 
@@ -225,6 +235,17 @@ def _needs(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(need in NEEDS for need in value):
         raise CatalogError(f"{name}{SUFFIX}: 'needs' is no list of {', '.join(NEEDS)}")
     return tuple(value)
+
+
+def _lasts(name: str, found: Mapping[str, object]) -> str | float:
+    value = found.get("lasts", 0.0)
+    if isinstance(value, str):
+        kind = _table(name, found, "params").get(value)
+        if isinstance(kind, dict) and kind.get("type") == "DOUBLE":
+            return value
+    elif type(value) in (int, float) and isinstance(value, int | float) and value >= 0:
+        return float(value)
+    raise CatalogError(f"{name}{SUFFIX}: 'lasts' is neither seconds nor a DOUBLE parameter")
 
 
 def _names(name: str, table: Mapping[str, object], key: str) -> tuple[str, ...]:
