@@ -14,8 +14,8 @@
 -- needs = ["sockets"]
 -- uses = ["counter_growth", "half_open", "listeners"]
 -- ranks = [
---   "verdict", "comm", "pid", "local", "drops", "backlog", "queue_peak", "full_s", "full_percent", "since", "until",
---   "namespace_overflows", "fill_percent",
+--   "verdict", "comm", "pid", "local", "drops", "backlog", "queue_peak", "wait_s", "full_s", "gave_up", "full_percent",
+--   "since", "until", "namespace_overflows", "fill_percent",
 -- ]
 --
 -- [columns]
