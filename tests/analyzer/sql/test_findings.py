@@ -1119,4 +1119,4 @@ def test_a_race_of_keep_alive_names_both_ends_and_the_idle_time(tmp_path: Path) 
         (to, _) = opened.report("peers", order="resets").table().to_pylist()
         assert (to["way"], to["resets"]) == ("to", 6)
         churned = opened.report("churn").table().to_pylist()
-        assert sum(line["resets"] for line in churned if line["who"] == "all") == 6
+        assert max(line["resets"] for line in churned if line["who"] == "all") == 6
