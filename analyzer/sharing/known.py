@@ -72,7 +72,7 @@ _PLACES = ("/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/", "/usr/local/bin/", "/us
 _UNIT = re.compile(r"([\w.-]+?)(?:@\d{1,4})?\.(?:service|socket)")
 
 _OURS = """
-a about all an and another any are as asked at be because been before behind but by called cannot
+a about all an and announce announced another any are as asked at be because been before behind but by called cannot
 capability cap_net_admin cap_sys_ptrace carried change closed command could cpu current damage
 damaged data denied descriptor descriptors did died directory do does done duration ended error
 events every fell file files first for found from full gave gone had handler has have held host how

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from analyzer.reading.recording import Cut, Recording
+from analyzer.sharing.output import COUNTS
 from analyzer.sharing.rows import Part
 from analyzer.sharing.selection import Selection, everything
 from analyzer.sql.engine import Engine
@@ -80,6 +81,10 @@ def _facts(recordings: Sequence[Recording]) -> dict[str, Any]:
             )
         made[name] = items
     made["skipped"] = sum(_whole(recording.facts.get("skipped")) for recording in recordings)
+    for name in COUNTS:
+        counted = [recording.facts.get(name) for recording in recordings]
+        known = all(isinstance(count, int) for count in counted)
+        made[name] = sum(map(_whole, counted)) if known else None
     made["unknown_attributes"] = _summed(
         [recording.facts.get("unknown_attributes") for recording in recordings]
     )

@@ -36,6 +36,9 @@ from recorder.schema import (
 _VALUES_AT_ONCE = 4_000_000
 """Of columns that are read together: of more rows it is fewer columns."""
 
+COUNTS = ("samples", "socket_rows")
+"""What recording.json counts, and verify compares."""
+
 Report = Callable[[int, int], None]
 """Is told how much is done, of how much."""
 
@@ -141,6 +144,7 @@ def described(facts: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
     made = dict(facts)
     if selection.scope is not None or len(selection.context):
         made["cut"] = _cut(made.get("cut"), selection)
+        made |= {name: None for name in COUNTS if name in made}  # of the whole
     return made
 
 

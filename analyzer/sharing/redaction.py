@@ -47,7 +47,7 @@ _SHIFT_DAYS = 7300
 # How recording.json is shared; what is not named here is left out.
 _FACTS_KEPT = frozenset(
     "version sockrec interval_us tables owners skipped machine kernel uid netns sysctl "
-    "missing_sysctls unknown_attributes sockets_of".split()
+    "missing_sysctls unknown_attributes samples socket_rows".split()
 )
 _EXITS = frozenset({"duration", "samples", "signal", "command"})
 _KEPT_NETNS = re.compile(r"all|current|\d{1,10}")
@@ -296,6 +296,13 @@ class Redaction:
                 }
                 for item in items
             ]
+        runs = facts.get("runs")
+        if isinstance(runs, list):
+            made["runs"] = [
+                {name: self._time(run.get(name)) for name in ("started", "ended")}
+                for run in runs
+                if isinstance(run, dict)
+            ]
         clock = facts.get("clock")
         if isinstance(clock, dict):
             made["clock"] = dict(clock)
@@ -303,7 +310,8 @@ class Redaction:
                 made["clock"]["realtime_us"] += self._shift_us
         cut = facts.get("cut")
         if isinstance(cut, dict):
-            made["cut"] = dict(cut) | {"where": "…" if cut.get("where") else None}
+            made["cut"] = {name: cut.get(name) for name in ("from_us", "to_us", "context", "had")}
+            made["cut"]["where"] = "…" if cut.get("where") else None
             for name in ("from_us", "to_us"):
                 if isinstance(cut.get(name), int):
                     made["cut"][name] += self._shift_us
