@@ -72,19 +72,20 @@ _PLACES = ("/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/", "/usr/local/bin/", "/us
 _UNIT = re.compile(r"([\w.-]+?)(?:@\d{1,4})?\.(?:service|socket)")
 
 _OURS = """
-a about all an and announce announced another any are as asked at be because been before behind but by called cannot
-capability cap_net_admin cap_sys_ptrace carried change closed command could cpu current damage
-damaged data denied descriptor descriptors did died directory do does done duration ended error
-events every fell file files first for found from full gave gone had handler has have held host how
-if in inode inodes into io ip is it its journal journals kernel keep kept killed known last late
-left less limit linux longer lost made many may memory met mib missing module more much namespace
-namespaces needs net netlink netns never nlmsg_done nlmsg_error no none not nothing number numbers
-of on one only open opened or other others out own owner owners partial process processes raised
-rather read reader reason recorded recorder redacted refused returned root row rows sample samples
-sampled sealed sealing seconds segment segments sent shows signal since skipped so socket sockets
-sock_diag started status step such system table tables taken than that the their them then there
-they this thread threads time to told too try turn unavailable under unexplained unknown until up
-user users was went were what when where which while who why will with within without would written
+a about all an and announce announced another any are as asked at be because been before behind
+between but by called cannot cap_net_admin cap_sys_ptrace capability carried change closed command
+could cpu current damage damaged data denied descriptor descriptors did died directory do does done
+duration ended error events every fell file files first for found from full gave gone had handler
+happened has have held host how if in inode inodes into io ip is it its journal journals keep kept
+kernel killed known last late left less limit linux longer lost made many may memory met mib
+missing module more much namespace namespaces needs net netlink netns never nlmsg_done nlmsg_error
+no none not nothing number numbers of on one only open opened or other others out over own owner
+owners partial process processes raised rather read reader reason recorded recorder redacted
+refused returned root row rows runs sample sampled samples sealed sealing seconds segment segments
+sent shows signal since skipped so sock_diag socket sockets started status step such system table
+tables taken than that the their them then there they this thread threads time to told too try turn
+unavailable under unexplained unknown until up user users was went were what when where which while
+who why will with within without would written
 """.split()
 
 _WORD = re.compile(r"[\w.@/:%+-]+")

@@ -88,6 +88,10 @@ def _facts(recordings: Sequence[Recording]) -> dict[str, Any]:
     made["unknown_attributes"] = _summed(
         [recording.facts.get("unknown_attributes") for recording in recordings]
     )
+    for one, other in pairwise(recordings):
+        ended, begun = one.facts.get("ended"), other.facts.get("started")
+        why = f"nothing was recorded from {ended or 'the last sample'} to {begun}"
+        made["unseen"].append({"what": "what was between two runs", "why": why})
     made["runs"] = [
         {"started": recording.facts.get("started"), "ended": recording.facts.get("ended")}
         for recording in recordings
