@@ -86,8 +86,9 @@ class Command(TyperCommand):
             if record is None:
                 continue
             name, text = record
+            text = text.removesuffix("[required]").rstrip()  # its sentence says it
             if parameter.param_type_name == "argument":
-                name, text = str(parameter.metavar), text.removesuffix("[required]").rstrip()
+                name = str(parameter.metavar)
             told[parameter.param_type_name].append((name, text))
         for kind, records in told.items():
             if records:

@@ -57,7 +57,7 @@ NewDirectory = Annotated[
         "--output",
         "-o",
         metavar="DIR",
-        help="Directory to make; it must not be there.",
+        help="Directory to make: must be given, and not be there.",
         show_default=False,
     ),
 ]
@@ -271,8 +271,8 @@ def export(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="duckdb: a database with all tables and views; parquet or csv: the sockets, flat; "
-            "perfetto: a trace of the connections of each process.",
+            help="Must be given. duckdb: a database with all tables and views; parquet or csv: the "
+            "sockets, flat; perfetto: a trace of the connections of each process.",
             show_default=False,
         ),
     ],
@@ -325,7 +325,10 @@ def unredact(
     known: Annotated[
         Path,
         typer.Option(
-            "--map", metavar="MAP", help="The private map of the bundle.", show_default=False
+            "--map",
+            metavar="MAP",
+            help="The private map of the bundle: must be given.",
+            show_default=False,
         ),
     ],
 ) -> None:
