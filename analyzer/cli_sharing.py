@@ -332,7 +332,10 @@ def unredact(
         ),
     ],
 ) -> None:
-    """Print a text with the real addresses and names in place of those of a bundle."""
+    """Print a text with the real addresses and names in place of those of a bundle.
+
+    What is not in the map stays as it is, and so does what looks like a name in it only in part.
+    """
     from analyzer.sharing.pseudonyms import read_map
     from analyzer.sharing.pseudonyms import unredact as turn_back
 
