@@ -9,7 +9,7 @@ from typing import Any
 from analyzer.reading.recording import Cut, Recording
 from analyzer.sharing.output import COUNTS
 from analyzer.sharing.rows import Part
-from analyzer.sharing.selection import Selection, everything
+from analyzer.sharing.selection import Selection, check_whole, everything
 from analyzer.sql.engine import Engine
 from analyzer.sql.views import Scope
 from recorder.schema import SockrecError
@@ -33,6 +33,8 @@ def merge(engine: Engine) -> tuple[Selection, dict[str, Any]]:
     recordings = engine.checked()
     if len(recordings) < 2:
         raise MergeError(f"{recordings[0].path}: is one recording: name two or more to merge")
+    for recording in recordings:
+        check_whole(recording)
     first, *others = recordings
     for other in others:
         _check_same(first, other)

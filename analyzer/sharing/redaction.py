@@ -103,7 +103,12 @@ class Redaction:
             # The same recording gives the same names, and who has not got it cannot guess the key.
             key = hmac.digest(_content(selection.parts), distinct.digest(), "sha256")
             known = Pseudonyms(key, prefixes=prefixes)
-            known.shift_us = _shift(key) if shift else 0
+        elif prefixes and not known.prefixes:
+            raise RedactionError(
+                "the map was made without --prefix-preserving: leave that out, or the map"
+            )
+        if shift and not known.shift_us:
+            known.shift_us = _shift(known.key)
         self.pseudonyms = known
         self._shift_us = known.shift_us if shift else 0
         known.add(found)
@@ -243,7 +248,11 @@ class Redaction:
 
         def walked(item: Any) -> Any:
             if isinstance(item, dict):
-                return {key: walked(one) for key, one in item.items() if _is_field(key, removed)}
+                return {
+                    key: walked(one)
+                    for key, one in item.items()
+                    if _is_field(key, removed) and "token" not in key
+                }
             if isinstance(item, list):
                 return [walked(one) for one in item]
             if not isinstance(item, str):

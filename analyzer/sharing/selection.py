@@ -21,13 +21,17 @@ from analyzer.sharing.rows import Part, TableRows
 from analyzer.sql.engine import Engine
 from analyzer.sql.views import LASTING, Scope, time_column
 from recorder.format.writing import order_of
-from recorder.schema import CLOSES, COUNTERS, SAMPLES, SOCKETS, TABLES, Table
+from recorder.schema import CLOSES, COUNTERS, SAMPLES, SOCKETS, TABLES, SockrecError, Table
 
 Places = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int64]
 
 _LISTEN = ("tcp", "mptcp", "sctp", "dccp")
 _UDP = ("udp", "udplite")
+
+
+class SelectionError(SockrecError):
+    """A recording of which nothing can be chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,13 @@ def select(
 
     What is damaged is left out, as it is of queries.
     """
+    if engine.several:
+        paths = [str(recording.path) for recording in engine.recordings]
+        raise SelectionError(
+            f"{paths[0]} and {paths[1]} are several recordings: name one, or merge"
+        )
     (recording,) = engine.checked()
+    check_whole(recording)
     (scope,) = engine.scopes(scope)
     whole = (scope.start, scope.end, scope.where) == (None, None, None)
     part = Part(recording)
@@ -84,6 +94,12 @@ def select(
         report(number + 1, len(TABLES))
     asked = None if whole else replace(scope, part=None)
     return Selection((part,), places, context, asked, tuple(had))
+
+
+def check_whole(recording: Recording) -> None:
+    """Raise SelectionError for files that were named alone: rows without samples say little."""
+    if not recording.whole:
+        raise SelectionError(f"{recording.path}: is a file of one table: name the whole recording")
 
 
 def everything(parts: Sequence[Part]) -> Selection:

@@ -88,7 +88,9 @@ def record(place: Path) -> Path:
         tcp(3, local_addr=f"::ffff:{s['private']}", peer_addr=f"::ffff:{s['public']}", **owned),
         tcp(4, family="inet6", local_addr=s["six"], peer_addr=s["six"], cgroup=s["cgroup"]),
         tcp(5, family="inet6", local_addr=f"{s['local']}%{s['dev']}", peer_addr=s["local"]),
-        tcp(6, "ESTAB", netid="sctp", details=json.dumps({"peers": [s["sctp"] + ":80"], "n": 3})),
+        tcp(
+            6, "ESTAB", netid="sctp", details=json.dumps({"peers": [s["sctp"] + ":80"], "token": 7})
+        ),
         unix(7, local_addr=s["path"], **owned),
         unix(8, local_addr=s["abstract"], peer_addr=s["path"]),
         unix(9, local_addr="/run/systemd/journal/socket", comm="nginx"),
@@ -179,7 +181,8 @@ def test_nothing_of_the_host_is_left_in_any_form(bundle: Path, tmp_path: Path) -
 
 def test_what_reports_need_is_kept(bundle: Path, recording: Path) -> None:
     with analyzer.open(bundle) as shared, analyzer.open(recording) as own:
-        query = "SELECT local_addr, peer_addr, comm FROM sockets WHERE sample = 1 ORDER BY cookie"
+        columns = "local_addr, peer_addr, comm, details"
+        query = f"SELECT {columns} FROM sockets WHERE sample = 1 ORDER BY cookie"
         rows = shared.sql(query).table().to_pylist()
         names = json.loads(bundle.with_name("incident.zip.map.json").read_text())["names"]
         private, public = (names["address"][SECRETS[kind]] for kind in ("private", "public"))
@@ -192,6 +195,9 @@ def test_what_reports_need_is_kept(bundle: Path, recording: Path) -> None:
         assert rows[3]["local_addr"].startswith("2001:db8::")
         assert rows[4]["local_addr"] == f"{rows[4]['peer_addr']}%{names['dev']['acmetun']}"
         assert rows[4]["peer_addr"].startswith("fe80::")
+        assert json.loads(rows[5]["details"]) == {
+            "peers": [f"{names['address'][SECRETS['sctp']]}:80"]
+        }
         assert rows[7]["peer_addr"] == rows[6]["local_addr"] == names["unix-path"][SECRETS["path"]]
         assert (rows[8]["local_addr"], rows[8]["comm"]) == ("/run/systemd/journal/socket", "nginx")
         numbers = [

@@ -107,6 +107,20 @@ def test_what_is_there_already_is_refused_and_nothing_is_left(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
+def test_several_or_a_file_alone_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "fleet").mkdir()
+    for name in ("host=a", "host=b"):
+        Writer(tmp_path / "fleet" / name, host=name).sample([tcp(1)])
+    for named, why in (
+        (tmp_path / "fleet", "several recordings"),
+        (SAMPLE / "sockets/000001.parquet", "a file of one table"),
+    ):
+        done = run("cut", named, "-o", tmp_path / "cut")
+        assert done.exit_code == 1
+        assert why in str(done.exception)
+        assert not (tmp_path / "cut").exists()
+
+
 def test_runs_of_one_boot_that_follow_each_other_are_one_recording(tmp_path: Path) -> None:
     for name, numbers, begun in (("a", (0, 1, 2), "15:04:05"), ("b", (10, 11), "15:04:15")):
         writer = Writer(tmp_path / name, started=f"2026-11-22T{begun}.000000Z", skipped=1)
