@@ -21,7 +21,7 @@
 -- [params.growth_percent]
 -- type = "DOUBLE"
 -- default = 20.0
--- doc = "Growth, as a share of the limit, from which a number that never falls is called a leak: less may be a process that warms up."
+-- doc = "Growth, as a share of the limit, from which a number that climbs all the time is called a leak: less may be a process that warms up."
 --
 -- [params.forecast_s]
 -- type = "DOUBLE"
@@ -38,34 +38,57 @@ WITH moments AS (
   WINDOW life AS (PARTITION BY s.holder, s.start_us)
 ),
 trends AS (
+  -- Medians of fifths of its time: neither what comes and goes nor a last sample of a process that
+  -- dies changes them.
   SELECT
-    pid, start_us, fd_limit, min_by(sockets, sample) AS at_first, max_by(sockets, sample) AS at_last, max(sockets) AS peak,
+    pid, start_us, fd_limit, min_by(sockets, sample) AS at_first, max(sockets) AS peak,
     max_by(sample, 1000000000 * sockets - sample) AS peak_sample,
-    max(sockets) FILTER (WHERE 3 * (t_us - begun_us) <= ended_us - begun_us) AS most_early,
-    min(sockets) FILTER (WHERE 3 * (ended_us - t_us) <= ended_us - begun_us) AS least_late,
-    -- Is it growing still: from the last fifth of the time on?
-    min_by(sockets, sample) FILTER (WHERE 5 * (ended_us - t_us) <= ended_us - begun_us) AS at_last_fifth,
+    median(sockets) FILTER (WHERE 5 * (t_us - begun_us) < ended_us - begun_us) AS level_1,
+    median(sockets) FILTER (WHERE 5 * (t_us - begun_us) BETWEEN ended_us - begun_us AND 2 * (ended_us - begun_us)) AS level_2,
+    median(sockets) FILTER (WHERE 5 * (t_us - begun_us) BETWEEN 2 * (ended_us - begun_us) AND 3 * (ended_us - begun_us)) AS level_3,
+    median(sockets) FILTER (WHERE 5 * (t_us - begun_us) BETWEEN 3 * (ended_us - begun_us) AND 4 * (ended_us - begun_us)) AS level_4,
+    median(sockets) FILTER (WHERE 5 * (t_us - begun_us) > 4 * (ended_us - begun_us)) AS level_5,
+    median(t_us) FILTER (WHERE 5 * (t_us - begun_us) < ended_us - begun_us) AS level_1_us,
+    median(t_us) FILTER (WHERE 5 * (t_us - begun_us) > 4 * (ended_us - begun_us)) AS level_5_us, max(ended_us) AS ended_us,
+    min(sample) FILTER (WHERE 2 * (t_us - begun_us) >= ended_us - begun_us) AS half_sample,
+    min(sample) FILTER (WHERE 5 * (t_us - begun_us) >= 4 * (ended_us - begun_us)) AS late_sample,
     max(ended_us) - max(begun_us) AS span_us, min(sample) AS first_sample, max(sample_time) AS until,
     list(sockets ORDER BY sample) AS levels, list(sample_time ORDER BY sample) AS times
   FROM moments
   GROUP BY pid, start_us, fd_limit
 ),
-chosen AS MATERIALIZED (
+climbs AS MATERIALIZED (
   SELECT
-    g.*, 1.0 * g.peak / g.fd_limit AS share, 1000000.0 * (g.at_last - g.at_first) / nullif(g.span_us, 0) AS per_second,
+    g.*, 1.0 * g.peak / g.fd_limit AS share, 1000000.0 * (g.level_5 - g.level_1) / nullif(g.level_5_us - g.level_1_us, 0) AS per_second,
     rise_time(g.levels, g.times, g.first_sample > f.sample, p.percent * g.fd_limit / 100.0) AS since,
     CASE WHEN g.first_sample > f.sample THEN 0 ELSE g.at_first END AS at_begin,
     100.0 * g.peak >= p.percent * g.fd_limit AS is_near,
     CASE
-      WHEN g.at_last = g.peak
-        AND g.least_late > g.most_early
+      WHEN g.level_1 < g.level_2 AND g.level_2 < g.level_3 AND g.level_3 < g.level_4
         -- At no less than half the pace of before.
-        AND 10 * (g.at_last - g.at_last_fifth) >= g.at_last - g.at_first
-        THEN (g.fd_limit - g.at_last) * 1.0 * g.span_us / (1000000.0 * nullif(g.at_last - g.at_first, 0))
+        AND 8 * (g.level_5 - g.level_4) >= g.level_5 - g.level_1
+        AND per_second * g.span_us >= 10000.0 * p.growth_percent * g.fd_limit
+        THEN (g.fd_limit - g.level_5) / per_second - (g.ended_us - g.level_5_us) / 1000000.0
     END AS left_s
   FROM trends AS g CROSS JOIN params AS p CROSS JOIN (SELECT min(sample) AS sample FROM sockets) AS f
-  WHERE 100.0 * g.peak >= p.percent * g.fd_limit
-    OR (100.0 * (g.at_last - g.at_first) >= p.growth_percent * g.fd_limit AND left_s <= p.forecast_s)
+  WHERE is_near OR left_s <= p.forecast_s
+),
+kept AS (
+  -- Of the sockets that it held at half time: those it holds still when four fifths are over.
+  SELECT pid, start_us, count(*) FILTER (WHERE at_half) AS at_half, count(*) FILTER (WHERE at_half AND is_late) AS late
+  FROM (
+    SELECT
+      c.pid, c.start_us, s.ns, s.cookie, bool_or(s.sample = c.half_sample) AS at_half, bool_or(s.sample = c.late_sample) AS is_late
+    FROM climbs AS c
+    JOIN sockets AS s ON s.pid = c.pid AND s.start_us = c.start_us AND s.sample IN (c.half_sample, c.late_sample)
+    GROUP BY c.pid, c.start_us, s.ns, s.cookie
+  ) AS seen
+  GROUP BY pid, start_us
+),
+chosen AS MATERIALIZED (
+  SELECT c.*, k.at_half, k.late
+  FROM climbs AS c LEFT JOIN kept AS k USING (pid, start_us)
+  WHERE c.is_near OR 2 * k.late >= k.at_half
 ),
 held AS (
   SELECT s.*
@@ -103,8 +126,8 @@ SELECT
     CASE
       WHEN NOT n.is_near
         THEN printf(
-          '; it never falls, and at %,.1f more a second the limit is %,.0f s away',
-          CAST(n.per_second AS DOUBLE), CAST(n.left_s AS DOUBLE)
+          '; of the %,d it held at half time it did not give back %,d, and at %,.1f more a second the limit is %,.0f s away',
+          n.at_half, n.late, CAST(n.per_second AS DOUBLE), CAST(greatest(0, n.left_s) AS DOUBLE)
         )
     END
   ) AS sentence,
