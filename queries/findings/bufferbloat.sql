@@ -63,7 +63,8 @@ moments AS (
 ),
 connections_of AS (
   SELECT
-    ns, pid, start_us, comm, peer_addr, min_rtt_us, p95_us, cookie, max(bytes_acked) - min(bytes_acked) AS acked,
+    ns, pid, start_us, comm, peer_addr, min_rtt_us, p95_us, cookie,
+    max(bytes_acked) FILTER (WHERE is_late) - min(bytes_acked) FILTER (WHERE is_late) AS acked,
     min(sample_time) FILTER (WHERE is_late) AS since, max(sample_time) FILTER (WHERE is_late) AS until,
     min(t_us) FILTER (WHERE is_late) AS since_us, max(t_us) FILTER (WHERE is_late) AS until_us
   FROM moments

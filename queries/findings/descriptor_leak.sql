@@ -23,33 +23,38 @@
 -- default = 20.0
 -- doc = "Growth, as a share of the limit, from which a number that climbs all the time is called a leak: less may be a process that warms up."
 --
+-- [params.trend_percent]
+-- type = "DOUBLE"
+-- default = 60.0
+-- doc = "Share of the ups and downs of its number that a steady climb explains: less is a number that comes and goes."
+--
 -- [params.forecast_s]
 -- type = "DOUBLE"
 -- default = 3600.0
 -- doc = "A leak is told if the limit is so near at its pace: what takes longer is often given back before."
-WITH moments AS (
+WITH counts AS (
   SELECT
     s.holder AS pid, s.start_us, s.sample, min(s.sample_time) AS sample_time, min(s.t_us) AS t_us,
-    CAST(sum(s.sockets) AS BIGINT) AS sockets, a.fd_limit,
-    min(min(s.t_us)) OVER life AS begun_us, max(max(s.t_us)) OVER life AS ended_us
+    CAST(sum(s.sockets) AS BIGINT) AS sockets, a.fd_limit
   FROM process_counts AS s JOIN fd_limits AS a ON a.pid = s.holder AND a.start_us = s.start_us
   WHERE s.owner = 'process'
   GROUP BY s.holder, s.start_us, s.sample, a.fd_limit
-  WINDOW life AS (PARTITION BY s.holder, s.start_us)
+),
+moments AS (
+  SELECT
+    *, min(t_us) OVER life AS begun_us, max(t_us) OVER life AS ended_us, (t_us - begun_us) / 1000000.0 AS second,
+    -- What a process that ends holds in its last sample says nothing of how it lived.
+    CASE WHEN lead(sample) OVER in_turn IS NOT NULL OR 2 * sockets >= lag(sockets) OVER in_turn THEN sockets END AS lived
+  FROM counts
+  WINDOW life AS (PARTITION BY pid, start_us), in_turn AS (PARTITION BY pid, start_us ORDER BY sample)
 ),
 trends AS (
-  -- Medians of fifths of its time: neither what comes and goes nor a last sample of a process that
-  -- dies changes them.
   SELECT
     pid, start_us, fd_limit, min_by(sockets, sample) AS at_first, max(sockets) AS peak,
     max_by(sample, 1000000000 * sockets - sample) AS peak_sample,
-    median(sockets) FILTER (WHERE 5 * (t_us - begun_us) < ended_us - begun_us) AS level_1,
-    median(sockets) FILTER (WHERE 5 * (t_us - begun_us) BETWEEN ended_us - begun_us AND 2 * (ended_us - begun_us)) AS level_2,
-    median(sockets) FILTER (WHERE 5 * (t_us - begun_us) BETWEEN 2 * (ended_us - begun_us) AND 3 * (ended_us - begun_us)) AS level_3,
-    median(sockets) FILTER (WHERE 5 * (t_us - begun_us) BETWEEN 3 * (ended_us - begun_us) AND 4 * (ended_us - begun_us)) AS level_4,
-    median(sockets) FILTER (WHERE 5 * (t_us - begun_us) > 4 * (ended_us - begun_us)) AS level_5,
-    median(t_us) FILTER (WHERE 5 * (t_us - begun_us) < ended_us - begun_us) AS level_1_us,
-    median(t_us) FILTER (WHERE 5 * (t_us - begun_us) > 4 * (ended_us - begun_us)) AS level_5_us, max(ended_us) AS ended_us,
+    regr_slope(lived, second) AS per_second, regr_r2(lived, second) AS fit,
+    regr_slope(lived, second) FILTER (WHERE 2 * (t_us - begun_us) >= ended_us - begun_us) AS late_per_second,
+    regr_intercept(lived, second) + regr_slope(lived, second) * max(second) AS level,
     min(sample) FILTER (WHERE 2 * (t_us - begun_us) >= ended_us - begun_us) AS half_sample,
     min(sample) FILTER (WHERE 5 * (t_us - begun_us) >= 4 * (ended_us - begun_us)) AS late_sample,
     max(ended_us) - max(begun_us) AS span_us, min(sample) AS first_sample, max(sample_time) AS until,
@@ -59,16 +64,16 @@ trends AS (
 ),
 climbs AS MATERIALIZED (
   SELECT
-    g.*, 1.0 * g.peak / g.fd_limit AS share, 1000000.0 * (g.level_5 - g.level_1) / nullif(g.level_5_us - g.level_1_us, 0) AS per_second,
+    g.*, 1.0 * g.peak / g.fd_limit AS share,
     rise_time(g.levels, g.times, g.first_sample > f.sample, p.percent * g.fd_limit / 100.0) AS since,
     CASE WHEN g.first_sample > f.sample THEN 0 ELSE g.at_first END AS at_begin,
     100.0 * g.peak >= p.percent * g.fd_limit AS is_near,
     CASE
-      WHEN g.level_1 < g.level_2 AND g.level_2 < g.level_3 AND g.level_3 < g.level_4
+      WHEN 100.0 * g.fit >= p.trend_percent
         -- At no less than half the pace of before.
-        AND 8 * (g.level_5 - g.level_4) >= g.level_5 - g.level_1
-        AND per_second * g.span_us >= 10000.0 * p.growth_percent * g.fd_limit
-        THEN (g.fd_limit - g.level_5) / per_second - (g.ended_us - g.level_5_us) / 1000000.0
+        AND 2 * g.late_per_second >= g.per_second
+        AND round(g.per_second * g.span_us) >= 10000.0 * p.growth_percent * g.fd_limit
+        THEN (g.fd_limit - g.level) / g.per_second
     END AS left_s
   FROM trends AS g CROSS JOIN params AS p CROSS JOIN (SELECT min(sample) AS sample FROM sockets) AS f
   WHERE is_near OR left_s <= p.forecast_s

@@ -9,7 +9,7 @@
 -- are one range for all addresses and destinations: close the sockets, or use one for all questions.
 -- """
 -- needs = ["tcp", "settings"]
--- uses = ["guessed", "netns_of", "port_claims", "rise_time"]
+-- uses = ["guessed", "netns_of", "port_claims", "rise_time", "service_users"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -64,10 +64,12 @@ named AS (
       WHEN c.peer_port = 0 THEN c.local_addr
       ELSE c.destination
     END AS subject,
-    CASE WHEN n.candidates = 1 OR n.has_most THEN n.pid END AS pid,
-    CASE WHEN n.candidates = 1 OR n.has_most THEN n.comm END AS comm,
-    guessed(n.comm, n.pid, n.processes, n.candidates, n.has_most) AS who
-  FROM crowded AS c LEFT JOIN names AS n USING (ns, local_addr, peer_addr, peer_port)
+    CASE WHEN n.comm IS NULL THEN u.pid WHEN n.candidates = 1 OR n.has_most THEN n.pid END AS pid,
+    CASE WHEN n.comm IS NULL THEN u.comm WHEN n.candidates = 1 OR n.has_most THEN n.comm END AS comm,
+    guessed(n.comm, n.pid, n.processes, n.candidates, n.has_most, u.who) AS who
+  FROM crowded AS c
+  LEFT JOIN names AS n USING (ns, local_addr, peer_addr, peer_port)
+  LEFT JOIN service_users AS u USING (ns, peer_addr, peer_port)
 )
 SELECT
   CASE WHEN 100.0 * n.share >= p.critical_percent THEN 'critical' ELSE 'warning' END AS severity,
