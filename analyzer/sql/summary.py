@@ -206,7 +206,7 @@ def _placed(
         for row in engine.table("SELECT * FROM netns_names", scope).to_pylist()
         if not row["home"]
     }
-    placed = []
+    placed: list[Mapping[str, object]] = []
     for row in found:
         number, sentence = row["netns"], str(row["sentence"])
         if number in names:

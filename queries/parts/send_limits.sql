@@ -28,7 +28,7 @@ WITH sending AS (
   WHERE netid = 'tcp' AND busy_time_us > 0 AND state NOT IN ('LISTEN', 'TIME-WAIT', 'UNCONN')
   GROUP BY ns, cookie
 ),
-grown AS (
+added AS (
   SELECT
     s.*,
     -- One that came after the first whole sample began at 0.
@@ -46,5 +46,5 @@ SELECT
     WHEN by_buffer > 0 THEN 'send buffer'
   END AS held_by,
   most_window, sndbuf, CAST(round(rtt_us) AS BIGINT) AS rtt_us, acked, 1000000.0 * acked / nullif(lasted_us, 0) AS acked_bytes_per_s
-FROM grown
+FROM added
 WHERE busy > 0

@@ -1012,8 +1012,8 @@ def test_who_fills_a_queue_and_who_waits_in_it(tmp_path: Path) -> None:
     path = play(tmp_path / "r", [{"sockets": look(n)} for n in range(13)])
     (row,) = ask(path, "bufferbloat")
     assert row["sentence"] == (
-        "app (pid 7) keeps a queue on the way to 10.0.0.2 full with 500 kB/s: round trips take 200 ms "
-        "there (nineteen of twenty take less), the least was 1.00 ms; who waits too: "
+        "app (pid 7) keeps a queue on the way to 10.0.0.2 full with 500 kB/s: round trips take "
+        "200 ms there (nineteen of twenty take less), the least was 1.00 ms; who waits too: "
         "ssh (pid 9) to 10.0.0.2, 200 ms"
     )
 

@@ -7,13 +7,21 @@
 -- namespace, whichever address and destination they are of.
 -- """
 -- uses = ["doors", "endpoint", "port_ranges", "port_use", "unmapped"]
+--
 -- [columns]
--- ns = "Network namespace."
+-- ns = "Network namespace of one boot of one host."
 -- local_addr = "Local address; * for UDP."
 -- peer_addr = "Address of the destination; * where all share one range, and for UDP."
 -- peer_port = "Its port; 0 where all share one range, and for UDP."
 -- destination = "Both as one text, or *."
 -- destinations = "Of how many destinations the row is."
+-- sample = "Number of the sample."
+-- sample_time = "When it was begun."
+-- pid = "Process that holds them; nothing if not known."
+-- comm = "Its name."
+-- ports = "Ports in use."
+-- waiting = "Of these in TIME-WAIT."
+-- reusable = "Of these the kernel would take again; nothing if that was not recorded."
 -- held = "Ports that cannot be taken again now."
 -- most = "Ports of the range; nothing if it was not recorded."
 WITH used AS MATERIALIZED (

@@ -1,10 +1,12 @@
 -- title = "What network namespaces are called"
 -- description = "One row per namespace: its name, else the pod or container of its processes."
 -- uses = ["netns_of", "the_only"]
+--
 -- [columns]
--- ns = "Network namespace."
+-- ns = "Network namespace of one boot of one host."
+-- netns = "Inode number of the network namespace."
 -- home = "Whether the recorder was started in it."
--- called = "srpod17, or 4026532000 of pod or container …; its number if nothing else is known."
+-- called = "Its name, else its number and the pod or container; the number alone if nothing else is known."
 WITH known AS (
   SELECT ns, bool_or(home) AS home, max_by(name, valid_from) FILTER (WHERE name IS NOT NULL) AS name
   FROM raw.namespaces
