@@ -15,6 +15,9 @@
 -- uses = [
 --   "close_waits", "endpoint", "netns_of", "slice_of", "slice_width_by", "tcp_reads", "the_only",
 -- ]
+-- ranks = [
+--   "verdict", "comm", "pid", "sockets", "peer", "local", "growth", "oldest_s", "at_least", "since", "unread_bytes",
+-- ]
 --
 -- [columns]
 -- verdict = "not closed, not read or not accepted, as above: what holds for most of the connections."

@@ -12,6 +12,10 @@
 -- """
 -- needs = ["sockets"]
 -- uses = ["counter_growth", "half_open", "listeners"]
+-- ranks = [
+--   "verdict", "comm", "pid", "local", "drops", "backlog", "queue_peak", "full_s", "full_percent", "since", "until",
+--   "namespace_overflows", "fill_percent",
+-- ]
 --
 -- [columns]
 -- verdict = "overflows, full, drops, fills or ok, as above."

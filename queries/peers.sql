@@ -1,23 +1,27 @@
 -- title = "Peers: traffic, trouble and round trips"
 -- description = """
 -- Which peers and services this host talked to, what was moved in the time of the recording, and how
--- well: the most bytes first, or what order says. Segments retransmitted above 1 % are a bad path or
--- an overloaded peer (retransmits says which connections); a worst round trip far above the median
--- is a queue on the way (rtt); failed attempts are a peer that does not answer, resets are ends that
--- give up. Bytes and segments are what was added during the recording, or since the start that
--- --from sets: what a connection had moved before is taken off. A connection over loopback stands
--- once as a peer that was connected to, and once as one that connected. Ends that reset their
--- connection, or were refused between two samples, have no peer and no totals left in the kernel:
--- they stand in the row without a peer.
+-- well: the most bytes first, or what order says. More than 1 % of segments retransmitted means a
+-- bad path or an overloaded peer (retransmits says which connections); a worst round trip far above
+-- the median is a queue on the way (rtt); failed attempts mean a peer that does not answer, resets
+-- an end that gave up. Bytes and segments are what was added during the recording, or since the
+-- start that --from sets: what a connection had moved before is subtracted. A connection over
+-- loopback appears twice: once as a peer that was connected to, and once as one that connected. Ends
+-- that reset their connection, or were refused between two samples, have no peer and no totals left
+-- in the kernel: they are in the row without a peer.
 -- """
 -- needs = ["tcp", "closes"]
 -- uses = ["netns_of", "traffic"]
+-- ranks = [
+--   "way", "peer_addr", "port", "comm", "connections", "open", "failed", "resets", "retrans_percent", "rtt_us",
+--   "sent_bytes", "received_bytes",
+-- ]
 --
 -- [columns]
--- way = "to: this host connects to it; from: it connects to this host; nothing if that is not known."
--- peer_addr = "Address of the peer; nothing where the kernel has cleared it."
+-- way = "to: this host connects to it; from: it connects to this host; empty if that is not known."
+-- peer_addr = "Address of the peer; empty where the kernel has cleared it."
 -- port = "Port of the service: of the peer, or of this host if the peer connects."
--- comm = "Process of this host that talks to it; * is several, nothing if none was found."
+-- comm = "Process of this host that talks to it; * is several, empty if none was found."
 -- connections = "Connections, failed attempts left out."
 -- open = "Those still open at the end."
 -- sent_bytes = "Sent to it in this time, retransmissions included."

@@ -17,6 +17,10 @@
 -- """
 -- needs = ["tcp", "settings"]
 -- uses = ["netns_of", "port_claims", "tcp_reads", "the_only"]
+-- ranks = [
+--   "comm", "pid", "netid", "local_addr", "service", "peak_percent", "room", "ports", "exhausted_in_s", "last", "reusable",
+--   "time_wait_percent", "peak", "peak_time",
+-- ]
 --
 -- [columns]
 -- comm = "Process that was seen to connect there; * is several, nothing if none was found."

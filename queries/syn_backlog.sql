@@ -1,26 +1,30 @@
 -- title = "Handshakes waiting for their last packet"
 -- description = """
 -- Connections in SYN-RECV per listening address and port, in equal slices of the time, the port with
--- most of them first. They wait for the client's last packet, and the kernel keeps at most as many as
--- the listener's backlog says; without SYN cookies only three quarters of net.ipv4.tcp_max_syn_backlog
--- for clients it does not know. full: it kept as many as it may; more SYNs are dropped or answered
--- with cookies. accept queue: the accept queue was full, so that handshakes cannot end; read
--- listen_queues first. unanswered: to half of them or more the kernel had to repeat its answer; the
--- clients' addresses are forged (a SYN flood), or packets are lost on the way. cookies, drops: the
--- kernel sent cookies, or dropped SYNs, somewhere in this namespace. ok: handshakes end as they
--- should. No row: no sample saw one unfinished, and the counters stand still. A slice without a
--- sample that saw the whole TCP table is left out.
+-- most of them first. They wait for the client's last packet, and the kernel keeps at most as many
+-- as the listener's backlog says; without SYN cookies only three quarters of
+-- net.ipv4.tcp_max_syn_backlog for clients it does not know. full: it kept as many as it may; more
+-- SYNs are dropped or answered with cookies. accept queue: the accept queue was full, so that
+-- handshakes cannot end; read listen_queues first. unanswered: the kernel had to repeat its answer
+-- to half of them or more; the clients' addresses are forged (a SYN flood), or packets are lost on
+-- the way. cookies, drops: the kernel sent cookies, or dropped SYNs, somewhere in this namespace.
+-- ok: handshakes end as they should. No row: no sample saw one unfinished, and the counters stand
+-- still. A slice without a sample that saw the whole TCP table is left out.
 -- """
 -- needs = ["tcp"]
 -- uses = [
 --   "counter_steps", "counter_values", "door_looks", "endpoint", "handshakes", "netns_of",
 --   "slice_of", "slice_width", "sysctls", "tcp_reads",
 -- ]
+-- ranks = [
+--   "time", "verdict", "comm", "pid", "local", "syn_recv_max", "backlog", "fill_percent", "dropped", "cookies_sent",
+--   "cookies_answered", "accept_full",
+-- ]
 --
 -- [columns]
 -- time = "First sample of the slice, UTC."
 -- verdict = "full, accept queue, unanswered, drops, cookies or ok, as above."
--- comm = "Name of the process that listens; nothing if no listener was seen."
+-- comm = "Name of the process that listens; empty if no listener was seen."
 -- pid = "Process that listens."
 -- local = "Address and port it listens on."
 -- syn_recv_max = "Most connections in SYN-RECV in a sample of the slice."
@@ -47,7 +51,7 @@
 --
 -- [chart]
 -- mark = "line"
--- x = { field = "time", type = "temporal" }
+-- x = { field = "time", type = "temporal", bin = "binned" }
 -- y = { field = "syn_recv_max", type = "quantitative" }
 -- color = { field = "local" }
 WITH looks AS MATERIALIZED (

@@ -10,6 +10,9 @@
 -- """
 -- needs = ["tcp"]
 -- uses = ["netns_of", "send_limits"]
+-- ranks = [
+--   "held_by", "held_percent", "comm", "pid", "peer", "acked_bytes_per_s", "rtt_us", "window_bytes", "busy_s",
+-- ]
 --
 -- [columns]
 -- held_by = "receiver window, slow reader, send buffer or nothing."

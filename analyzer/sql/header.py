@@ -34,7 +34,17 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "VARCHAR": (str,),
     "BOOLEAN": (bool,),
 }
-_KEYS = {"title", "description", "needs", "uses", "columns", "arguments", "params", "chart"}
+_KEYS = {
+    "title",
+    "description",
+    "needs",
+    "uses",
+    "ranks",
+    "columns",
+    "arguments",
+    "params",
+    "chart",
+}
 _PARAMETER_KEYS = {"type", "default", "doc"}
 _RESERVED = {"from_us", "to_us", "start", "end", "where", "zone"}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -106,8 +116,9 @@ class Query:
 
     ``columns`` says what each column of the result means, in their order; ``chart`` is in
     Vega-Lite's words; ``needs`` names what of a recording the answer rests on, in words of NEEDS;
-    ``uses`` names the functions, parts and views that the SQL is made of. A function has
-    ``arguments`` in place of columns, and its SQL is an expression.
+    ``uses`` names the functions, parts and views that the SQL is made of; ``ranks`` the columns
+    that a narrow screen keeps, the first one longest. A function has ``arguments`` in place of
+    columns, and its SQL is an expression.
     """
 
     name: str
@@ -119,6 +130,7 @@ class Query:
     chart: Mapping[str, object]
     sql: str
     uses: tuple[str, ...] = ()
+    ranks: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
 
     def values(
@@ -172,7 +184,8 @@ def parse_query(name: str, text: str, *, columns: Collection[str] | None = None)
         title=_text(name, found, "title"),
         description=_text(name, found, "description").strip(),
         needs=_needs(name, found.get("needs", [])),
-        uses=_uses(name, found.get("uses", [])),
+        uses=_names(name, found, "uses"),
+        ranks=_ranks(name, _names(name, found, "ranks"), described),
         columns=MappingProxyType({c: _text(name, described, c) for c in described}),
         arguments=MappingProxyType({a: _text(name, arguments, a) for a in arguments}),
         params=tuple(
@@ -214,10 +227,22 @@ def _needs(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _uses(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(used, str) for used in value):
-        raise CatalogError(f"{name}{SUFFIX}: 'uses' is no list of names")
+def _names(name: str, table: Mapping[str, object], key: str) -> tuple[str, ...]:
+    value = table.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise CatalogError(f"{name}{SUFFIX}: {key!r} is no list of names")
     return tuple(value)
+
+
+def _ranks(name: str, ranks: tuple[str, ...], columns: Collection[str]) -> tuple[str, ...]:
+    for column in ranks:
+        if column not in columns:
+            raise CatalogError(
+                f"{name}{SUFFIX}: 'ranks' has {column!r}, which is none of its columns"
+            )
+    if len(set(ranks)) < len(ranks):
+        raise CatalogError(f"{name}{SUFFIX}: 'ranks' names a column twice")
+    return ranks
 
 
 def _parameter(report: str, name: str, value: object) -> Parameter:
