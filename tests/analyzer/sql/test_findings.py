@@ -1005,8 +1005,8 @@ def test_a_load_that_rises_is_no_leak_while_its_sockets_are_given_back(tmp_path:
 
 def test_who_fills_a_queue_and_who_waits_in_it(tmp_path: Path) -> None:
     def look(n: int) -> list[Row]:
-        rtt = {"rtt_us": 1_000 if n == 0 else 200_000 + n, "min_rtt_us": 1_000}
-        ssh = {"comm": "ssh", "pid": 9, "peer_port": 22}
+        rtt: Row = {"rtt_us": 1_000 if n == 0 else 200_000 + n, "min_rtt_us": 1_000}
+        ssh: Row = {"comm": "ssh", "pid": 9, "peer_port": 22}
         return [client(1, **ssh, **rtt, bytes_acked=n), client(2, **rtt, bytes_acked=500_000 * n)]
 
     path = play(tmp_path / "r", [{"sockets": look(n)} for n in range(13)])
@@ -1116,7 +1116,7 @@ def test_a_report_and_its_finding_give_the_same_number(
     path = play(tmp_path / "r", build(True))
     (row,) = ask(path, finding)
     report, column, unit = SAME[finding]
-    by = {"by": "process"} if report == "process_sockets" else {}
+    by: Row = {"by": "process"} if report == "process_sockets" else {}
     with analyzer.open(path) as opened:
         shown = opened.report(report, top=0, **by).table().column(column).to_pylist()
     assert row["report"] == report

@@ -582,7 +582,7 @@ def test_a_finding_says_in_which_namespace_it_is_where_there_are_several(
         for n, place in enumerate(places)
     ]
     for n in range(3):
-        others = {"namespaces": rows, "owners": owners} if n == 0 else {"owners": []}
+        others: dict[str, Any] = {"namespaces": rows, "owners": owners} if n == 0 else {}
         writer.sample([tcp(k, "LISTEN", **row) for k, row in enumerate(listening)], **others)
     ends = [str(row["sentence"]).partition("3 samples")[2] for row in summary(tmp_path / "r")]
     assert sorted(ends) == (
