@@ -26,6 +26,7 @@ from recorder.schema import CLOSES, COUNTERS, SAMPLES, SOCKETS, TABLES, SockrecE
 Places = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int64]
 
+_NULL = np.iinfo(np.int64).min
 _LISTEN = ("tcp", "mptcp", "sctp", "dccp")
 _UDP = ("udp", "udplite")
 
@@ -152,7 +153,7 @@ def _numbers(rows: TableRows, *names: str) -> list[Numbers]:
             column = array.indices
         column = column.cast(pa.int64())
         if column.null_count:
-            column = column.fill_null(np.iinfo(np.int64).min)
+            column = column.fill_null(_NULL)
         found.append(np.asarray(column))
     return found
 
@@ -265,7 +266,7 @@ def _context(
 
     Of listeners and UDP sockets each row within the time, as what they dropped must not be called
     unseen, and else the first of each that differs in its process; of TCP sockets at a port that is
-    listened on the first of each address.
+    listened on the first of each address; and the first of each process in each namespace.
     """
     port, pid, comm, address = _numbers(rows, "local_port", "pid", "comm", "local_addr")
     listens = _words(rows, "state", ("LISTEN",)) & _words(rows, "netid", _LISTEN)
@@ -278,19 +279,19 @@ def _context(
     place = _codes(netns, port)
     at_door = np.flatnonzero(tcp & np.isin(place, place[listens]))
     found[_first(_codes(place, address), sample, at_door)] = True
+    held = np.flatnonzero(pid != _NULL)
+    found[_first(_codes(netns, pid), sample, held)] = True
     return found & ~own
 
 
 def _others(rows: TableRows, order: Places, scope: Scope, keys: _Keys) -> Places:
     """Return the rows of a table that is not sockets."""
     table = rows.table
-    if table == SAMPLES:
-        return order  # the account of what was done: reports ask when reading began
+    if table == SAMPLES or table.name in LASTING:
+        return order  # what was done and what held: reports ask of the whole recording
     (times,) = _numbers(rows, time_column(table))
     inside = _within(times, scope)
-    if table.name in LASTING:
-        inside = _within(times, replace(scope, start=None))
-    elif table == CLOSES and keys.closes is not None:
+    if table == CLOSES and keys.closes is not None:
         inside &= _member(_numbers(rows, "netns", "cookie", "time"), keys.closes)
     elif table == COUNTERS and scope.start is not None:
         inside |= _last_values(rows, order, times < scope.start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,22 @@ def answers(recording: Path, scope: dict[str, Any]) -> Iterator[tuple[str, str]]
     with analyzer.open(recording) as opened:
         for name in REPORTS:
             yield name, repr(opened.report(name, **scope).table().to_pylist())
+
+
+BEYOND = set(
+    "connections counter_values counters coverage counter_steps left_out newborn doors full_doors "
+    "netns_names".split()
+)
+"""What looks at more than its scope: a cut keeps the rows that it looks at, and no others."""
+
+
+def test_what_looks_beyond_the_scope_is_known_to_who_cuts() -> None:
+    found = {
+        path.stem
+        for path in (ROOT / "queries").rglob("*.sql")
+        if re.search(r"^[^-]*\braw\.", path.read_text(), re.MULTILINE)
+    }
+    assert found == BEYOND, "see analyzer/sharing/selection.py"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
