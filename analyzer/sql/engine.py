@@ -32,6 +32,7 @@ from analyzer.sql.memory import SizeError, default_size, parse_size
 from analyzer.sql.reads import Columns, named_columns
 from analyzer.sql.views import (
     WHOLE,
+    Narrowed,
     Scope,
     ScopeError,
     Stream,
@@ -40,6 +41,7 @@ from analyzer.sql.views import (
     lay_raw,
     lay_scope,
     lay_together,
+    narrowed,
     streams,
 )
 from analyzer.sql.work import STOPPED, QueryError, Work, interruptible, query_error
@@ -183,8 +185,11 @@ class Engine:
             found |= streams(self.recordings[part], part if self.several else None)
         return found
 
-    def _lay_raw(self) -> None:
-        linked = [
+    def _linked(self) -> list[Recording]:
+        """Return the recordings, their segments by paths that DuckDB takes as they are."""
+        if not self._links:
+            return self.recordings
+        return [
             replace(
                 recording,
                 segments=tuple(
@@ -194,11 +199,13 @@ class Engine:
             )
             for recording in self.recordings
         ]
+
+    def _lay_raw(self) -> None:
         journals = self._streams(range(len(self.recordings)))
         try:
             for name, stream in journals.items():
                 self._connection.register(name, stream)
-            lay_raw(self._connection, linked)
+            lay_raw(self._connection, self._linked())
         finally:
             for name in journals:
                 self._connection.unregister(name)
@@ -345,9 +352,12 @@ class Engine:
         scopes = self.scopes(scope)
         parts = [one.part or 0 for one in scopes]
         trees = [self._checked(query), *self._checked_scope(scopes[0])]
-        self._leave_out_damaged(named_columns(trees, pieces(), self._view_tree), parts)
+        columns = named_columns(trees, pieces(), self._view_tree)
+        self._leave_out_damaged(columns, parts)
         cursor = self._connection.cursor()
         journals = self._streams(parts)
+        for stream in journals.values():
+            stream.columns &= columns.get(stream.table, frozenset())
 
         def prepare() -> None:
             self._ruleset.enter()
@@ -357,15 +367,23 @@ class Engine:
                 cursor.register(name, stream)
             for name, rows in given.items():
                 cursor.register(name, rows)
+            if self.several and len(scopes) == 1:
+                cursor.execute(f"USE {catalog(parts[0])}")
+            narrow = [
+                narrowed(recording, columns, part if self.several else None)
+                for part, recording in enumerate(self._linked())
+            ]
+            lay(narrow)
+
+        def lay(narrow: Sequence[Narrowed] | None = None) -> None:
             names = names_of(trees[0])
             if len(scopes) > 1:
-                lay_together(cursor, self.recordings, scopes, parameters, names)
-                return
-            if self.several:
-                cursor.execute(f"USE {catalog(parts[0])}")
-            lay_scope(cursor, scopes[0], parameters, names, given)
+                lay_together(cursor, self.recordings, scopes, parameters, names, narrow)
+            else:
+                only = narrow[parts[0]] if narrow else None
+                lay_scope(cursor, scopes[0], parameters, names, given, only)
 
-        work = Work(cursor, prepare, query, journals.values(), self._timeout, self._refused)
+        work = Work(cursor, prepare, lay, query, journals.values(), self._timeout, self._refused)
         self._work = work
         try:
             yield work.start(), work.batches()

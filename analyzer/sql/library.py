@@ -35,7 +35,8 @@ class Piece:
         """The statement that creates it for one run."""
         name, sql = self.query.name, self.query.sql
         if self.layer == "functions":
-            return f"CREATE TEMP MACRO {name}({', '.join(self.query.arguments)}) AS (\n{sql}\n)"
+            arguments = ", ".join(self.query.arguments)
+            return f"CREATE OR REPLACE TEMP MACRO {name}({arguments}) AS (\n{sql}\n)"
         return f"CREATE TEMP VIEW {name} AS {sql}"
 
 

@@ -50,6 +50,7 @@ class Work:
         self,
         cursor: duckdb.DuckDBPyConnection,
         prepare: Callable[[], None],
+        widen: Callable[[], None],
         query: str,
         journals: Collection[Stream],
         timeout: float | None,
@@ -58,6 +59,7 @@ class Work:
         self._cursor = cursor
         self._closing = threading.Lock()
         self._prepare = prepare
+        self._widen = widen
         self._query = query
         self._refused = refused
         self._journals = journals
@@ -123,11 +125,17 @@ class Work:
     def _run(self) -> None:
         try:
             self._prepare()
-            wanted = columns_read(self._cursor, self._query) if self._journals else None
-            if wanted is not None:
+            if any(journal.whole for journal in self._journals):
+                wanted = columns_read(self._cursor, self._query)
                 for journal in self._journals:
-                    journal.columns &= wanted
-            reader = self._cursor.sql(self._query).to_arrow_reader(_ROWS_AT_ONCE)
+                    journal.columns &= journal.columns if wanted is None else wanted
+            try:
+                relation = self._cursor.sql(self._query)
+            except duckdb.BinderException:
+                self._widen()
+                self._cursor.sql(self._query)  # what is wrong is told as of all columns
+                raise
+            reader = relation.to_arrow_reader(_ROWS_AT_ONCE)
             self._put(reader.schema)
             for batch in reader:
                 if self._stopped.is_set():

@@ -68,7 +68,7 @@ chosen AS MATERIALIZED (
     OR (100.0 * (g.at_last - g.at_first) >= p.growth_percent * g.fd_limit AND left_s <= p.forecast_s)
 ),
 held AS (
-  SELECT s.*
+  SELECT s.pid, s.start_us, s.ns, s.netid, s.local_addr, s.local_port, s.peer_addr, s.peer_port, s.comm
   FROM chosen AS c
   JOIN sockets AS s ON s.pid = c.pid AND s.start_us = c.start_us AND s.sample = c.peak_sample
 ),

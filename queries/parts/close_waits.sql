@@ -3,7 +3,7 @@
 -- One row per socket that a sample showed so; an MPTCP connection once, as its own socket holds its
 -- subflows.
 -- """
--- uses = ["tcp_reads"]
+-- uses = ["history", "tcp_reads"]
 -- [columns]
 -- ns = "Network namespace."
 -- verdict = "not accepted, not read or not closed, by its last sample."
@@ -29,7 +29,7 @@ SELECT
     WHEN max_by(w.recv_q, w.sample) > 0 THEN 'not read'
     WHEN max_by(w.recv_q, w.sample) = 0 THEN 'not closed'
   END AS verdict
-FROM (SELECT * FROM sockets UNION ALL SELECT * FROM baseline) AS w
+FROM history AS w
 LEFT JOIN bounds AS b USING (ns)
 WHERE w.netid IN ('tcp', 'mptcp') AND w.state = 'CLOSE-WAIT' AND (w.subflow IS NULL OR NOT w.subflow)
 GROUP BY w.ns, w.cookie, b.first_sample, b.last_sample
