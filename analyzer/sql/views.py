@@ -412,7 +412,7 @@ def _made(table: Table, there: Collection[str] | None = None) -> str:
         made += [
             f"{function}({', '.join(columns)}) AS {name}"
             for name, (function, *columns) in MADE.items()
-            if there is None or there >= set(columns)
+            if there is None or set(columns) <= set(there)
         ]
     return ", ".join(made)
 
