@@ -27,7 +27,7 @@ from analyzer.reading.recording import Recording
 from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing
 from analyzer.reading.spill import Folder
 from analyzer.sql import landlock
-from analyzer.sql.library import names_of, pieces
+from analyzer.sql.library import ctes_of, names_of, pieces
 from analyzer.sql.memory import SizeError, default_size, parse_size
 from analyzer.sql.reads import Columns, named_columns
 from analyzer.sql.views import (
@@ -43,6 +43,8 @@ from analyzer.sql.views import (
     lay_together,
     narrowed,
     streams,
+    takes_inline,
+    with_inline,
 )
 from analyzer.sql.work import STOPPED, QueryError, Work, interruptible, query_error
 from recorder.schema import SockrecError
@@ -359,7 +361,7 @@ class Engine:
         for stream in journals.values():
             stream.columns &= columns.get(stream.table, frozenset())
 
-        def prepare() -> None:
+        def prepare() -> str:
             self._ruleset.enter()
             for name, value in _PROGRESS.items():
                 cursor.execute(f"SET {name} = {value}")
@@ -373,15 +375,17 @@ class Engine:
                 narrowed(recording, columns, part if self.several else None)
                 for part, recording in enumerate(self._linked())
             ]
-            lay(narrow)
+            return lay(narrow)
 
-        def lay(narrow: Sequence[Narrowed] | None = None) -> None:
+        def lay(narrow: Sequence[Narrowed] | None = None) -> str:
             names = names_of(trees[0])
             if len(scopes) > 1:
                 lay_together(cursor, self.recordings, scopes, parameters, names, narrow)
-            else:
-                only = narrow[parts[0]] if narrow else None
-                lay_scope(cursor, scopes[0], parameters, names, given, only)
+                return query
+            only = narrow[parts[0]] if narrow else None
+            inline = narrow is not None and takes_inline(query, ctes_of(trees[0]))
+            ctes = lay_scope(cursor, scopes[0], parameters, names, given, only, inline)
+            return with_inline(query, ctes)
 
         work = Work(cursor, prepare, lay, query, journals.values(), self._timeout, self._refused)
         self._work = work

@@ -90,6 +90,21 @@ def names_in(connection: DuckDBPyConnection, query: str) -> frozenset[str]:
     return names_of(tree)
 
 
+def ctes_of(text: str) -> frozenset[str]:
+    """Return the names of the common table expressions in the tree of a SELECT."""
+    found: set[str] = set()
+    waiting: list[object] = [json.loads(text)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += node
+        elif isinstance(node, dict):
+            waiting += node.values()
+            if isinstance(ctes := node.get("cte_map"), dict):
+                found.update(str(cte["key"]).lower() for cte in ctes["map"])
+    return frozenset(found)
+
+
 def names_of(text: str) -> frozenset[str]:
     """Return the relations and functions that the tree of a SELECT names.
 

@@ -227,16 +227,42 @@ def lay_scope(
     names: Collection[str] | None = None,
     given: Collection[str] = (),
     narrow: Narrowed | None = None,
-) -> None:
+    inline: bool = False,
+) -> str:
     """Create the temporary views of one run, or anew; ``parameters`` gives type and value by name.
 
     Of functions, parts and derived views those that a query with ``names`` uses, if they are given,
     but for those that are there already; of tables the ``narrow`` ones, if they are. Of several
-    recordings the catalog of one is in use. Raises ScopeError.
+    recordings the catalog of one is in use. ``inline`` parts and derived views are returned as
+    common table expressions, rather than created, as each view is bound when it is created and
+    again wherever it is named. Raises ScopeError.
     """
     pieces_of_run = _lay_functions(connection, scope, _used(names), given)
+    apart = {piece.query.name for piece in pieces_of_run} if inline else set()
+    ctes = []
     for name, select in _relations(connection, scope, parameters, pieces_of_run, "raw", narrow):
-        connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {select}")
+        if name in apart:
+            ctes.append(f"{name} AS NOT MATERIALIZED (\n{select}\n)")
+        else:
+            connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {select}")
+    return ", ".join(ctes)
+
+
+_BEGIN = re.compile(r"\s*(?:(WITH)\b(?!\s+RECURSIVE\b)|SELECT\b)", re.IGNORECASE)
+
+
+def takes_inline(query: str, ctes: Collection[str]) -> bool:
+    """Tell whether common table expressions may stand before a query that has some itself."""
+    own = {*TABLES, "baseline", "params", "chosen", *map(_narrow_name, TABLES), *pieces()}
+    return bool(_BEGIN.match(query)) and own.isdisjoint(ctes)
+
+
+def with_inline(query: str, ctes: str) -> str:
+    """Put common table expressions before a query that takes them."""
+    begin = _BEGIN.match(query)
+    if not ctes or not begin:
+        return query
+    return f"WITH {ctes},\n{query[begin.end() :]}" if begin[1] else f"WITH {ctes}\n{query}"
 
 
 def lay_together(
