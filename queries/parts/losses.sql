@@ -3,7 +3,7 @@
 -- One row per connection: within the scope, from the last sample before it, else from the first one
 -- that shows the connection, if that was open then. What reset itself has lost its totals.
 -- """
--- uses = ["endpoint", "tcp_reads"]
+-- uses = ["endpoint", "history", "tcp_reads"]
 -- [columns]
 -- ns = "Network namespace."
 -- retransmitted = "Segments sent again, SYNs included."
@@ -14,7 +14,7 @@ WITH counted AS (
     -- A request socket has no tcp_info; that of the connection it becomes starts with its repeats.
     CASE WHEN state = 'SYN-RECV' THEN retrans ELSE total_retrans END AS retransmitted,
     CASE WHEN state IN ('SYN-SENT', 'SYN-RECV') THEN retrans END AS syn_repeats
-  FROM (SELECT * FROM sockets UNION ALL SELECT * FROM baseline) AS seen
+  FROM history
   WHERE netid = 'tcp' AND state NOT IN ('LISTEN', 'TIME-WAIT', 'UNCONN')
 ),
 sampled AS (
