@@ -14,7 +14,7 @@
 -- listening ports, and those bound outside the range, use none of it.
 -- """
 -- needs = ["tcp", "settings"]
--- uses = ["endpoint", "netns_of", "port_use", "tcp_reads", "the_only"]
+-- uses = ["endpoint", "netns_of", "port_use", "slope_of", "tcp_reads", "the_only"]
 --
 -- [columns]
 -- comm = "Process that was seen to connect there; * is several, nothing if none was found."
@@ -104,8 +104,8 @@ told AS (
     SELECT
       place, max(ports) FILTER (WHERE is_last) AS last, max(waiting) FILTER (WHERE is_last) AS last_waiting,
       max(reusable) FILTER (WHERE is_last) AS reusable, max(kept) FILTER (WHERE is_last) AS kept,
-      regr_slope(CASE WHEN is_recent THEN kept END, second) AS slope,
-      regr_slope(CASE WHEN is_former THEN kept END, second) AS former_slope
+      slope_of(CASE WHEN is_recent THEN kept END, second) AS slope,
+      slope_of(CASE WHEN is_former THEN kept END, second) AS former_slope
     FROM paces
     GROUP BY place
   ) AS t USING (place)
