@@ -26,7 +26,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.workloads.keeper import NOBODY, V4, V6, Keeper, Truth, inode_of, loopback
+from tests.workloads.keeper import (
+    NOBODY,
+    V4,
+    V6,
+    Keeper,
+    Truth,
+    inode_of,
+    lists_bound,
+    loopback,
+)
 
 COMM = "sockrec-held"
 
@@ -100,9 +109,12 @@ class Workload(Keeper):
             listener.bind(("::", 0))
             listener.listen(3)
             self.tcp(listener, "LISTEN", recv_q=0, send_q=3, v6only=v6only)
-        bound = self.keep(socket.socket(V4))
-        bound.bind(("127.0.0.1", 0))
-        self.tcp(bound, "UNCONN", recv_q=0, send_q=0)
+        if lists_bound():
+            bound = self.keep(socket.socket(V4))
+            bound.bind(("127.0.0.1", 0))
+            self.tcp(bound, "UNCONN", recv_q=0, send_q=0)
+        else:
+            self.missing.append("TCP that is bound only: Linux lists it since 6.8")
 
     def _half_closed(self) -> None:
         for family, address in ((V4, "127.0.0.1"), (V6, "::1")):
@@ -194,6 +206,9 @@ class Workload(Keeper):
             client, server = self.connect(self.listen(V4, "127.0.0.1"))
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
             client.sendall(b"x" * 10)
+            # dctcp without ECN calls itself dctcp-reno
+            known = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            name = known.rstrip(b"\0").decode()
             self.tcp(client, "ESTAB", recv_q=0, send_q=0, cong=name)
             self.tcp(server, "ESTAB", recv_q=10, send_q=0)
         settings: list[tuple[int, str, int, int, int | bytes, Truth]] = [

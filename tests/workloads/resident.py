@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.workloads.held import IPPROTO_MPTCP
-from tests.workloads.keeper import FAMILY_NAMES, V4, V6, Keeper, Truth, inode_of
+from tests.workloads.keeper import FAMILY_NAMES, V4, V6, Keeper, Truth, inode_of, lists_bound
 
 COMM = "sockrec-host"
 NOBODY_UID = 65534
@@ -130,7 +130,10 @@ class Resident(Keeper):
             self._from_proc("ping", ping)
         inactive = self.keep(socket.socket(V4))
         inactive.bind((self.here[0], 0))
-        self.inet("tcp", inactive, "UNCONN", recv_q=0, send_q=0)
+        if lists_bound():
+            self.inet("tcp", inactive, "UNCONN", recv_q=0, send_q=0)
+        else:
+            self._unlisted("TCP", inactive)
 
     def _from_proc(self, netid: str, one: socket.socket) -> None:
         """Note a socket that sock_diag may not list: /proc tells no cookie."""
@@ -262,9 +265,11 @@ class Resident(Keeper):
         }
         for protocol, opened in openers.items():
             with self._or_missing(protocol):
-                one = self.keep(opened())
-                known: Truth = {"inode": inode_of(one), "pid": os.getpid(), "fd": one.fileno()}
-                self.unexplained.append({**known, "protocol": protocol, "comm": COMM})
+                self._unlisted(protocol, self.keep(opened()))
+
+    def _unlisted(self, protocol: str, one: socket.socket) -> None:
+        known: Truth = {"inode": inode_of(one), "pid": os.getpid(), "fd": one.fileno()}
+        self.unexplained.append({**known, "protocol": protocol, "comm": COMM})
 
     # connect
 

@@ -17,7 +17,7 @@ UNPARSED = "unparsed"
 """Keys of a row of ss that are no columns: ``send`` is derived, ``users`` compares by its own rule,
 ``unparsed`` keeps words this module does not know, so that none goes unseen."""
 
-_NETIDS = "tcp|udp|raw|mptcp|sctp|dccp|icmp6"
+_NETIDS = r"tcp|udp|raw|mptcp|sctp|dccp|icmp6|\?\?\?"
 _STATES = (
     "ESTAB|SYN-SENT|SYN-RECV|FIN-WAIT-1|FIN-WAIT-2|TIME-WAIT|UNCONN|CLOSE-WAIT|LAST-ACK|LISTEN"
     "|CLOSING|UNKNOWN"
@@ -188,7 +188,8 @@ def _parse_line(line: str) -> SsRow:
     head = _INET.match(line)
     if head is None:
         raise OracleError(f"not a row of ss: {line!r}")
-    row = {"netid": head["netid"] or "tcp"}
+    # of raw sockets, where the kernel lists them by diag, ss 6.1 does not know the name
+    row = {"netid": (head["netid"] or "tcp").replace("???", "raw")}
     row |= {name: head[name] for name in ("state", "recv_q", "send_q")}
     for side in ("local", "peer"):
         address = _ADDRESS.match(head[side])
