@@ -46,6 +46,7 @@ SOCKOPT_MARK = 36
 IP_TOS, IPV6_TCLASS = 1, 67
 TCP_DEFER_ACCEPT, TCP_MD5SIG, TCP_ULP = 9, 14, 31
 IPPROTO_MPTCP = 262
+SOL_TLS, TLS_TX, TLS_AES_GCM_128, TLS_1_2, TLS_1_3 = 282, 1, 51, 0x0303, 0x0304
 SETTLE_SECONDS = 1.2
 """By then delayed acknowledgements are out, and the first SYN was sent again."""
 
@@ -235,12 +236,17 @@ class Workload(Keeper):
         self._signed()
 
     def _upper_layers(self) -> None:
-        client, _ = self.connect(self.listen(V4, "127.0.0.1"))
-        try:
-            client.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
-            self.tcp(client, "ESTAB", ulp="tls")
-        except OSError as error:
-            self.missing.append(f"TLS in the kernel: {error.strerror}")
+        for version in (None, TLS_1_2, TLS_1_3):
+            client, _ = self.connect(self.listen(V4, "127.0.0.1"))
+            try:
+                client.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
+                if version is not None:  # with a key of zeros
+                    key = struct.pack("=HH36x", version, TLS_AES_GCM_128)
+                    client.setsockopt(SOL_TLS, TLS_TX, key)
+            except OSError as error:
+                self.missing.append(f"TLS in the kernel: {error.strerror}")
+                break
+            self.tcp(client, "ESTAB", ulp="tls", tls_version=version)
         try:
             listener = self.keep(socket.socket(V4, socket.SOCK_STREAM, IPPROTO_MPTCP))
             listener.bind(("127.0.0.1", 0))

@@ -113,6 +113,8 @@ _PACKET_WORDS = {
     "ver": r"(?P<packet_version>\d+)",
     "cpy_thresh": r"(?P<packet_copy_thresh>-?\d+)",
     "flags": r"\((?P<packet_flags>[^)]*)\)",
+    **{f"ring_{way}": rf"\((?P<packet_ring_{way}>[^)]*)\)" for way in ("rx", "tx")},
+    "fanout": r"\((?P<packet_fanout>[^)]*)\)",
 }
 _NETLINK_WORDS = {"sk": r"=\w+", "cb": r"=\w+", "groups": r"=(?P<netlink_groups>0x\w+)"}
 MULTIPATH_NUMBERS = (
