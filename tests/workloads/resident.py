@@ -275,7 +275,7 @@ class Resident(Keeper):
                 one.bind((self.here[0], port))
                 one.listen(5)
                 self._listeners[port] = one
-                self._known("sctp", "LISTEN", one, family="inet", local_port=port)
+                self._endpoint("LISTEN", one, local_port=port)
         with self._or_missing("DCCP"):
             one = self._dccp()
             one.bind((self.here[0], CONGESTED))
@@ -310,6 +310,10 @@ class Resident(Keeper):
             self._known("v_str", "LISTEN", one, local_id=port)
             self._known("v_str", "ESTAB", client, peer_id=port)
             self._known("v_str", "ESTAB", self.keep(one.accept()[0]), local_id=port)
+
+    def _endpoint(self, state: str, one: socket.socket, **columns: int) -> None:
+        """Note a socket of SCTP beside its association, which has no cookie of its own."""
+        self._known("sctp", state, one, family="inet", cookie=cookie_of(one), **columns)
 
     def _dccp(self) -> socket.socket:
         one = self.keep(socket.socket(V4, SOCK_DCCP, DCCP))
@@ -393,6 +397,7 @@ class Resident(Keeper):
             if port in self._listeners:
                 one = self.keep(socket.socket(V4, kind, SCTP))
                 one.connect((self.there[0], port))
+                self._endpoint("ESTAB" if port == ONE_TO_ONE else "UNCONN", one)
                 self._known("sctp", "ESTAB", one, family="inet", peer_port=port)
         if CONGESTED in self._listeners:
             one = self._dccp()
@@ -428,6 +433,11 @@ class Resident(Keeper):
                 descriptor = _call("accept", one)
                 end = socket.socket(one.family, one.type, one.proto, descriptor)
                 self._known(netid, "ESTAB", self.keep(end), local_port=port)
+                if netid == "sctp":
+                    self._endpoint("ESTAB", end, local_port=port)
+        if ONE_TO_MANY in self._listeners:
+            many = self._listeners[ONE_TO_MANY]
+            self._known("sctp", "ESTAB", many, family="inet", local_port=ONE_TO_MANY)
 
     # end
 

@@ -334,11 +334,10 @@ def test_a_connection_that_smc_made_for_one_of_its_own_has_the_owner_of_that(
     tmp_path: Path,
 ) -> None:
     writer = Writer(tmp_path / "r")
-    none = dict.fromkeys(("pid", "start_us", "comm", "fd", "holders"))
     writer.sample(
         [
-            tcp(1, **none),
-            tcp(2, **none, local_addr="10.9.9.9"),
+            unowned(1, "ESTAB", inode=3),
+            unowned(2, "ESTAB", inode=4) | {"local_addr": "10.9.9.9"},
             tcp(1, netid="smc", family="smc", owner_by="fd") | {"cookie": 7},
             tcp(8, "LISTEN", netid="smc", family="smc", peer_port=0, owner_by="fd"),
         ],

@@ -24,12 +24,14 @@ def runs() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def not_numbers(opened: analyzer.Analysis) -> list[str]:
     """Say which cells of which reports and findings are no finite number."""
-    answers = [("summary", {}, opened.summary())]
-    answers += [(name, options, opened.report(name, **options)) for name, options in runs()]
+    tables = [("summary", opened.summary().table())]
+    tables += [
+        (f"{name} {options}", opened.report(name, **options).table()) for name, options in runs()
+    ]
     return [
-        f"{name} {options}: {column} is {value} in {row}"
-        for name, options, answer in answers
-        for row in answer.table().to_pylist()
+        f"{name}: {column} is {value} in {row}"
+        for name, table in tables
+        for row in table.to_pylist()
         for column, value in row.items()
         if isinstance(value, float) and not isfinite(value)
     ]

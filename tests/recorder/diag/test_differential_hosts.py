@@ -143,6 +143,8 @@ def key_of(row: Row) -> Key:
     netid, inode, cookie = str(row["netid"]), str(row["inode"]), kernel_cookie(row)
     if netid == "nl":
         return "nl", str(row["local_addr"]), str(row["local_id"])
+    if netid == "sctp":
+        return netid, inode, str(row["cookie"])
     if cookie < 0:
         return netid, inode
     return netid, inode, "" if row["family"] == "unix" else f"{cookie:x}"
@@ -150,8 +152,9 @@ def key_of(row: Row) -> Key:
 
 def identity(row: Row | Truth) -> tuple[object, ...]:
     """Return what tells a socket of the workload from others: its inode, or its addresses."""
-    if row["netid"] == "sctp":  # an association shares the inode of its endpoint
-        return row["netid"], row["inode"], row["state"]
+    if row["netid"] == "sctp":  # an association shares inode and cookie with its endpoint
+        cookie = row.get("cookie")
+        return row["netid"], row["inode"], isinstance(cookie, int) and cookie > 0
     if row["inode"]:
         return row["netid"], row["inode"]
     return tuple(row[name] for name in ("local_addr", "local_port", "peer_addr", "peer_port"))
