@@ -15,6 +15,10 @@
 -- """
 -- needs = ["tcp", "settings"]
 -- uses = ["endpoint", "netns_of", "port_use", "slope_of", "tcp_reads", "the_only"]
+-- ranks = [
+--   "comm", "pid", "local_addr", "service", "peak_percent", "room", "ports", "exhausted_in_s", "last", "reusable",
+--   "time_wait_percent", "peak", "peak_time",
+-- ]
 --
 -- [columns]
 -- comm = "Process that was seen to connect there; * is several, nothing if none was found."

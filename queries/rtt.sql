@@ -4,21 +4,26 @@
 -- most above the least one come first. The least time is the distance; what comes on top is waiting.
 -- bloated: nineteen of twenty are within p95_us, and that is more than floor_ms above the least time
 -- and three times as long: packets wait in a queue on the way (bufferbloat), mostly one that a busy
--- transfer fills; look for it with queue_growth, and by = socket. jitter: only some are so late. far:
--- the least time itself is above the floor; use fewer round trips, that is, keep connections. ok:
--- neither. Ratios alone mean nothing: over loopback the least time is a few microseconds, and a late
--- answer of a process makes hundreds of it. Times are the kernel's smoothed ones. An idle connection
--- keeps its last one, so every value that a connection showed counts once, however long it stood;
--- connections that no sample showed count with the last one they had. Read retransmits beside it.
+-- transfer fills; look for it with queue_growth, and by = socket. jitter: only some are so late.
+-- far: the least time itself is above the floor; use fewer round trips, that is, keep connections.
+-- ok: neither. Ratios alone mean nothing: over loopback the least time is a few microseconds, and
+-- one late answer makes it a ratio of hundreds. Times are the kernel's smoothed ones. An idle
+-- connection keeps its last one, so every value that a connection showed counts once, however long
+-- it stood; connections that no sample showed count with the last one they had. Read retransmits
+-- beside it.
 -- """
 -- needs = ["tcp"]
 -- uses = ["endpoint", "netns_of"]
+-- ranks = [
+--   "verdict", "comm", "pid", "peer", "p50_us", "p95_us", "max_us", "min_rtt_us", "rise_us", "connections",
+--   "measured",
+-- ]
 --
 -- [columns]
 -- verdict = "bloated, jitter, far or ok, as above."
 -- comm = "Name of the process that holds the sockets."
 -- pid = "Process that holds them."
--- peer = "Peer address, by socket with its port; nothing by process."
+-- peer = "Peer address, by socket with its port; empty by process."
 -- connections = "TCP connections with a round-trip time."
 -- measured = "Different values they showed."
 -- min_rtt_us = "Least round-trip time, by the kernel's own minimum where it tells one."

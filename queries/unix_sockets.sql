@@ -13,6 +13,10 @@
 -- """
 -- needs = ["unix"]
 -- uses = ["listeners", "table_reads"]
+-- ranks = [
+--   "verdict", "path", "comm", "pid", "peer_comm", "peer_pid", "reader", "unread_s", "peak", "last", "growth",
+--   "waiting_peak", "backlog", "full_samples", "netid", "state",
+-- ]
 --
 -- [columns]
 -- verdict = "does not accept: the listener's queue was full in the last sample or twice; does not read: data waited for as long as stuck_s; else nothing."

@@ -71,6 +71,7 @@ _SHARED_BYTES = 32 << 20
 
 _NO_SAMPLE = "no sample lies in that time"
 _FEWEST = 2
+_TOO_SHORT = "it needs samples of {:g} s, and these are {:.1f} s: record for longer"
 _TOO_FEW = "one sample does not show what changes: record for longer"
 _MARGIN = " " * 10
 _ALIKE = 5
@@ -182,11 +183,22 @@ def summarize(
             for row in rows(table.to_batches())
         )
         checked.append(finding)
-    if checked and sampled(engine, scope)[0] < _FEWEST:  # that nothing was found says nothing
-        seen = {row["finding"] for row in found}
-        unchecked += [Unchecked(f.name, f.title, _TOO_FEW) for f in checked if f.name not in seen]
-        checked = [f for f in checked if f.name in seen]
+    # Where too little was recorded, that nothing was found says nothing.
+    seen = {row["finding"] for row in found}
+    span = sampled(engine, scope)
+    for finding in [one for one in checked if one.name not in seen]:
+        if short := _too_short(finding.seconds(given.get(finding.name, {})), *span):
+            unchecked.append(Unchecked(finding.name, finding.title, short))
+            checked.remove(finding)
     return Summary(tuple(sorted(found, key=order)), tuple(checked), tuple(unchecked))
+
+
+def _too_short(seconds: float, samples: int, first: int | None, last: int | None) -> str | None:
+    """Return why a finding that wants so many seconds could not be looked for, None if it could."""
+    if samples < _FEWEST or first is None or last is None:
+        return _TOO_FEW
+    lasted = (last - first) / 1e6
+    return _TOO_SHORT.format(seconds, lasted) if lasted < seconds else None
 
 
 class Shared:

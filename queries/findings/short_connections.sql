@@ -6,6 +6,7 @@
 -- all of them live between two samples: they are known by the kernel's announcement of their end.
 -- """
 -- needs = ["closes", "settings"]
+-- lasts = 10.0
 -- uses = ["doors", "endpoint", "guessed", "netns_of", "port_ranges", "tw_buckets", "who"]
 --
 -- [params.percent]

@@ -26,6 +26,10 @@
 -- closed = "seen, inferred, before or nothing."
 -- closed_us = "When."
 -- closed_first = "Which end closed first."
+-- reset_by = "Which end reset it, as in connections."
+-- lost_bytes = "What was lost by that."
+-- lost_idle_us = "How long it had been idle when this end sent that."
+-- peer_idle_us = "How long it had been idle when the peer last acknowledged."
 -- attempt = "failed if it never got open."
 -- first_us = "First moment it is known of."
 -- last_us = "Last moment it is known of."
@@ -40,8 +44,8 @@ WITH ends AS (
     ns, cookie, netid, role, unmapped(local_addr) AS local_addr, local_port, unmapped(peer_addr) AS peer_addr, peer_port,
     CASE WHEN role = 'client' THEN unmapped(peer_addr) END AS service_addr,
     CASE WHEN role = 'client' THEN peer_port ELSE local_port END AS service_port,
-    pid, comm, opened, closed, closed_us, closed_first, attempt, first_us, last_us, first_time, last_time,
-    duration_us, duration_max_us, bytes_sent, bytes_received
+    pid, comm, opened, closed, closed_us, closed_first, reset_by, lost_bytes, lost_idle_us, peer_idle_us, attempt,
+    first_us, last_us, first_time, last_time, duration_us, duration_max_us, bytes_sent, bytes_received
   FROM connections
 ),
 used AS (
@@ -64,6 +68,6 @@ SELECT
     WHEN pid IS NOT NULL THEN comm
     WHEN service_port IS NOT NULL AND least_comm = most_comm THEN least_comm
   END AS user_comm,
-  opened, closed, closed_us, closed_first, attempt, first_us, last_us, first_time, last_time,
+  opened, closed, closed_us, closed_first, reset_by, lost_bytes, lost_idle_us, peer_idle_us, attempt, first_us, last_us, first_time, last_time,
   duration_us, duration_max_us, bytes_sent, bytes_received
 FROM used

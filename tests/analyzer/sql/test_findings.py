@@ -126,6 +126,35 @@ def accept_queue__a_listener_that_is_gone(above: bool) -> Samples:
     return [{"counters": before}, {"counters": after if above else before}]
 
 
+def unaccepted(cookie: int, waited_ms: int, state: str = "ESTAB", **columns: Any) -> Row:
+    """Return a connection in the accept queue of a listener on port 80."""
+    return unowned(cookie, state) | {"last_data_sent_ms": waited_ms} | columns
+
+
+@case
+def accept_queue__of_which_the_first_waits_for_five_seconds(above: bool) -> Samples:
+    """By the kernel's clock: in two samples, and though it is not full."""
+    first = 5000 if above else 4999
+    queue = [unaccepted(20, first, "CLOSE-WAIT"), unaccepted(21, 900)]
+    return [{"sockets": [listener(recv_q=2), *queue]}]
+
+
+@case
+def accept_queue__from_which_nothing_is_accepted(above: bool) -> Samples:
+    """Not where another one is the first in it every time."""
+    return [
+        {"sockets": [listener(recv_q=1), unaccepted(20 if above else 20 + n, 1000 * n)]}
+        for n in (range(1, 8) if above else [1] * 7)
+    ]
+
+
+@case
+def unix_backlog__that_never_gets_shorter(above: bool) -> Samples:
+    door: Row = {"state": "LISTEN", "send_q": 16, "comm": "dbus", "pid": 5}
+    waiting = [0, 1, 1, 2, 2, 2, 3, 3] if above else [0, 1, 1, 2, 1, 2, 3, 3]
+    return [{"sockets": [unix(1, recv_q=q, **door)]} for q in waiting]
+
+
 @case
 def unix_backlog__full_in_two_samples(above: bool) -> Samples:
     door: Row = {"state": "LISTEN", "send_q": 16, "comm": "dbus", "pid": 5}
@@ -319,6 +348,148 @@ def close_wait__that_no_one_has_accepted_is_not_the_process_s(above: bool) -> Sa
         second | {"sockets": waits},
         last | {"sockets": waits},
     ]
+
+
+@case
+def close_wait__older_than_the_recording(above: bool) -> Samples:
+    """None came while it was recorded, in one sample: the kernel's clock tells."""
+    young = 0 if above else 1
+    old = [client(n, "CLOSE-WAIT", last_ack_recv_ms=60_000 - (n < young)) for n in range(10)]
+    return [{"sockets": old}]
+
+
+def waiting_for_the_end(number: int, second: int, came: int) -> Row:
+    """Return a connection that was half closed then, and has received nothing since."""
+    ms = 1000 * (second - came)
+    return client(number, "FIN-WAIT-2", last_ack_recv_ms=ms, last_data_recv_ms=ms)
+
+
+@case
+def fin_wait__more_and_more(above: bool) -> Samples:
+    return [
+        {"sockets": [client(99), *(waiting_for_the_end(n, t, n) for n in range(t + 1))]}
+        for t in range(16 if above else 15)
+    ]
+
+
+@case
+def fin_wait__but_not_what_is_closed_in_the_end(above: bool) -> Samples:
+    held = 99 if above else 11
+    return [
+        {"sockets": [waiting_for_the_end(n, t, n) for n in range(max(0, t - held), t + 1)]}
+        for t in range(30)
+    ]
+
+
+@case
+def fin_wait__but_not_a_request_whose_answer_still_comes(above: bool) -> Samples:
+    quiet: Row = {} if above else {"last_data_recv_ms": 100}
+    return [
+        {"sockets": [waiting_for_the_end(n, t, n) | quiet for n in range(t + 1)]} for t in range(20)
+    ]
+
+
+@case
+def fin_wait__older_than_the_recording(above: bool) -> Samples:
+    old = [waiting_for_the_end(n, 60 if above else 59, 0) for n in range(10)]
+    return [{"sockets": old}]
+
+
+def cut(number: int, lost: Row) -> Row:
+    ends: Row = {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.2", "peer_port": 8080}
+    flags: Row = {"netid": "tcp", "connection": True, "sampled": False, "retransmits": 0}
+    times: Row = {"last_data_sent_ms": 0, "last_data_recv_ms": 2300, "last_ack_recv_ms": 300}
+    own: Row = {"local_port": 40_000 + number, "cookie": 100 + number, "pid": 7, "comm": "app"}
+    return ends | flags | times | own | {"recv_q": 0, "send_q": 0, "start_us": 1} | lost
+
+
+@case
+def resets__five_requests_sent_on_connections_that_were_closed(above: bool) -> Samples:
+    lost: Row = {"send_q": 27}
+    closes = [cut(n, lost if n < (5 if above else 4) else {}) for n in range(20)]
+    return [{"sockets": [client(900)]}, {"sockets": [client(900)], "closes": closes}]
+
+
+@case
+def resets__of_twenty(above: bool) -> Samples:
+    closes = [cut(n, {"send_q": 27} if n < 5 else {}) for n in range(100 if above else 101)]
+    return [{"sockets": [client(900)]}, {"sockets": [client(900)], "closes": closes}]
+
+
+@case
+def resets__but_not_what_timed_out(above: bool) -> Samples:
+    closes = [cut(n, {"send_q": 27, "retransmits": 0 if above else 1}) for n in range(5)]
+    return [{"sockets": [client(900)]}, {"sockets": [client(900)], "closes": closes}]
+
+
+@case
+def resets__closed_with_requests_unread(above: bool) -> Samples:
+    """A FIN that was not read counts as one, and is nothing lost."""
+    lost: Row = {"recv_q": 2 if above else 1, "local_port": 80, "comm": "web", "pid": 9}
+    closes = [cut(n, lost) for n in range(5)]
+    door = listener(local_addr="0.0.0.0", comm="web", pid=9)
+    return [{"sockets": [door]}, {"sockets": [door], "closes": closes}]
+
+
+def heard(number: int, quiet_s: float, **columns: Any) -> Row:
+    """Return a connection of a server on port 80, without keepalive."""
+    ms = int(1000 * quiet_s)
+    ends: Row = {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.9", "send_q": 0}
+    return tcp(100 + number, last_data_recv_ms=ms, last_ack_recv_ms=ms, **ends | columns)
+
+
+DOOR = listener(local_addr="10.0.0.1")
+
+
+@case
+def silent_peers__more_and_more(above: bool) -> Samples:
+    """One comes a second, says hello, and is never heard again; one speaks."""
+    return [
+        {"sockets": [DOOR, heard(0, 0.1), *(heard(n, t - n) for n in range(1, t + 1))]}
+        for t in range(22 if above else 21)
+    ]
+
+
+@case
+def silent_peers__but_not_those_that_speak_now_and_then(above: bool) -> Samples:
+    pause = 99 if above else 12
+    return [
+        {"sockets": [DOOR, *(heard(n, (t - n) % pause) for n in range(t + 1))]} for t in range(30)
+    ]
+
+
+@case
+def silent_peers__but_not_a_crowd_that_came_at_once(above: bool) -> Samples:
+    came = [n // 2 if above else 1 for n in range(30)]
+    return [
+        {"sockets": [DOOR, *(heard(n, t - c) for n, c in enumerate(came) if c <= t)]}
+        for t in range(28)
+    ]
+
+
+@case
+def silent_peers__older_than_the_recording(above: bool) -> Samples:
+    old = [heard(n, (60 if above else 40) + n) for n in range(20)]
+    return [{"sockets": [DOOR, *old]}]
+
+
+@case
+def silent_peers__but_not_a_pool_on_this_host(above: bool) -> Samples:
+    """Its other end would be gone, if its process were."""
+    old = [heard(n, 60 + n) for n in range(20)]
+    ends = [
+        {"local_addr": row["peer_addr"], "local_port": row["peer_port"]}
+        | {"peer_addr": row["local_addr"], "peer_port": row["local_port"]}
+        for row in old
+    ]
+    others = [tcp(500 + n, comm="app", pid=7, **end) for n, end in enumerate(ends)]
+    return [{"sockets": [DOOR, *old, *([] if above else others)]}]
+
+
+@case
+def silent_peers__whose_keepalive_is_not_answered(above: bool) -> Samples:
+    gone = [heard(n, 30, timer="keepalive", retrans=2 if above else 1) for n in range(3)]
+    return [{"sockets": [DOOR, *gone]}]
 
 
 def full(**columns: Any) -> Row:
@@ -658,7 +829,8 @@ def test_a_threshold(
     row = found[0]
     assert row["severity"] in ("critical", "warning", "note")
     assert 0 <= row["score"] <= 1
-    assert time_of(0) <= row["since"] <= row["until"]
+    # The kernel's clocks know when something began before the first sample.
+    assert time_of(-60) <= row["since"] <= row["until"]
     assert None not in (row["subject"], row["measured"], row["threshold"])
     assert row["report"] in read_catalog()
     shown = {key: row[key] for key in FINDING_COLUMNS if key not in ("since", "until")}
@@ -855,3 +1027,111 @@ def test_a_socket_that_a_rotation_left_out_stalls_on(tmp_path: Path) -> None:
     samples = [{"sockets": [full()], "number": 3 * n} for n in range(4)]
     (row,) = ask(play(tmp_path / "r", samples), "reader_stalled")
     assert row["measured"] == 9
+
+
+# Who it was, and what it was.
+
+
+def test_a_queue_is_of_whoever_listened_when_it_overflowed(tmp_path: Path) -> None:
+    """A counter is of the namespace: who listens there now was born later."""
+    values = (0, 40, 40, 40, 40, 40)
+    halves = [unowned(20 + n, "SYN-RECV") for n in range(9)]
+    samples = [
+        {
+            "sockets": [
+                listener(pid=3 if n < 3 else 4, comm="web") | {"cookie": 1 if n < 3 else 2},
+                *(halves[:4] if n == 1 else halves if n == 5 else []),
+            ],
+            "counters": [counter("TcpExt.TCPReqQFullDoCookies", value, source="netstat")],
+        }
+        for n, value in enumerate(values)
+    ]
+    (row,) = ask(play(tmp_path / "r", samples), "syn_backlog")
+    assert (row["pid"], row["subject"]) == (3, "127.0.0.1:80")
+    assert "web (pid 3) on 127.0.0.1:80 overflowed: 4 connections half open" in row["sentence"]
+
+
+@pytest.mark.parametrize(("came_back", "said"), [(49, "a flood"), (50, "they were clients")])
+def test_cookies_that_come_back_tell_clients_from_a_flood(
+    came_back: int, said: str, tmp_path: Path
+) -> None:
+    grew = {"TCPReqQFullDoCookies": 100, "SyncookiesSent": 100, "SyncookiesRecv": came_back}
+    samples = [
+        {"counters": [counter(f"TcpExt.{n}", v * t, source="netstat") for n, v in grew.items()]}
+        for t in range(2)
+    ]
+    (row,) = ask(play(tmp_path / "r", samples), "syn_backlog")
+    assert f"of 100 cookies {came_back} came back" in row["sentence"]
+    assert said in row["sentence"]
+
+
+def test_one_server_after_another_is_one_finding(tmp_path: Path) -> None:
+    rows = [listener(pid=3, recv_q=129), listener(pid=4, recv_q=129) | {"cookie": 2}]
+    samples = [{"sockets": [row]} for row in rows for _ in range(3)]
+    (row,) = ask(play(tmp_path / "r", samples), "accept_queue")
+    assert row["sentence"].startswith("nginx (pids 3, 4) ")
+    assert " in 6 of 6 samples" in row["sentence"]
+
+
+@pytest.mark.parametrize("last", [98, 99])
+@pytest.mark.parametrize("finding", ["accept_queue", "unix_backlog"])
+def test_a_process_without_a_descriptor_cannot_accept(
+    finding: str, last: int, tmp_path: Path
+) -> None:
+    """The kernel gives the lowest number that is free: all below the last one are taken."""
+    own: Row = {"pid": 7, "comm": "app", "start_us": 1}
+    door = listener(recv_q=129, **own)
+    if finding == "unix_backlog":
+        door = unix(1, state="LISTEN", send_q=16, recv_q=17, **own)
+    rows = [door, client(5, fd=last)]
+    samples = [{"sockets": rows, "owners": [owner(100)] if n == 0 else []} for n in range(3)]
+    (row,) = ask(play(tmp_path / "r", samples), finding)
+    said = "app (pid 7) has no descriptor left (100 of 100), so that accept() fails"
+    assert row["sentence"].startswith(said) == (last == 99)
+
+
+@pytest.mark.parametrize("what", ["hole", "large ones pass", "nothing passes", "small waits"])
+def test_small_segments_that_pass_tell_a_black_hole(what: str, tmp_path: Path) -> None:
+    """Its last, smaller segment comes through, or another connection to the same address works."""
+    sizes: Row = {"snd_mss": 1448, "delivered": 11, "sacked": 0 if what == "nothing passes" else 1}
+    stuck = unsent(bytes_acked=81, **sizes) | ({"send_q": 900} if what == "small waits" else {})
+    step_bytes = 1448 if what == "large ones pass" else 40
+    samples = [
+        {
+            "sockets": [stuck]
+            + (
+                [client(2, bytes_acked=step_bytes * t, delivered=t, snd_mss=1448)]
+                if what != "nothing passes"
+                else []
+            )
+        }
+        for t in range(8)
+    ]
+    (row,) = ask(play(tmp_path / "r", samples), "network_stall")
+    said = "small segments pass and full ones (1,448 bytes) never do"
+    assert (said in row["sentence"]) == (what == "hole")
+
+
+def test_a_race_of_keep_alive_names_both_ends_and_the_idle_time(tmp_path: Path) -> None:
+    ends: Row = {"local_addr": "127.0.0.1", "peer_addr": "127.0.0.1"}
+    lost = [cut(n, ends | {"send_q": 27}) for n in range(6)]
+    served = [
+        cut(50 + n, ends | {"local_port": 8080, "peer_port": 40_000 + n, "comm": "web", "pid": 9})
+        for n in range(6)
+    ]
+    door = listener(local_port=8080, comm="web", pid=9)
+    samples = [{"sockets": [door]}, {"sockets": [door], "closes": lost + served}]
+    (row,) = ask(play(tmp_path / "r", samples), "resets")
+    assert (row["pid"], row["subject"], row["measured"]) == (7, "127.0.0.1:8080", 6)
+    assert row["sentence"] == (
+        "app (pid 7) sends on connections to 127.0.0.1:8080 of web (pid 9) that are closed or "
+        "reset already: 6 of 6 that were closed, with 162 bytes lost; it had heard nothing for "
+        "2.3 s when it sent, and web (pid 9) had closed after 2.0 s"
+    )
+    with analyzer.open(tmp_path / "r") as opened:
+        (line,) = opened.report("resets").table().to_pylist()
+        assert (line["resets"], line["idle_s"], line["peer_idle_s"]) == (6, 2.3, 2.0)
+        (to, _) = opened.report("peers", order="resets").table().to_pylist()
+        assert (to["way"], to["resets"]) == ("to", 6)
+        churned = opened.report("churn").table().to_pylist()
+        assert max(line["resets"] for line in churned if line["who"] == "all") == 6

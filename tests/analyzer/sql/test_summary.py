@@ -44,7 +44,7 @@ INCIDENTS = (
 ).split()
 
 # What else is true of an incident and may be told after its cause.
-RELATED = {"time_wait_storm": {"short_connections"}}
+RELATED = {"time_wait_storm": {"short_connections"}, "accept_overflow": {"resets"}}
 
 Numbers = Mapping[str, Any]
 TOLD: Mapping[str, Callable[[Numbers], list[tuple[float, float]]]] = {
@@ -255,6 +255,22 @@ def test_one_sample_is_not_called_healthy(tmp_path: Path) -> None:
     assert {one.finding for one in found.unchecked} == set(read_findings())
     both = summary(path, end="+1500ms")
     assert next(lines(both, "r")) == "nothing found"
+
+
+def test_what_needs_time_and_did_not_have_it_could_not_be_checked() -> None:
+    path = SAMPLES / "healthy/recording"
+    wanted = {"network_stall": 5.0, "short_connections": 10.0}
+    for seconds in (4, 6, 11):
+        found = summary(path, end=f"+{seconds}s")
+        unsure = {one.finding: one.why for one in found.unchecked}
+        named = {finding.name for finding in found.checked}
+        for finding, needed in wanted.items():
+            assert (finding in unsure) == (needed > seconds) == (finding not in named)
+            if finding in unsure:
+                said = f"it needs samples of {needed:g} s, and these are "
+                assert unsure[finding].startswith(said)
+    short = summary(path, end="+4s", parameters={"network_stall.seconds": 2.0})
+    assert "network_stall" in {finding.name for finding in short.checked}
 
 
 def test_what_one_sample_shows_is_found(tmp_path: Path) -> None:
