@@ -402,7 +402,8 @@ class Resident(Keeper):
         if CONGESTED in self._listeners:
             one = self._dccp()
             one.connect((self.there[0], CONGESTED))
-            self._known("dccp", "ESTAB", one, family="inet", peer_port=CONGESTED)
+            # as it has had no answer to what ended its handshake
+            self._known("dccp", "PARTOPEN", one, family="inet", peer_port=CONGESTED)
         if SHARED in self._listeners:
             one = self.keep(socket.socket(AF_SMC, socket.SOCK_STREAM))
             _call("connect", one, _inet_address(self.there[0], SHARED))

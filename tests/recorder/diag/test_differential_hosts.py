@@ -113,9 +113,11 @@ def printed(oracle: Oracle, host: Host) -> dict[Key, SsRow]:
     Numbers are wanted of internet sockets, and names of the others.
     """
     inside = ("-N", host.name)
-    internet = oracle.run(*inside, "-A", "tcp,udp,raw,mptcp,unix", "-anpeoim")
+    internet = oracle.run(*inside, "-A", "tcp,udp,mptcp,unix", "-anpeoim")
+    # listed by diag, they are given the name of their protocol
+    raw = [row | {"netid": "raw"} for row in oracle.run(*inside, "-A", "raw", "-anpeoim")]
     others = oracle.run(*inside, "-A", "packet,netlink", "-apem")
-    rows = internet + others
+    rows = internet + raw + others
     counts = Counter(map(key_of_ss, rows))
     # the kernel gives netlink sockets with groups twice
     assert {key: count for key, count in counts.items() if count > 1 and key[0] != "nl"} == {}

@@ -190,8 +190,7 @@ def _parse_line(line: str) -> SsRow:
     head = _INET.match(line)
     if head is None:
         raise OracleError(f"not a row of ss: {line!r}")
-    # of raw sockets, where the kernel lists them by diag, ss 6.1 does not know the name
-    row = {"netid": (head["netid"] or "tcp").replace("???", "raw")}
+    row = {"netid": head["netid"] or "tcp"}
     row |= {name: head[name] for name in ("state", "recv_q", "send_q")}
     for side in ("local", "peer"):
         address = _ADDRESS.match(head[side])
