@@ -10,9 +10,9 @@
 -- acknowledged; see report retransmits. sndbuf: the sender's own buffer is too small (SO_SNDBUF,
 -- tcp_wmem). moves: the queue is being worked off, as in any busy transfer. No verdict: the kernel
 -- reported too little. Only TCP counts the bytes it moves: elsewhere a queue counts as stuck while
--- its length stays the same, and its reader as too slow while it grows. Of MPTCP connections the
--- Recv-Q is their own, the Send-Q that of their TCP subflows. Netlink is left out; listeners have a
--- report of their own, listen_queues.
+-- its length stays the same, and its reader as too slow while it grows (Recv-Q of unix datagrams is
+-- the length of the first one). Of MPTCP connections the Recv-Q is their own, the Send-Q that of
+-- their TCP subflows. Netlink is left out; listeners have a report of their own, listen_queues.
 -- """
 -- needs = ["sockets"]
 -- uses = ["culprit", "endpoint", "netns_of", "opposite"]
@@ -103,8 +103,7 @@ stuck AS (
     steps.*, t_us - former_us AS step_us,
     CASE
       WHEN begins = 1 OR moved > former_moved THEN 0
-      -- Of unix datagrams the kernel tells only how long the first one is.
-      WHEN moved IS NULL AND (bytes <> former_bytes OR netid = 'u_dgr') THEN 0
+      WHEN moved IS NULL AND bytes <> former_bytes THEN 0
       ELSE t_us - former_us
     END AS stuck_us,
     sum(begins) OVER (
@@ -129,7 +128,7 @@ judged AS (
       WHEN timer = 'persist' OR snd_wnd < snd_mss OR 2 * window_us >= step_us AND step_us > 0 THEN 'peer stalled'
       WHEN 2 * buffer_us >= step_us AND step_us > 0 THEN 'sndbuf'
       WHEN stuck_us > 0 AND unacked > 0 THEN 'network'
-      WHEN stuck_us > 0 AND netid IN ('u_str', 'u_seq') THEN 'peer stalled'
+      WHEN stuck_us > 0 AND netid IN ('u_str', 'u_seq', 'u_dgr') THEN 'peer stalled'
       WHEN moved > former_moved OR moved IS NULL AND bytes < former_bytes THEN 'moves'
     END AS verdict
   FROM stuck

@@ -38,7 +38,7 @@
 -- namespace_in_errors = "Datagrams not delivered in the namespace, for any reason (InErrors)."
 -- namespace_mem_errors = "Of namespace_in_errors those for lack of UDP memory on the host (MemErrors)."
 -- namespace_sndbuf_errors = "Datagrams not sent in the namespace, as the send buffer was full (SndbufErrors)."
--- namespace_loss_percent = "Share of namespace_in_errors in all datagrams that arrived in the namespace."
+-- namespace_loss_percent = "Share of namespace_in_errors in the datagrams that were read or not delivered in the namespace; what lies unread is in neither."
 --
 -- [params.top]
 -- type = "BIGINT"

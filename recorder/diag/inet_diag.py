@@ -32,7 +32,7 @@ REQUEST_PROTOCOL = 3
 
 ALL_EXTENSIONS = 0xFF
 ALL_STATES = 0xFFFE
-"""Of TCP 1 to 13, NEW_SYN_RECV (12) and BOUND_INACTIVE (13, Linux 6.8) among them; DCCP has more."""
+"""TCP has 1 to 13, NEW_SYN_RECV (12) and BOUND_INACTIVE (13, Linux 6.8) among them; DCCP more."""
 
 DCCP_STATES = ("PARTOPEN", "PASSIVE_CLOSEREQ")
 """enum dccp_state (include/linux/dccp.h): those behind all of TCP's; ss has no names for them."""

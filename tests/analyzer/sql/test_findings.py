@@ -624,7 +624,7 @@ def descriptor_leak__four_fifths_of_the_limit(above: bool) -> Samples:
 
 
 @case
-def descriptor_leak__that_never_falls(above: bool) -> Samples:
+def descriptor_leak__that_climbs_all_the_time(above: bool) -> Samples:
     counts = range(1, 22, 2) if above else [*range(1, 20, 2), 20]  # 20 more of 100, or 19
     return [
         {
@@ -657,6 +657,138 @@ def descriptor_leak__that_goes_on(above: bool) -> Samples:
         }
         for place, count in enumerate(counts)
     ]
+
+
+# What limits a transfer, what waits on the way, what nobody reads.
+
+
+def bulk(n: int, **columns: Any) -> Row:
+    """Return a connection that has been sending for so many seconds, at 100 ms round trip."""
+    own = {"busy_time_us": 1_000_000 * n, "rwnd_limited_us": 0, "sndbuf_limited_us": 0}
+    pace = {"bytes_acked": 800_000 * n, "rtt_us": 100_000, "min_rtt_us": 100_000}
+    return client(1, **own | pace | {"snd_wnd": 80_000, "sndbuf": 65_536} | columns)
+
+
+@case
+def send_limit__the_receivers_window(above: bool) -> Samples:
+    held = 250_000 if above else 249_000
+    return [{"sockets": [bulk(n, rwnd_limited_us=held * n)]} for n in range(1, 9)]
+
+
+@case
+def send_limit__the_own_send_buffer(above: bool) -> Samples:
+    held = 250_000 if above else 249_000
+    return [{"sockets": [bulk(n, sndbuf_limited_us=held * n)]} for n in range(1, 9)]
+
+
+@case
+def send_limit__of_a_long_way_only(above: bool) -> Samples:
+    rtt = 5_000 if above else 4_999
+    looks = [bulk(n, sndbuf_limited_us=600_000 * n, rtt_us=rtt) for n in range(1, 9)]
+    return [{"sockets": [look]} for look in looks]
+
+
+@case
+def send_limit__of_a_transfer_that_lasts(above: bool) -> Samples:
+    looks = [bulk(n, rwnd_limited_us=600_000 * n) for n in range(1, 7 if above else 6)]
+    return [{"sockets": [look]} for look in looks]
+
+
+@case
+def send_limit__not_of_a_reader_that_is_slow(above: bool) -> Samples:
+    windows = [80_000 if above or n == 1 else 4_000 * (n % 2) for n in range(1, 9)]
+    looks = [
+        bulk(n, rwnd_limited_us=600_000 * n, snd_wnd=window) for n, window in enumerate(windows, 1)
+    ]
+    return [{"sockets": [look]} for look in looks]
+
+
+@case
+def bufferbloat__by_a_transfer(above: bool) -> Samples:
+    base = 51_000 if above else 50_900
+    rtts = [1_000, *(base + n for n in range(12))]
+    looks = [
+        client(1, rtt_us=rtt, min_rtt_us=1_000, bytes_acked=500_000 * n)
+        for n, rtt in enumerate(rtts)
+    ]
+    return [{"sockets": [look]} for look in looks]
+
+
+@case
+def bufferbloat__filled_by_others(above: bool) -> Samples:
+    """Ten values, or nine."""
+    rtts = [1_000, *(60_000 + n for n in range(10 if above else 9))]
+    looks = [client(1, rtt_us=rtt, min_rtt_us=1_000, bytes_acked=n) for n, rtt in enumerate(rtts)]
+    return [{"sockets": [look]} for look in looks]
+
+
+def log(recv_q: int, **columns: Any) -> Row:
+    """Return the socket of a syslog daemon."""
+    own = {"netid": "u_dgr", "local_addr": "/dev/log", "inode": 50, "comm": "rsyslogd", "pid": 7}
+    return unix(1, recv_q=recv_q, **own | columns)
+
+
+def logging(number: int, send_q: int, **columns: Any) -> Row:
+    """Return a socket that writes to it."""
+    own = {"netid": "u_dgr", "local_addr": None, "peer_addr": "/dev/log", "peer_inode": 50}
+    name = {"comm": f"writer{number}", "pid": 10 + number, "sndbuf": 200_000}
+    return unix(10 + number, send_q=send_q, **own | name | columns)
+
+
+@case
+def unix_unread__datagrams(above: bool) -> Samples:
+    """Six looks at the same datagram, or at two that are not as long."""
+    setting = [{"name": "net.unix.max_dgram_qlen", "value": "10"}]
+    writers = [logging(1, 7_680), logging(2, 1_536)]
+    return [
+        {"sockets": [log(41 if above or n < 3 else 40), *writers], "settings": setting}
+        for n in range(6)
+    ]
+
+
+@case
+def unix_unread__a_connection(above: bool) -> Samples:
+    ends = {"netid": "u_str"}
+    writer = logging(1, 100_000 if above else 99_999, **ends)
+    return [{"sockets": [log(90_000, **ends), writer]} for _ in range(6)]
+
+
+@case
+def unix_unread__for_five_seconds(above: bool) -> Samples:
+    looks = [log(41), logging(1, 768)]
+    return [{"sockets": looks} for _ in range(6 if above else 5)]
+
+
+@case
+def udp_waiting__twenty_at_once(above: bool) -> Samples:
+    asked = [
+        client(n, "UNCONN", netid="udp", peer_port=53, recv_q=0) for n in range(20 if above else 19)
+    ]
+    return [{"sockets": [listener()]}, *({"sockets": asked} for _ in range(6))]
+
+
+@case
+def udp_waiting__for_five_seconds(above: bool) -> Samples:
+    asked = [client(n, "UNCONN", netid="udp", peer_port=53, recv_q=0) for n in range(30)]
+    return [{"sockets": [listener()]}, *({"sockets": asked} for _ in range(6 if above else 5))]
+
+
+@case
+def port_exhaustion__of_sockets_bound_before_they_connect(above: bool) -> Samples:
+    """Each port once, to four destinations; or twice, as the kernel chose them."""
+    ports = [sysctl("ip_local_port_range", "40000 40009")]
+    used = [
+        client(n, local_port=40_000 + (n if above else n // 2), peer_addr=f"10.0.1.{n % 4}")
+        for n in range(8)
+    ]
+    return [{"sockets": used, "settings": ports}]
+
+
+@case
+def port_exhaustion__of_udp(above: bool) -> Samples:
+    ports = [sysctl("ip_local_port_range", "40000 40009")]
+    used = [client(n, "UNCONN", netid="udp", peer_port=53) for n in range(8 if above else 7)]
+    return [{"sockets": used, "settings": ports}]
 
 
 def datagrams(drops: int, **columns: Any) -> Row:
@@ -1135,3 +1267,152 @@ def test_a_race_of_keep_alive_names_both_ends_and_the_idle_time(tmp_path: Path) 
         assert (to["way"], to["resets"]) == ("to", 6)
         churned = opened.report("churn").table().to_pylist()
         assert max(line["resets"] for line in churned if line["who"] == "all") == 6
+
+
+def test_a_leak_is_found_from_whatever_end_and_though_others_come_and_go(tmp_path: Path) -> None:
+    """Every other second one stays for good, beside up to eight; the process dies at last."""
+    looks = [
+        [*range(n // 2), *(1_000 + 10 * n + k for k in range(8 * (n % 2)))] for n in range(1, 62)
+    ]
+    samples: Samples = [
+        {
+            "sockets": [client(n, owner_by="fd") for n in look],
+            "owners": [owner(100)] if place == 0 else [],
+        }
+        for place, look in enumerate(looks)
+    ]
+    dying = [{"sockets": [client(1, owner_by="fd")]}]
+    path = play(tmp_path / "r", [*samples, *dying])
+    for end in (45, 50, 55, 56, 57, 60, 61, 62):
+        (row,) = ask(path, "descriptor_leak", Scope(end=micros(time_of(end))))
+        assert "at 0.5 more a second" in row["sentence"], row["sentence"]
+        assert "never falls" not in row["sentence"]
+
+
+def test_a_load_that_rises_is_no_leak_while_its_sockets_are_given_back(tmp_path: Path) -> None:
+    looks = [[1_000 * n + k for k in range(2 * n)] for n in range(1, 21)]
+    samples: Samples = [
+        {"sockets": [client(n, owner_by="fd") for n in look], "owners": [owner(100)]}
+        for look in looks
+    ]
+    assert ask(play(tmp_path / "r", samples), "descriptor_leak") == []
+
+
+def test_who_fills_a_queue_and_who_waits_in_it(tmp_path: Path) -> None:
+    def look(n: int) -> list[Row]:
+        rtt: Row = {"rtt_us": 1_000 if n == 0 else 200_000 + n, "min_rtt_us": 1_000}
+        ssh: Row = {"comm": "ssh", "pid": 9, "peer_port": 22}
+        return [client(1, **ssh, **rtt, bytes_acked=n), client(2, **rtt, bytes_acked=500_000 * n)]
+
+    path = play(tmp_path / "r", [{"sockets": look(n)} for n in range(13)])
+    (row,) = ask(path, "bufferbloat")
+    assert row["sentence"] == (
+        "app (pid 7) keeps a queue on the way to 10.0.0.2 full with 500 kB/s: round trips take "
+        "200 ms there (nineteen of twenty take less), the least was 1.00 ms; who waits too: "
+        "ssh (pid 9) to 10.0.0.2, 200 ms"
+    )
+
+
+def test_refused_attempts_tell_where_they_went_and_what_answers_there(tmp_path: Path) -> None:
+    """A socket that did not wait for the answer keeps its peer."""
+
+    def end(number: int, addr: str, port: int, **columns: Any) -> Row:
+        ends = {"local_addr": addr, "peer_addr": addr, "local_port": port, "peer_port": 2375}
+        return {
+            "family": "inet6" if ":" in addr else "inet",
+            "netid": "tcp",
+            "cookie": number,
+            "connection": True,
+            "sampled": False,
+            "recv_q": 0,
+            "bytes_acked": 0,
+            "bytes_received": 0,
+        } | (ends | columns)
+
+    refused = [end(n, "::1", 40_000 + n) for n in range(60)]
+    served = [
+        end(100 + n, "127.0.0.1", 50_000 + n, bytes_acked=6, bytes_received=3) for n in range(60)
+    ]
+    names = ("Tcp.ActiveOpens", "Tcp.AttemptFails")
+    samples: Samples = [
+        {"sockets": [listener(local_port=2375)], "counters": [counter(name, 0) for name in names]},
+        {
+            "sockets": [listener(local_port=2375)],
+            "closes": refused + served,
+            "counters": [
+                counter(name, grown) for name, grown in zip(names, (120, 60), strict=True)
+            ],
+        },
+    ]
+    (row,) = ask(play(tmp_path / "r", samples), "failed_attempts")
+    assert row["subject"] == "[::1]:2375"
+    assert row["sentence"].endswith(
+        "60 of 120 attempts to open a connection failed (50 %), refused or given up, "
+        "all of them to [::1]:2375; 127.0.0.1:2375 answers"
+    )
+    without = [
+        dict(sample) | {"closes": refused} if "closes" in sample else sample for sample in samples
+    ]
+    (row,) = ask(play(tmp_path / "none", without), "failed_attempts")
+    assert row["sentence"].endswith("all of them to [::1]:2375")
+
+
+@pytest.mark.parametrize(
+    ("users", "processes", "who"),
+    [
+        ((33, 33), 1, "nginx (pid 24), the only process of user www-data,"),
+        ((33, 33), 2, "a process of user www-data"),
+        ((33, 34), 1, "an unknown process"),
+        # As older kernels show every socket that no process holds.
+        ((0, 0), 1, "an unknown process"),
+    ],
+)
+@pytest.mark.parametrize("finding", ["time_wait", "port_exhaustion"])
+def test_connections_without_a_process_are_their_users(
+    finding: str, users: tuple[int, int], processes: int, who: str, tmp_path: Path
+) -> None:
+    """TIME-WAIT has lost its user too; another connection to the same place has not."""
+    ports = [sysctl("ip_local_port_range", "40000 40009"), sysctl("tcp_tw_reuse", "0")]
+    nobody = dict.fromkeys(("pid", "comm", "start_us", "fd", "holders")) | {"inode": 0}
+    names = {0: "root", 33: "www-data", 34: "backup"}
+    waits = [client(n, "TIME-WAIT", uid=0, user="root") | nobody for n in range(8)]
+    ending = [
+        client(8 + n, "FIN-WAIT-1", uid=uid, user=names[uid]) | nobody
+        for n, uid in enumerate(users)
+    ]
+    known = [
+        owner(10) | {"pid": 24 + n, "comm": "nginx", "uid": users[0], "user": names[users[0]]}
+        for n in range(processes)
+    ]
+    samples = [{"settings": ports, "sockets": waits + ending, "owners": known}]
+    (row,) = ask(play(tmp_path / "r", samples), finding)
+    assert row["sentence"].startswith(f"{who} ")
+    assert row["pid"] == (24 if "only" in who else None)
+
+
+SAME = {
+    "bufferbloat": ("rtt", "p95_us", 1_000.0),
+    "descriptor_leak": ("process_sockets", "peak", 1.0),
+    "port_exhaustion": ("port_exhaustion", "peak", 1.0),
+    "send_limit": ("throughput", "held_percent", 1.0),
+    "unix_unread": ("unix_sockets", "unread_s", 1.0),
+}
+"""The report that shows what a finding measured, its column, and of how many it is one."""
+
+
+@pytest.mark.parametrize(
+    ("finding", "name", "build"),
+    [one for one in CASES if one[0] in SAME],
+    ids=[name for finding, name, _ in CASES if finding in SAME],
+)
+def test_a_report_and_its_finding_give_the_same_number(
+    finding: str, name: str, build: Build, tmp_path: Path
+) -> None:
+    path = play(tmp_path / "r", build(True))
+    (row,) = ask(path, finding)
+    report, column, unit = SAME[finding]
+    by: Row = {"by": "process"} if report == "process_sockets" else {}
+    with analyzer.open(path) as opened:
+        shown = opened.report(report, top=0, **by).table().column(column).to_pylist()
+    assert row["report"] == report
+    assert any(value is not None and abs(value - unit * row["measured"]) < 0.51 for value in shown)
