@@ -48,27 +48,22 @@ INSTRUCTION_NS = 0
 
 MEMORY = "3G"
 
-Runs: TypeAlias = Sequence[tuple[str, Sequence[str]]]
-"""Variables of the environment, and the tests that get them; one run after another."""
+Runs: TypeAlias = Sequence[Sequence[str]]
+"""What pytest gets; one run after another."""
 
-SCENE: Runs = (("", ("tests/recorder/diag/test_differential_hosts.py",)),)
+SCENE: Runs = (("tests/recorder/diag/test_differential_hosts.py",),)
 LIVE: Runs = (
     *SCENE,
+    ("tests/recorder/diag/test_families.py", "-k", "live or ss_prints"),
     (
-        "",
-        (
-            "tests/recorder/diag/test_differential_live.py",
-            "tests/recorder/diag/test_families.py",
-            "tests/recorder/host/test_counters.py",
-            "tests/recorder/host/test_namespaces.py",
-            "tests/recorder/kernel/test_closes.py",
-            "tests/recorder/owners/test_owners_ground_truth.py",
-            "tests/recorder/sampling/test_sampler_live.py",
-            "tests/recorder/test_unprivileged.py",
-        ),
+        "tests/recorder/diag/test_differential_live.py",
+        "tests/recorder/host/test_counters.py",
+        "tests/recorder/host/test_namespaces.py",
+        "tests/recorder/kernel/test_closes.py",
+        "tests/recorder/owners/test_owners_ground_truth.py",
+        "tests/recorder/sampling/test_sampler_live.py",
+        "tests/recorder/test_unprivileged.py",
     ),
-    # what is the whole machine's is set in the namespaces that it began with
-    ("SOCKREC_TESTS_ALONE=1", ("tests/kernels/test_incidents.py",)),
 )
 
 _IMAGE = re.compile(r"linux-image-(\d+\.\d+)(?:[\d.+~-]|deb|bpo)*-amd64")
@@ -272,7 +267,7 @@ def main() -> int:
         newest = place == len(packages) - 1 and release not in given.releases
         runs: Runs = SCENE if given.short or newest else LIVE
         if given.tests:
-            runs = (("", shlex.split(given.tests)),)
+            runs = (shlex.split(given.tests),)
         try:
             well &= _one(release, package, runs, given)
         except CannotError as error:
@@ -292,10 +287,7 @@ def _one(release: str, package: str, runs: Runs, given: argparse.Namespace) -> b
     out.mkdir(parents=True)
     python = shlex.quote(str(Path(sys.prefix) / "bin/python"))
     pytest = f"{python} -m pytest -n0 -p no:cacheprovider --junitxml=/out"
-    lines = [
-        f"{environment} {pytest}/{number}.xml {shlex.join(files)}"
-        for number, (environment, files) in enumerate(runs)
-    ]
+    lines = [f"{pytest}/{number}.xml {shlex.join(words)}" for number, words in enumerate(runs)]
     begun = time.monotonic()
     ended = boot(kernel, out, ["/bin/bash", "-c", "; ".join(lines)], given.seconds)
     took = f"{time.monotonic() - begun:.0f} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
@@ -33,7 +34,8 @@ def not_numbers(opened: analyzer.Analysis) -> list[str]:
         for name, table in tables
         for row in table.to_pylist()
         for column, value in row.items()
-        if isinstance(value, float) and not isfinite(value)
+        if (isinstance(value, float) and not isfinite(value))
+        or (isinstance(value, str) and re.search(r"\b(nan|inf)\b", value))
     ]
 
 
