@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperCommand
 
 import analyzer.cli
+import analyzer.ss_cli
 import recorder.cli
 from analyzer import Analysis, Answer, open
 from analyzer.cli import READING
@@ -116,7 +117,7 @@ Examples:
 
 'sockrec COMMAND --help' has more of each.""",
 )
-for _part in (recorder.cli.app, analyzer.cli.app):
+for _part in (recorder.cli.app, analyzer.cli.app, analyzer.ss_cli.app):
     for _command in _part.registered_commands:
         _command.cls = Command
     app.add_typer(_part)

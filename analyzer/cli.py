@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-READING = frozenset({"info", "report", "sql", "summary", "verify"})
+READING = frozenset({"info", "report", "sql", "ss", "summary", "verify"})
 """The commands that open a recording, which may be a stranger's."""
 
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
