@@ -17,6 +17,7 @@ from analyzer.screen.cells import printable
 
 if TYPE_CHECKING:
     from analyzer.ss.selection import Selection
+    from analyzer.ss.show import Asked
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -200,62 +201,67 @@ def ss(
     Options and filters are those of ss; the order of rows is by table, family, port and address. The
     moment shown, and what could not be seen, is told on standard error.
     """
-    from zoneinfo import ZoneInfo
-
     from analyzer.request import opened
     from analyzer.screen.output import destination
-    from analyzer.screen.zones import ZoneError, find_zone
-    from analyzer.ss.show import Asked, Show
-    from analyzer.ss.words import Options
+    from analyzer.ss.show import Recorded, Show
 
-    try:
-        place = ZoneInfo(find_zone(zone))
-    except ZoneError as error:
-        raise typer.BadParameter(printable(str(error)), param_hint="--tz") from error
     rest = list(words or [])
     if not live and not rest:
         raise typer.BadParameter("name one, or say --live", param_hint="RECORDING")
-    recording = None if live else Path(rest.pop(0))
+    path = None if live else Path(rest.pop(0))
     with _wrong_options():
-        asked = Asked(
-            selection=_selection(ctx.meta.get("sockrec.ss", ())),
-            filter=" ".join([*rest, *_read_filter(filter_file)]),
-            options=Options(
-                numeric=numeric,
-                resolve=resolve,
-                processes=processes or with_threads,
-                timers=timers,
-                extended=extended,
-                memory=memory,
-                info=info,
-                tos=tos,
-                cgroup=cgroup,
-                sockopt=sockopt,
-                bpf=bpf,
-                tipcinfo=tipcinfo,
-                oneline=oneline,
-            ),
-            at=at,
-            every=every,
-            start=start,
-            end=end,
-            zone=place,
-            netns=net,
-            header=not no_header,
-            queues=not no_queues,
-            threads=with_threads,
-            summary=summary,
-            events=events,
-            json=json,
-        )
+        asked = read_options(ctx, rest)
         with (
-            _recording(recording) as path,
-            opened([path], timeout=timeout) as analysis,
+            _recording(path) as found,
+            opened([found], timeout=timeout) as analysis,
             destination(None) as out,
         ):
             if analysis.engine.several:
                 raise typer.BadParameter("name one recording", param_hint="RECORDING")
-            Show(analysis.engine, asked, out, _note, _width(out)).run()
+            recorded = Recorded(analysis.engine, asked.zone)
+            Show(recorded, asked, out, _note, _width(out)).run()
+
+
+def read_options(ctx: typer.Context, words: Sequence[str]) -> Asked:
+    """Return what the options and the words of the filter ask for.
+
+    Raises BadParameter, SelectionError and what reading a file raises.
+    """
+    from zoneinfo import ZoneInfo
+
+    from analyzer.screen.zones import ZoneError, find_zone
+    from analyzer.ss.show import Asked
+    from analyzer.ss.words import Options
+
+    given = ctx.params
+    try:
+        zone = ZoneInfo(find_zone(given["zone"]))
+    except ZoneError as error:
+        raise typer.BadParameter(printable(str(error)), param_hint="--tz") from error
+    names = (
+        *("numeric", "resolve", "timers", "extended", "memory", "info", "tos", "cgroup", "sockopt"),
+        *("tipcinfo", "bpf", "oneline"),
+    )
+    return Asked(
+        selection=_selection(ctx.meta.get("sockrec.ss", ())),
+        filter=" ".join([*words, *_read_filter(given["filter_file"])]),
+        options=Options(
+            processes=given["processes"] or given["with_threads"],
+            **{name: given[name] for name in names},
+        ),
+        at=given["at"],
+        every=given["every"],
+        start=given["start"],
+        end=given["end"],
+        zone=zone,
+        netns=given["net"],
+        header=not given["no_header"],
+        queues=not given["no_queues"],
+        threads=given["with_threads"],
+        summary=given["summary"],
+        events=given["events"],
+        json=given["json"],
+    )
 
 
 def _selection(given: Sequence[tuple[str, Any]]) -> Selection:

@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 
 from recorder.schema import SOCKETS, Table
 from recorder.ssfilter import (
+    ETHERNET,
+    NETLINK,
     Address,
     And,
     Autobound,
@@ -27,6 +29,7 @@ from recorder.ssfilter import (
     Owner,
     Port,
     Side,
+    parse_number,
 )
 
 Ranges = Mapping[int, tuple[int, int]]
@@ -48,9 +51,8 @@ def condition(found: Filter, table: Table = SOCKETS, ranges: Ranges | None = Non
         parts.append(f"state IN ({_list(found.states)})")
         if table != SOCKETS:
             parts.pop()  # the state of what is closed is not that it had
-    if found.families is not None:
-        names = [_FAMILIES.get(name, name) for name in found.families]
-        parts.append(f"family IN ({_list(names)})")
+    if found.family is not None:
+        parts.append(f"family = '{_FAMILIES.get(found.family, found.family)}'")
     if found.tree is not None:
         parts.append(tree_condition(found.tree, table, ranges))
     return " AND ".join(f"({part})" for part in parts) or "true"
@@ -154,10 +156,8 @@ class _Writer:
             return " AND ".join(parts)
         if one.side == "local" or one.family == "vsock":
             column = "local_addr" if one.side == "local" else "peer_addr"
-            words = [one.address, f"[{one.address}]"]
-            words += ["*"] if one.address == "all" else []
-            parts.append(f"{column} IN ({_list(words)})")
-        elif one.address not in ("rtnl", "0"):  # what has no peer has zeros
+            parts.append(f"{column} = {_literal(_protocol(one))}")
+        elif _protocol(one) not in ("rtnl", "[0]"):  # what has no peer has zeros
             parts.append("false")
         return " AND ".join(parts)
 
@@ -199,6 +199,20 @@ class _Writer:
             made = f"SELECT host, cgroup_id FROM raw.cgroups WHERE {like}"
             found += f" OR (host, cgroup_id) IN ({made})"
         return found
+
+
+def _protocol(one: Address) -> str:
+    """Return the protocol, or the CID, as the recorder writes it."""
+    number = parse_number(one.address or "")
+    match one.family:
+        case "link" if number is not None:
+            return ETHERNET.get(number, f"[{number}]")
+        case "netlink" if number is not None:
+            return NETLINK.get(number, str(number))
+        case "link" if one.address == "all":
+            return "*"
+        case _:
+            return str(number) if number is not None else one.address or ""
 
 
 def _in_network(column: str, network: Network) -> str:

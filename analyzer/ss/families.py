@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, TypeAlias
 
 from analyzer.ss.inet import details
 from analyzer.ss.words import (
@@ -19,13 +19,15 @@ from analyzer.ss.words import (
     users,
     whole,
 )
+from recorder.ssfilter import ETHERNET
 
-Ends = tuple[str, str, str, str]
+Ends: TypeAlias = tuple[str, str, str, str]
 """Local address and port, peer address and port, as fields with their delimiters."""
 
 NOBODY = ("*", "")
 """The peer of what has none."""
 
+_ETHERNET = {name: number for number, name in ETHERNET.items() if name != "*"}
 _PACKET_FLAGS = ("running", " auxdata", " origdev", " vnethdr", " loss")
 _FANOUT = ("hash", "lb", "cpu", "roll", "random", "qm")
 _RINGS = ("rx_ring", "tx_ring")
@@ -71,7 +73,10 @@ def unix_words(row: Row, options: Options) -> str:
 
 def packet_ends(row: Row, names: Names) -> Ends:
     port = "*" if row.get("interface") is None else interface(row)
-    return f"{text(row, 'local_addr')}:", port, *NOBODY
+    protocol = text(row, "local_addr")
+    if names.options.numeric and protocol in _ETHERNET:
+        protocol = f"[{_ETHERNET[protocol]}]"
+    return f"{protocol}:", port, *NOBODY
 
 
 def packet_words(row: Row, options: Options) -> str:

@@ -75,8 +75,11 @@ class Layout:
                 field.insert(0, title)
         if not fields[0]:
             return
+        # The very last field ss does not measure: it may be longer than its column is wide.
+        measured = [*fields[:-1], fields[-1][:-1]]
         self._most = [
-            max(most, *map(_length, field)) for most, field in zip(self._most, fields, strict=True)
+            max(most, *map(_length, field), 0)
+            for most, field in zip(self._most, measured, strict=True)
         ]
         widths = [
             most + len(delimiter) if most else 0

@@ -154,8 +154,9 @@ class Selection:
         for what, chosen in (("tables", self.tables), ("states", self.states)):
             if not chosen:
                 raise SelectionError(f"no socket {what} are left to show", "FILTER")
-        if found.families is not None:
-            self.families = {"packet" if name == "link" else name for name in found.families}
+        if found.family is not None:
+            self.preferred = FAMILY_NAMES[found.family]
+            self.families = {self.preferred}
         return found
 
     def _merge_defaults(self) -> None:
@@ -178,10 +179,12 @@ class Selection:
 
     def _kind(self, name: str) -> str:
         netids, families, _ = _TABLES[name]
-        shown = [family for family in families if family in self.families]
+        shown = {family for family in families if family in self.families}
         if not shown:
             return ""
-        parts = [f"netid IN ({_list(netids)})", f"family IN ({_list(shown)})"]
+        # Of IPv4 and IPv6 ss asks for the one that was named last, if one was.
+        asked = shown & {self.preferred} if self.preferred in _INET and families == _INET else shown
+        parts = [f"netid IN ({_list(netids)})", f"family IN ({_list(asked)})"]
         states = set(self.states)
         if self.bound_only:
             return " AND ".join([*parts, "state = 'UNCONN'"]) if name == "tcp" else ""
@@ -197,8 +200,8 @@ class Selection:
             case "vsock":
                 parts[0] = f"netid IN ({_list((*netids, 'v_seq'))})"
             case "raw":  # the kernel takes no heed of them
-                parts.append(f"(cookie >= 0 OR state IN ({_list(states)}))")
-                return f"({' AND '.join(parts)})"
+                in_proc = f"cookie < 0 AND family IN ({_list(shown)}) AND state IN ({_list(states)})"
+                return f"({parts[0]} AND (({in_proc}) OR (cookie >= 0 AND {parts[1]})))"
             case "sctp":
                 return _sctp(parts, states)
         if not states:
@@ -218,4 +221,5 @@ def _sctp(parts: list[str], states: set[str]) -> str:
 
 
 def _list(words: Iterable[str]) -> str:
-    return ", ".join(f"'{word}'" for word in sorted(set(words)))
+    """Return words as a list of SQL, which may not be empty."""
+    return ", ".join(f"'{word}'" for word in sorted(set(words) or {""}))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from datetime import UTC, tzinfo
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from analyzer.screen.cells import printable
 from analyzer.sql.engine import Engine
 from analyzer.sql.filters import tree_condition
+from analyzer.sql.views import WHOLE, Scope
 from analyzer.ss.layout import NETID_FIELD, STATE_FIELD, Layout
 from analyzer.ss.moments import Moment, Moments, clock, told
 from analyzer.ss.selection import NETIDS, Selection, SelectionError
@@ -59,25 +61,75 @@ class Asked:
     json: bool = False
 
 
+class Recorded:
+    """What of a recording no option changes: its moments, namespaces and ranges of ports."""
+
+    def __init__(self, engine: Engine, zone: tzinfo, scope: Scope = WHOLE) -> None:
+        self.engine = engine
+        self.scope = scope
+        self.moments = Moments(engine, zone)
+        self._steps: dict[int, list[dict[str, Any]]] = {}
+
+    @cached_property
+    def spaces(self) -> dict[int, tuple[str, bool]]:
+        """The names of the namespaces, and which one the recorder was started in."""
+        found = self.engine.table(
+            "SELECT netns, any_value(name) AS name, bool_or(home) AS home FROM namespaces "
+            "WHERE entered GROUP BY netns"
+        ).to_pylist()
+        known = {row["netns"]: (str(row["name"] or ""), bool(row["home"])) for row in found}
+        if known:
+            return known
+        found = self.engine.table("SELECT DISTINCT netns FROM sockets").to_pylist()
+        return {row["netns"]: ("", len(found) == 1) for row in found}
+
+    @cached_property
+    def ranges(self) -> dict[int, tuple[int, int]]:
+        """Of each namespace, the ports that connections take where none is asked for."""
+        found = self.engine.table("SELECT netns, low, high FROM port_ranges").to_pylist()
+        return {row["netns"]: (row["low"], row["high"]) for row in found}
+
+    def steps(self, sample: int) -> list[dict[str, Any]]:
+        """Return the tables that may lack rows at a sample."""
+        if sample not in self._steps:
+            self._steps[sample] = self.engine.table(
+                "SELECT step, netns, outcome, any_value(detail) AS detail FROM samples "
+                f"WHERE sample = {sample} AND outcome NOT IN ('ok', 'skipped_empty') "
+                "GROUP BY ALL ORDER BY ALL"
+            ).to_pylist()
+        return self._steps[sample]
+
+    def space(self, netns: int) -> str:
+        """Return the name of a namespace, its number if it has none."""
+        names = self.spaces.get(netns, ("", False))[0]
+        return printable(names.partition(",")[0]) or str(netns)
+
+
 class Show:
-    """Answers what is asked of one recording."""
+    """Answers what is asked of one recording; ``note`` tells what is not part of the answer."""
 
     def __init__(
-        self, engine: Engine, asked: Asked, out: TextIO, note: Callable[[str], None], width: int | None
+        self,
+        recorded: Recorded,
+        asked: Asked,
+        out: TextIO,
+        note: Callable[[str], None],
+        width: int | None = None,
     ) -> None:
-        self._engine = engine
+        self._recorded = recorded
+        self._engine = recorded.engine
+        self._moments = recorded.moments
         self._asked = asked
         self._out = out
         self._note = note
         self._width = width
-        self._moments = Moments(engine, asked.zone)
         self._only_summary = asked.summary and not asked.filter and asked.selection.is_default
         self._filter = asked.selection.filtered(asked.filter)
         for warning in self._filter.warnings:
             note(warning)
-        self._spaces = self._namespaces()
         self._chosen = self._choose(asked.netns)
-        self._ranges = self._port_ranges()
+        auto = any(isinstance(leaf, Autobound) for leaf in leaves(self._filter.tree))
+        self._ranges = recorded.ranges if auto or not asked.options.numeric else {}
         if asked.threads:
             note("threads are not recorded: -T shows processes")
 
@@ -119,9 +171,9 @@ class Show:
         names = Names(self._asked.options, self._ranges, self._processes(moment))
         shown = fields(table, self._asked.options, names)
         layout = self._layout()
-        spaces = [self._space(netns) for netns in shown.netns] if self._every_space else ()
+        spaces = [self._recorded.space(netns) for netns in shown.netns] if self._every_space else ()
         self._out.writelines(layout.lines(shown.lines, spaces))
-        self._tell_shared(moment)
+        self._tell_shared(table)
 
     def _layout(self) -> Layout:
         selection = self._asked.selection
@@ -140,7 +192,8 @@ class Show:
         wanted = names or columns(self._asked.options, sorted(groups), SOCKETS.names)
         return self._engine.table(
             f"SELECT {', '.join(wanted)} FROM sockets WHERE {self._where(moment)} "
-            f"ORDER BY {_ORDER}"
+            f"ORDER BY {_ORDER}",
+            self._recorded.scope,
         )
 
     def _where(self, moment: Moment) -> str:
@@ -187,23 +240,24 @@ class Show:
             f"SELECT {', '.join(known)}, 'UNCONN' AS state, CAST(NULL AS BOOLEAN) AS v6only, "
             "CAST(0 AS BIGINT) AS inode, CAST(NULL AS SMALLINT) AS protocol "
             f"FROM closes AS sockets WHERE {' AND '.join(bounds)} AND {self._of_chosen()} "
-            f"AND {condition} ORDER BY time, cookie"
+            f"AND {condition} ORDER BY time, cookie",
+            self._recorded.scope,
         )
         names = Names(asked.options, self._ranges)
         layout = self._layout()
         shown = fields(table, asked.options, names)
         for place in range(max(1, len(shown.netns))):
-            spaces = [self._space(n) for n in shown.netns[place : place + 1]]
+            spaces = [self._recorded.space(n) for n in shown.netns[place : place + 1]]
             self._out.writelines(layout.lines(shown.lines.only(place), spaces))
 
     def _summary(self, moment: Moment) -> None:
-        spaces = sorted(self._spaces) if self._chosen is None else [self._chosen]
+        spaces = sorted(self._recorded.spaces) if self._chosen is None else [self._chosen]
         for netns in spaces:
             if self._every_space:
-                self._out.write(f"Netns: {self._space(netns)}\n")
-            counts = Counts.read(self._engine, moment.sample, netns, alone=len(self._spaces) == 1)
+                self._out.write(f"Netns: {self._recorded.space(netns)}\n")
+            counts = Counts.read(self._engine, moment.sample, netns, alone=len(self._recorded.spaces) == 1)
             if counts is None:
-                self._note(f"of {self._space(netns)} no counters were recorded by then")
+                self._note(f"of {self._recorded.space(netns)} no counters were recorded by then")
                 continue
             self._out.writelines(counts.lines())
 
@@ -211,50 +265,27 @@ class Show:
     def _every_space(self) -> bool:
         return self._asked.netns == "all"
 
-    def _namespaces(self) -> dict[int, tuple[str, bool]]:
-        """Return the names of the namespaces, and which one the recorder was started in."""
-        found = self._engine.table(
-            "SELECT netns, any_value(name) AS name, bool_or(home) AS home FROM namespaces "
-            "WHERE entered GROUP BY netns"
-        ).to_pylist()
-        known = {row["netns"]: (str(row["name"] or ""), bool(row["home"])) for row in found}
-        if known:
-            return known
-        found = self._engine.table("SELECT DISTINCT netns FROM sockets").to_pylist()
-        return {row["netns"]: ("", len(found) == 1) for row in found}
-
     def _choose(self, wanted: str | None) -> int | None:
         """Return the namespace that is shown, None for all."""
-        if wanted == "all" or not self._spaces:
+        if wanted == "all" or not self._recorded.spaces:
             return None
         if wanted is not None:
-            for netns, (names, _) in self._spaces.items():
+            for netns, (names, _) in self._recorded.spaces.items():
                 if wanted in (str(netns), *names.split(",")):
                     return netns
-            known = ", ".join(self._space(netns) for netns in sorted(self._spaces))
+            known = ", ".join(self._recorded.space(netns) for netns in sorted(self._recorded.spaces))
             raise SelectionError(f"{wanted!r} was not recorded; there are {known}", "--net")
-        home = [netns for netns, (_, is_home) in self._spaces.items() if is_home]
+        home = [netns for netns, (_, is_home) in self._recorded.spaces.items() if is_home]
         if not home:
             facts = self._engine.recordings[0].facts.get("netns")
-            home = [netns for netns in self._spaces if netns == facts] or sorted(self._spaces)
-        if len(self._spaces) > 1:
-            others = len(self._spaces) - 1
+            home = [netns for netns in self._recorded.spaces if netns == facts] or sorted(self._recorded.spaces)
+        if len(self._recorded.spaces) > 1:
+            others = len(self._recorded.spaces) - 1
             self._note(
-                f"of {self._space(home[0])}, in which the recorder was started; "
+                f"of {self._recorded.space(home[0])}, in which the recorder was started; "
                 f"{others:,} more by -N NAME, or -N all"
             )
         return home[0]
-
-    def _space(self, netns: int) -> str:
-        names = self._spaces.get(netns, ("", False))[0]
-        return printable(names.partition(",")[0]) or str(netns)
-
-    def _port_ranges(self) -> Mapping[int, tuple[int, int]]:
-        auto = any(isinstance(leaf, Autobound) for leaf in leaves(self._filter.tree))
-        if self._asked.options.numeric and not auto:
-            return {}
-        found = self._engine.table("SELECT netns, low, high FROM port_ranges").to_pylist()
-        return {row["netns"]: (row["low"], row["high"]) for row in found}
 
     def _processes(self, moment: Moment) -> dict[int, str]:
         """Return the names of the processes that hold sockets, for the ports of netlink."""
@@ -269,12 +300,11 @@ class Show:
     def _tell_unread(self, moment: Moment) -> None:
         """Tell which tables could not be read at that moment."""
         groups = {group_of(netid) for netid in self._asked.selection.netids()}
-        steps = ", ".join(f"'{step}'" for group in sorted(groups) for step in (group, f"{group}6"))
-        found = self._engine.table(
-            f"SELECT step, outcome, any_value(detail) AS detail FROM samples "
-            f"WHERE sample = {moment.sample} AND {self._of_chosen()} AND step IN ({steps}) "
-            "AND outcome NOT IN ('ok', 'skipped_empty') GROUP BY ALL ORDER BY ALL"
-        ).to_pylist()
+        found = [
+            row
+            for row in self._recorded.steps(moment.sample)
+            if row["step"].removesuffix("6") in groups and self._chosen in (None, row["netns"])
+        ]
         missing = [row["step"] for row in found if row["outcome"] == "unavailable"]
         if missing and not self._asked.selection.is_default:
             self._note(f"the kernel had no table of {', '.join(missing)}")
@@ -283,14 +313,13 @@ class Show:
                 why = printable(str(row["detail"] or row["outcome"]))
                 self._note(f"{row['step']} may lack sockets at that moment: {why}")
 
-    def _tell_shared(self, moment: Moment) -> None:
+    def _tell_shared(self, table: pa.Table) -> None:
         if not self._asked.options.processes:
             return
-        (row,) = self._engine.table(
-            f"SELECT count(*) AS n FROM sockets WHERE {self._where(moment)} AND holders > 1"
-        ).to_pylist()
-        if row["n"]:
-            self._note(f"{row['n']:,} sockets are held by several processes; -p names the oldest")
+        shared = sum(holders > 1 for holders in table["holders"].to_pylist() if holders)
+        if shared:
+            told = "socket is" if shared == 1 else "sockets are"
+            self._note(f"{shared:,} {told} held by several processes: -p names the oldest")
 
 
 def _plain(value: object) -> object:

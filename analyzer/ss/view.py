@@ -40,7 +40,7 @@ _HEAD = (
 )
 _UNIX = ("inode", "peer_inode")
 _NUMBERS = ("local_id", "peer_id", "details")
-_OWNER = ("pid", "comm", "fd", "owner_by", "inode")
+_OWNER = ("pid", "comm", "fd", "holders", "owner_by", "inode")
 _TIMER = ("timer", "expires_ms", "retrans")
 _EXTENDED = (
     *("uid", "inode", "mark", "cgroup_id", "cgroup", "shutdown", "vfs_inode", "vfs_dev", "icons"),

@@ -107,7 +107,7 @@ def _host(address: str) -> str:
 def whole(row: Row, column: str) -> int:
     """Return a number, 0 where there is none."""
     value = row.get(column)
-    return value if isinstance(value, int) else 0
+    return int(value) if isinstance(value, int) else 0  # flags are bool
 
 
 def signed(value: int) -> int:

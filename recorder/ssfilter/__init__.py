@@ -1,6 +1,8 @@
 """The filter language of ss: its text → a tree, of which there is SQL and the kernel's bytecode."""
 
+from recorder.ssfilter.hosts import number as parse_number
 from recorder.ssfilter.parse import parse, read_file
+from recorder.ssfilter.protocols import ETHERNET, NETLINK
 from recorder.ssfilter.tree import (
     STATES,
     Address,
@@ -25,6 +27,8 @@ from recorder.ssfilter.tree import (
 )
 
 __all__ = [
+    "ETHERNET",
+    "NETLINK",
     "STATES",
     "Address",
     "And",
@@ -46,5 +50,6 @@ __all__ = [
     "Side",
     "leaves",
     "parse",
+    "parse_number",
     "read_file",
 ]

@@ -146,7 +146,7 @@ class _Reader:
     def __init__(self, text: str, family: str | None, tables: Collection[str]) -> None:
         self._text = text
         self._family = family
-        self._families: frozenset[str] | None = None
+        self._named: str | None = None
         self._tables = tables
         self._warnings: dict[str, None] = {}
 
@@ -163,7 +163,7 @@ class _Reader:
                 states = (_ALL if states is None else states) - self._states(child)
             else:
                 node = self._node(child)
-        return Filter(self._text, states, self._families, node, tuple(self._warnings))
+        return Filter(self._text, states, self._named, node, tuple(self._warnings))
 
     def _states(self, tree: Tree[Token]) -> frozenset[str]:
         word = _token(tree)
@@ -224,7 +224,7 @@ class _Reader:
             value, side, self._family, self._tables, is_port=is_port
         )
         if family is not None:
-            self._family, self._families = family, frozenset({family})
+            self._family = self._named = family
         match operator.rstrip("q"):
             case "=" | "e":
                 return leaf

@@ -152,13 +152,14 @@ Node: TypeAlias = And | Or | Not | Leaf
 class Filter:
     """A filter, read. None is what it does not say.
 
-    ``families`` are as ss spells them; those that the last host names replace what options say.
+    ``family``, as ss spells it, is that of the last host that names one, or of the option before: it
+    replaces what options say.
     ``warnings`` are sentences.
     """
 
     text: str
     states: frozenset[str] | None = None
-    families: frozenset[str] | None = None
+    family: str | None = None
     tree: Node | None = None
     warnings: tuple[str, ...] = ()
 
