@@ -134,6 +134,14 @@ Where = Annotated[
         "\"comm = 'nginx' AND peer_port = 5432\".",
     ),
 ]
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILTER",
+        help="Only sockets that a filter of ss lets through: "
+        '"dst 10.0.0.0/8 and sport = :443". See docs/ss.md.',
+    ),
+]
 Parameters = Annotated[
     list[str] | None,
     typer.Option(
@@ -218,6 +226,7 @@ def _request(
     start: str | None,
     end: str | None,
     where: str | None,
+    filter: str | None,
     zone: str,
     form: Format | None,
     output: Path | None,
@@ -246,11 +255,14 @@ def _request(
         zone = find_zone(zone)
     except ZoneError as error:
         raise typer.BadParameter(printable(str(error)), param_hint="--tz") from error
+    if filter is not None:
+        _check_filter(filter)
     return Request(
         recordings=recordings,
         start=start,
         end=end,
         where=where,
+        filter=filter,
         zone=zone,
         form=form,
         output=output,
@@ -258,6 +270,19 @@ def _request(
         memory=memory,
         timeout=timeout,
     )
+
+
+def _check_filter(text: str) -> None:
+    """End a wrong use if it is no filter, and tell what about it may surprise."""
+    from recorder.ssfilter import FilterError, parse
+
+    try:
+        found = parse(text)
+    except FilterError as error:
+        told = "\n".join(map(printable, str(error).split("\n")))
+        raise typer.BadParameter(told, param_hint="--filter") from error
+    for warning in found.warnings:
+        typer.echo(f"sockrec: {printable(warning)}", err=True)
 
 
 def _named(recordings: Sequence[Path] | None) -> Sequence[Path]:
@@ -385,6 +410,7 @@ def summary(
     start: From = None,
     end: To = None,
     where: Where = None,
+    filter: Filter = None,
     param: Thresholds = None,
     fail_on: Annotated[
         Severity | None,
@@ -412,7 +438,9 @@ def summary(
     3 if something that bad was found, and 4 if nothing was found because nothing could be checked.
     """
     recordings = _named(recording)
-    request = _request(recordings, start, end, where, zone, form, output, threads, memory, timeout)
+    request = _request(
+        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
+    )
     with _wrong_options(), request.opened() as opened:
         verdict = request.summary(opened, _pairs(param or []))
     if fail_on is None:
@@ -527,6 +555,7 @@ def report(
     start: From = None,
     end: To = None,
     where: Where = None,
+    filter: Filter = None,
     top: Top = None,
     param: Parameters = None,
     zone: Zone = "UTC",
@@ -540,7 +569,9 @@ def report(
     found = _report(name)
     given = _given(found, param or [], top)
     recordings = _named(recording)
-    request = _request(recordings, start, end, where, zone, form, output, threads, memory, timeout)
+    request = _request(
+        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
+    )
     with _wrong_options(), request.opened() as opened:
         request.report(opened, found, given)
 
@@ -567,6 +598,7 @@ def sql(
     start: From = None,
     end: To = None,
     where: Where = None,
+    filter: Filter = None,
     zone: Zone = "UTC",
     form: Form = None,
     output: Output = None,
@@ -583,7 +615,9 @@ def sql(
     time of each socket in sockets. .tables and .schema of the prompt describe them all.
     """
     recordings, query = _split(words)
-    request = _request(recordings, start, end, where, zone, form, output, threads, memory, timeout)
+    request = _request(
+        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
+    )
     if query is None and sys.stdin.isatty():
         if not sys.stdout.isatty() or output is not None:
             raise typer.BadParameter(

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-
 import typer
 
 from analyzer.cli import From, Timeout, To, Zone, _duration
@@ -198,7 +197,7 @@ def ss(
 ) -> None:
     """Print what ss 6.1 would have printed, of sockets at a moment of a recording.
 
-    Options and filters are those of ss; the order of rows is by table, family, port and address. The
+    Options and filters are those of ss; rows are ordered by table, family, port and address. The
     moment shown, and what could not be seen, is told on standard error.
     """
     from analyzer.request import opened

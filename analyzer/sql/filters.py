@@ -12,6 +12,7 @@ from recorder.schema import SOCKETS, Table
 from recorder.ssfilter import (
     ETHERNET,
     NETLINK,
+    STATES,
     Address,
     And,
     Autobound,
@@ -45,12 +46,15 @@ _FAMILIES = {"link": "packet"}
 
 
 def condition(found: Filter, table: Table = SOCKETS, ranges: Ranges | None = None) -> str:
-    """Return a filter as one expression over the columns of a table."""
+    """Return a filter as one expression over the columns of a table.
+
+    What is closed has no state any more: one of closes is true by conditions alone.
+    """
     parts = []
-    if found.states is not None:
-        parts.append(f"state IN ({_list(found.states)})")
+    if found.states is not None and not found.states.issuperset(STATES):
         if table != SOCKETS:
-            parts.pop()  # the state of what is closed is not that it had
+            return "false"
+        parts.append(f"state IN ({_list(found.states)})")
     if found.family is not None:
         parts.append(f"family = '{_FAMILIES.get(found.family, found.family)}'")
     if found.tree is not None:

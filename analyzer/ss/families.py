@@ -115,9 +115,7 @@ def _packet_parts(more: dict[str, Any]) -> list[str]:
 
 def _program(lines: str) -> str:
     instructions = [line.split() for line in lines.split(",") if line]
-    told = "".join(
-        f" 0x{int(code):02x} {jt} {jf} {k}," for code, jt, jf, k in instructions
-    )
+    told = "".join(f" 0x{int(code):02x} {jt} {jf} {k}," for code, jt, jf, k in instructions)
     return f"bpf filter ({len(instructions)}): {told}"
 
 
@@ -149,7 +147,9 @@ def netlink_words(row: Row, options: Options) -> str:
 
 
 def vsock_ends(row: Row, names: Names) -> Ends:
-    cids = ("*" if row.get(name) is None else text(row, name) for name in ("local_addr", "peer_addr"))
+    cids = (
+        "*" if row.get(name) is None else text(row, name) for name in ("local_addr", "peer_addr")
+    )
     ports = ("*" if row.get(name) is None else str(row[name]) for name in ("local_id", "peer_id"))
     (local, peer), (local_port, peer_port) = cids, ports
     return f"{local}:", local_port, f"{peer}:", peer_port

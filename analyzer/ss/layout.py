@@ -88,8 +88,7 @@ class Layout:
         if self._screen is not None:
             widths = _spread([min(one, self._screen) for one in widths], self._screen)
         columns = [
-            _padded(*one)
-            for one in zip(fields, widths, self._delimiters, self._right, strict=True)
+            _padded(*one) for one in zip(fields, widths, self._delimiters, self._right, strict=True)
         ]
         yield from map("".join, zip(*columns, ["\n"] * len(fields[0]), strict=True))
 

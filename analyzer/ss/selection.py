@@ -76,6 +76,7 @@ NETIDS = (*(netid for netids, _, _ in _TABLES.values() for netid in netids), "v_
 
 _FILTER_NAMES = {"packet": "link"}
 
+
 class SelectionError(SockrecError):
     """Options that choose nothing, or a name that ss does not know; ``option`` names it."""
 
@@ -200,7 +201,9 @@ class Selection:
             case "vsock":
                 parts[0] = f"netid IN ({_list((*netids, 'v_seq'))})"
             case "raw":  # the kernel takes no heed of them
-                in_proc = f"cookie < 0 AND family IN ({_list(shown)}) AND state IN ({_list(states)})"
+                in_proc = (
+                    f"cookie < 0 AND family IN ({_list(shown)}) AND state IN ({_list(states)})"
+                )
                 return f"({parts[0]} AND (({in_proc}) OR (cookie >= 0 AND {parts[1]})))"
             case "sctp":
                 return _sctp(parts, states)

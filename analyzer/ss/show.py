@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from datetime import UTC, tzinfo
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
 from analyzer.screen.cells import printable
@@ -46,7 +46,7 @@ class Asked:
 
     selection: Selection = field(default_factory=Selection)
     filter: str = ""
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     at: str | None = None
     every: float | None = None
     start: str | None = None
@@ -152,7 +152,7 @@ class Show:
 
     def _wanted(self) -> list[Moment]:
         asked = self._asked
-        first, last = self._moments.span
+        _, last = self._moments.span
         if asked.every is None:
             found = self._moments.find(asked.at or "last")
             self._note(f"at {told(found, asked.zone)}")
@@ -217,7 +217,6 @@ class Show:
     def _events(self) -> None:
         """Print each close as ss -E does: the columns grow with what they have to hold."""
         asked = self._asked
-        first, last = self._moments.span
         bounds = ["true"]
         if asked.start or asked.at:
             bounds.append(f"t_us >= {self._moments.find(asked.start or asked.at or '').us}")
@@ -255,7 +254,9 @@ class Show:
         for netns in spaces:
             if self._every_space:
                 self._out.write(f"Netns: {self._recorded.space(netns)}\n")
-            counts = Counts.read(self._engine, moment.sample, netns, alone=len(self._recorded.spaces) == 1)
+            counts = Counts.read(
+                self._engine, moment.sample, netns, alone=len(self._recorded.spaces) == 1
+            )
             if counts is None:
                 self._note(f"of {self._recorded.space(netns)} no counters were recorded by then")
                 continue
@@ -273,12 +274,16 @@ class Show:
             for netns, (names, _) in self._recorded.spaces.items():
                 if wanted in (str(netns), *names.split(",")):
                     return netns
-            known = ", ".join(self._recorded.space(netns) for netns in sorted(self._recorded.spaces))
+            known = ", ".join(
+                self._recorded.space(netns) for netns in sorted(self._recorded.spaces)
+            )
             raise SelectionError(f"{wanted!r} was not recorded; there are {known}", "--net")
         home = [netns for netns, (_, is_home) in self._recorded.spaces.items() if is_home]
         if not home:
             facts = self._engine.recordings[0].facts.get("netns")
-            home = [netns for netns in self._recorded.spaces if netns == facts] or sorted(self._recorded.spaces)
+            home = [netns for netns in self._recorded.spaces if netns == facts] or sorted(
+                self._recorded.spaces
+            )
         if len(self._recorded.spaces) > 1:
             others = len(self._recorded.spaces) - 1
             self._note(
@@ -292,7 +297,8 @@ class Show:
         if self._asked.options.numeric or "netlink" not in self._asked.selection.tables:
             return {}
         found = self._engine.table(
-            f"SELECT DISTINCT pid, comm FROM owners WHERE valid_from <= make_timestamp({moment.us}) "
+            f"SELECT DISTINCT pid, comm FROM owners "
+            f"WHERE valid_from <= make_timestamp({moment.us}) "
             f"AND (valid_to IS NULL OR valid_to > make_timestamp({moment.us}))"
         ).to_pylist()
         return {row["pid"]: printable(str(row["comm"] or "")) for row in found if row["pid"]}

@@ -1,7 +1,7 @@
 """What ss -s prints: how many sockets there are, by the kernel's counters of one namespace.
 
-The kernel counts allocated and orphaned TCP sockets of the whole host only. ss prints these in every
-namespace; here they are told of a host of one namespace, and counted from the rows of others.
+The kernel counts allocated and orphaned TCP sockets of the whole host only. ss prints these in
+every namespace; here they are told of a host of one namespace, and counted from the rows of others.
 """
 
 from __future__ import annotations

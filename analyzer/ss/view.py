@@ -22,9 +22,7 @@ GROUPS = (
 _NAMED = ("raw", "udp", "tcp")
 """Tables whose services are named from then on: those of others ss takes for these."""
 
-_OTHERS: dict[
-    str, tuple[Callable[[Row, Names], families.Ends], Callable[[Row, Options], str]]
-] = {
+_OTHERS: dict[str, tuple[Callable[[Row, Names], families.Ends], Callable[[Row, Options], str]]] = {
     "netlink": (families.netlink_ends, families.netlink_words),
     "packet": (families.packet_ends, families.packet_words),
     "unix": (families.unix_ends, families.unix_words),
@@ -98,8 +96,10 @@ def fields(table: pa.Table, options: Options, names: Names) -> Shown:
         part = table.slice(start, end - start)
         if group in _NAMED:
             names.protocol = group
-        new = _others(part, group, options, names) if group in _OTHERS else _inet(
-            part, group, options, names
+        new = (
+            _others(part, group, options, names)
+            if group in _OTHERS
+            else _inet(part, group, options, names)
         )
         for have, more in zip(made, new, strict=True):
             have += more
@@ -179,9 +179,7 @@ def _addresses(
     return [known[key] for key in zip(texts, v6only, strict=True)]
 
 
-def _ports(
-    numbers: Sequence[int | None], netns: Sequence[int], names: Names
-) -> list[str]:
+def _ports(numbers: Sequence[int | None], netns: Sequence[int], names: Names) -> list[str]:
     known: Mapping[tuple[int | None, int], str] = {
         key: names.port(key[0] or 0, key[1]) for key in set(zip(numbers, netns, strict=True))
     }

@@ -197,6 +197,4 @@ def _resolved(name: str, family: str | None) -> tuple[Network, ...]:
         socket.inet_pton(kind, str(address[0]).partition("%")[0]): None
         for kind, _, _, _, address in found
     }
-    return tuple(
-        Network(INET if len(one) == 4 else INET6, one, 8 * len(one)) for one in packed
-    )
+    return tuple(Network(INET if len(one) == 4 else INET6, one, 8 * len(one)) for one in packed)

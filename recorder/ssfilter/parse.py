@@ -220,9 +220,7 @@ class _Reader:
     def _host(self, first: str, operator: str, value: str) -> Node:
         side: Side = "peer" if first[0] == "d" else "local"
         is_port = first.endswith("port")
-        leaf, family = parse_host(
-            value, side, self._family, self._tables, is_port=is_port
-        )
+        leaf, family = parse_host(value, side, self._family, self._tables, is_port=is_port)
         if family is not None:
             self._family = self._named = family
         match operator.rstrip("q"):
@@ -276,5 +274,3 @@ def _cgroup(path: str) -> str:
             path = path[len(mount) :]
             break
     return "/" + path.strip("/")
-
-

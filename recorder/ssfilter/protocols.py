@@ -11,7 +11,9 @@ _NUMBERED = (
     "9=localtalk 10=ppptalk 11=tr_802_2 15=mobitex 16=control 17=irda 18=econet 88ca=tipc "
     "88a2=aoe c=can 8100=802.1Q"
 )
-ETHERNET = {int(number, 16): name for number, name in (pair.split("=") for pair in _NUMBERED.split())}
+ETHERNET = {
+    int(number, 16): name for number, name in (pair.split("=") for pair in _NUMBERED.split())
+}
 
 # As ss prints them (iproute2, etc/iproute2/nl_protos).
 NETLINK = dict(

@@ -152,9 +152,8 @@ Node: TypeAlias = And | Or | Not | Leaf
 class Filter:
     """A filter, read. None is what it does not say.
 
-    ``family``, as ss spells it, is that of the last host that names one, or of the option before: it
-    replaces what options say.
-    ``warnings`` are sentences.
+    ``family``, as ss spells it, is that of the last host that names one, or of the option before:
+    it replaces what options say. ``warnings`` are sentences.
     """
 
     text: str
