@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from analyzer.sql.catalog import Query
     from analyzer.sql.engine import Engine
     from analyzer.sql.summary import Summary
-    from analyzer.sql.views import Filtered, Scope
+    from analyzer.sql.views import Scope
 
 __all__ = ["Analysis", "Answer", "open"]
 
@@ -160,7 +160,11 @@ class Analysis:
         from analyzer.sql.times import Times
         from analyzer.sql.views import Scope, together
 
-        filtered = None if filter is None else self._filtered(filter)
+        filtered = None
+        if filter is not None:
+            from analyzer.sql.filters import filtered as made
+
+            filtered = made(self.engine, filter)
         if start is None and end is None:
             return Scope(where=where, filter=filtered)
         scopes = [
@@ -173,21 +177,6 @@ class Analysis:
             for one in self.engine.scopes()
         ]
         return scopes[0] if len(scopes) == 1 else together(scopes)
-
-    def _filtered(self, text: str) -> Filtered:
-        """Return a filter of ss as SQL. Raises FilterError."""
-        from analyzer.sql.filters import condition
-        from analyzer.sql.views import Filtered
-        from recorder.schema import CLOSES, SOCKETS
-        from recorder.ssfilter import Autobound, leaves, parse
-
-        found = parse(text)
-        ranges = {}
-        if any(isinstance(leaf, Autobound) for leaf in leaves(found.tree)):
-            known = self.engine.table("SELECT ns, low, high FROM port_ranges").to_pylist()
-            ranges = {row["ns"]: (row["low"], row["high"]) for row in known}
-        conditions = (condition(found, table, ranges) for table in (SOCKETS, CLOSES))
-        return Filtered(text, *conditions)
 
     def __repr__(self) -> str:
         closed = ", closed" * self.engine.closed

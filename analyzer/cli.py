@@ -241,7 +241,7 @@ def _request(
     if form is None:
         ending = output.suffix.lower() if output else ""
         if ending not in _ENDINGS:
-            known = ", ".join(filter(None, _ENDINGS))
+            known = ", ".join(ending for ending in _ENDINGS if ending)
             raise typer.BadParameter(
                 f"{printable(ending)!r} is no ending that tells a format: use one of {known}, or "
                 "say --format",

@@ -221,7 +221,7 @@ def ss(
             Show(recorded, asked, out, _note, _width(out)).run()
 
 
-def read_options(ctx: typer.Context, words: Sequence[str]) -> Asked:
+def read_options(ctx: Any, words: Sequence[str]) -> Asked:
     """Return what the options and the words of the filter ask for.
 
     Raises BadParameter, SelectionError and what reading a file raises.

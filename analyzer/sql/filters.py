@@ -8,7 +8,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection, Mapping
 
-from recorder.schema import SOCKETS, Table
+from analyzer.sql.engine import Engine
+from analyzer.sql.views import Filtered
+from recorder.schema import CLOSES, SOCKETS, Table
 from recorder.ssfilter import (
     ETHERNET,
     NETLINK,
@@ -30,6 +32,8 @@ from recorder.ssfilter import (
     Owner,
     Port,
     Side,
+    leaves,
+    parse,
     parse_number,
 )
 
@@ -43,6 +47,16 @@ _INET = "family IN ('inet', 'inet6')"
 _MAPPED = bytes(10) + b"\xff\xff"
 _FAMILIES = {"link": "packet"}
 """Families in ss's filters by another name than in the column."""
+
+
+def filtered(engine: Engine, text: str) -> Filtered:
+    """Return a filter as what a scope is narrowed by. Raises FilterError."""
+    found = parse(text)
+    ranges = {}
+    if any(isinstance(leaf, Autobound) for leaf in leaves(found.tree)):
+        known = engine.table("SELECT ns, low, high FROM port_ranges").to_pylist()
+        ranges = {row["ns"]: (row["low"], row["high"]) for row in known}
+    return Filtered(text, *(condition(found, table, ranges) for table in (SOCKETS, CLOSES)))
 
 
 def condition(found: Filter, table: Table = SOCKETS, ranges: Ranges | None = None) -> str:

@@ -104,7 +104,7 @@ def _parser() -> Lark:
 
 def _check_depth(text: str) -> None:
     deep = 0
-    for match in re.finditer(r"\\.|[()]|!|\bnot\b", text):
+    for match in re.finditer(r"\\.|[()]", text):
         deep += {"(": 1, ")": -1}.get(match[0], 0)
         if deep > _DEEPEST:
             raise FilterError("nested too deeply", text, match.start(), match.end())
@@ -122,7 +122,7 @@ def _unexpected(text: str, error: Exception) -> FilterError:
         if error.token.type != "$END":
             at = error.token.start_pos or 0
     elif isinstance(error, UnexpectedCharacters):
-        expected, at = error.allowed or (), error.pos_in_stream
+        expected, at = error.allowed or (), getattr(error, "pos_in_stream", None) or 0
     word = re.match(r"\S*", text[at:])
     end = at + len(word[0] if word else "")
     told = next((said for name, said in _EXPECTED.items() if name in expected), "")

@@ -360,7 +360,7 @@ def test_any_filter_lets_the_same_rows_through_as_the_kernel_and_ss(machine: Mac
         words = (re.split(r"[ :]+", line) for line in lines)
         return sorted(" ".join(one) for one in words if not half_open & set(one))
 
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
     @given(st.recursive(LEAVES, trees, max_leaves=8))
     def check_one(tree: str) -> None:
         ours = settled(machine.ours("-Htuan", *states.split(), *tree.split()))

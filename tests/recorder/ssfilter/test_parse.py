@@ -102,10 +102,10 @@ def test_who_relies_on_the_manual_of_ss_is_warned() -> None:
 
 
 def test_states_come_first_and_add_up() -> None:
-    assert parse("state established").states == {"ESTAB"}
-    assert parse("state ESTABLISHED state syn-rcv dport = 443").states == {"ESTAB", "SYN-RECV"}
-    bucket = parse("state bucket").states
-    assert bucket == {"SYN-RECV", "TIME-WAIT"}
+    assert parse("state established").states == frozenset({"ESTAB"})
+    added = parse("state ESTABLISHED state syn-rcv dport = 443").states
+    assert added == frozenset({"ESTAB", "SYN-RECV"})
+    assert parse("state bucket").states == frozenset({"SYN-RECV", "TIME-WAIT"})
     rest = parse("exclude bucket").states
     assert rest is not None
     assert rest == parse("state big").states
@@ -149,7 +149,9 @@ def test_an_error_says_what_is_wrong_and_points_at_it(text: str, what: str, mark
     assert line[marks.index("^") : len(marks)] == marked
 
 
-@pytest.mark.parametrize("text", ["dst", "sport =", "not", "sport = 80 or", "( sport = 80", "state"])
+@pytest.mark.parametrize(
+    "text", ["dst", "sport =", "not", "sport = 80 or", "( sport = 80", "state"]
+)
 def test_what_ends_too_early_is_told_so(text: str) -> None:
     with pytest.raises(FilterError):
         parse(text)
