@@ -22,7 +22,7 @@ GROUPS = (
 _NAMED = ("raw", "udp", "tcp")
 """Tables whose services are named from then on: those of others ss takes for these."""
 
-_OTHERS: dict[str, tuple[Callable[[Row, Names], families.Ends], Callable[[Row, Options], str]]] = {
+OTHERS: dict[str, tuple[Callable[[Row, Names], families.Ends], Callable[[Row, Options], str]]] = {
     "netlink": (families.netlink_ends, families.netlink_words),
     "packet": (families.packet_ends, families.packet_words),
     "unix": (families.unix_ends, families.unix_words),
@@ -30,6 +30,7 @@ _OTHERS: dict[str, tuple[Callable[[Row, Names], families.Ends], Callable[[Row, O
     "tipc": (families.tipc_ends, families.tipc_words),
     "xdp": (families.xdp_ends, families.xdp_words),
 }
+"""Of sockets that have no internet address: their ends, and what stands behind these."""
 _NETIDS = {"v_seq": "???"}
 
 _HEAD = (
@@ -98,7 +99,7 @@ def fields(table: pa.Table, options: Options, names: Names) -> Shown:
             names.protocol = group
         new = (
             _others(part, group, options, names)
-            if group in _OTHERS
+            if group in OTHERS
             else _inet(part, group, options, names)
         )
         for have, more in zip(made, new, strict=True):
@@ -121,7 +122,7 @@ def _queues(part: pa.Table) -> Iterator[list[str]]:
 
 
 def _others(part: pa.Table, group: str, options: Options, names: Names) -> list[list[str]]:
-    ends_of, words_of = _OTHERS[group]
+    ends_of, words_of = OTHERS[group]
     rows = part.to_pylist()
     ends = [ends_of(row, names) for row in rows]
     netids = [_NETIDS.get(row["netid"], row["netid"]) for row in rows]
@@ -143,8 +144,8 @@ def _inet(part: pa.Table, group: str, options: Options, names: Names) -> list[li
     netids = [inet.netid(row) for row in rows] if raw else part["netid"].to_pylist()
     if group == "sctp":
         _hang(rows, netids, states)
-    local = _addresses(part["local_addr"].to_pylist(), v6only, names)
-    peer = _addresses(part["peer_addr"].to_pylist(), v6only, names)
+    local = addresses(part["local_addr"].to_pylist(), v6only, names)
+    peer = addresses(part["peer_addr"].to_pylist(), v6only, names)
     if bound:
         local = [
             addr if row["interface"] is None else f"{addr}%{interface(row)}"
@@ -158,16 +159,17 @@ def _inet(part: pa.Table, group: str, options: Options, names: Names) -> list[li
         states,
         *_queues(part),
         [f"{addr}:" for addr in local],
-        _ports(part["local_port"].to_pylist(), netns, names),
+        ports(part["local_port"].to_pylist(), netns, names),
         [f"{addr}:" for addr in peer],
-        _ports(part["peer_port"].to_pylist(), netns, names),
+        ports(part["peer_port"].to_pylist(), netns, names),
         told,
     ]
 
 
-def _addresses(
+def addresses(
     texts: Sequence[str | None], v6only: Sequence[bool | None], names: Names
 ) -> list[str]:
+    """Return addresses as ss prints them, those of IPv6 in brackets, any as a star."""
     known: dict[tuple[str | None, bool | None], str] = {}
     for key in set(zip(texts, v6only, strict=True)):
         address = key[0] or "*"
@@ -179,7 +181,8 @@ def _addresses(
     return [known[key] for key in zip(texts, v6only, strict=True)]
 
 
-def _ports(numbers: Sequence[int | None], netns: Sequence[int], names: Names) -> list[str]:
+def ports(numbers: Sequence[int | None], netns: Sequence[int], names: Names) -> list[str]:
+    """Return ports as ss prints them, each of the namespace at its place."""
     known: Mapping[tuple[int | None, int], str] = {
         key: names.port(key[0] or 0, key[1]) for key in set(zip(numbers, netns, strict=True))
     }
