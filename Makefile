@@ -9,6 +9,10 @@ N ?= 20
 SECONDS ?= 60
 LIVE ?=
 SAMPLES ?=
+PYTHONS ?= python3.12 python3.13
+# What differs between versions of Python shows here: the commands, the parsers, files, processes.
+PORTABLE := tests/project/test_door.py tests/project/test_sweep.py tests/analyzer/test_cli.py \
+  tests/analyzer/screen tests/analyzer/reading tests/recorder/wire tests/recorder/diag tests/recorder/store
 
 CHECKED := $(wildcard recorder analyzer queries tests benchmarks samples docs sockrec.py)
 TYPED := $(wildcard recorder analyzer tests benchmarks samples docs sockrec.py)
@@ -20,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME
 
 .DELETE_ON_ERROR:
-.PHONY: help demo samples test test-often torture bench lint format docs wheel test-duckdb15 constraints clean
+.PHONY: help demo samples test test-often torture bench lint format docs wheel test-duckdb15 test-pythons test-python constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +74,16 @@ docs: $(VENV)/.runtime ## write schema.md, views.md, reports.md and the man page
 wheel: $(VENV)/.dev ## build wheel and sdist and try them without dev packages
 	$(BIN)/python .ci/wheel_smoke.py
 
+test-pythons: ## tests by each of PYTHONS="python3.12 ..." that is there, beside the one of make test
+	@for python in $(PYTHONS); do \
+	  version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || \
+	    { echo "make test-pythons: there is no $$python here"; continue; }; \
+	  $(MAKE) --no-print-directory test-python PYTHON=$$python VENV=.venv-$$version || exit; \
+	done
+
+test-python: $(VENV)/.dev
+	$(BIN)/pytest $(PYTEST_ARGS) $(PORTABLE)
+
 test-duckdb15: .venv-duckdb15/.dev ## the analyzer's tests with the oldest supported DuckDB
 	.venv-duckdb15/bin/pytest $(PYTEST_ARGS) tests/analyzer
 
@@ -82,7 +96,7 @@ constraints: ## take the newest version of every dependency into constraints.txt
 	rm -rf .venv-constraints
 
 clean: ## remove what make made, the environments included
-	rm -rf .venv .venv-duckdb15 .venv-constraints demo-recording dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-3.* .venv-duckdb15 .venv-constraints demo-recording dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # An environment, its stamps newer than what was installed into it.
 $(VENV)/bin/python:

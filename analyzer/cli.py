@@ -130,8 +130,9 @@ Where = Annotated[
     str | None,
     typer.Option(
         metavar="EXPR",
-        help="Only sockets for which this SQL expression over their columns is true: "
-        "\"comm = 'nginx' AND peer_port = 5432\".",
+        help='Only sockets for which this SQL expression over their columns is true: "comm = '
+        "'nginx' AND peer_port = 5432\"; it may name cmdline, exe, unit, slice, runtime, container "
+        "and pod of the process, and netns_name, too.",
     ),
 ]
 Filter = Annotated[
@@ -243,8 +244,7 @@ def _request(
         if ending not in _ENDINGS:
             known = ", ".join(ending for ending in _ENDINGS if ending)
             raise typer.BadParameter(
-                f"{printable(ending)!r} is no ending that tells a format: use one of {known}, or "
-                "say --format",
+                f"{printable(ending)!r} stands for no format: use one of {known}, or say --format",
                 param_hint="--output",
             )
         form = _ENDINGS[ending]
@@ -314,7 +314,9 @@ def _wrong_options() -> Iterator[None]:
     except TimeError as error:
         raise typer.BadParameter(printable(str(error)), param_hint=error.option) from error
     except ScopeError as error:
-        raise typer.BadParameter(printable(str(error)), param_hint="--where") from error
+        lines = [str(error), *getattr(error, "__notes__", ())]
+        said = "\n".join(map(printable, lines))
+        raise typer.BadParameter(said, param_hint="--where") from error
 
 
 @contextmanager
@@ -338,7 +340,7 @@ def info(
     recording: MaybeRecordings = None,
     form: Text = Told.table,
 ) -> None:
-    """Tell what a recording is: host, span, samples, rows, and what could not be seen."""
+    """Describe a recording: host, span, samples, rows, and what could not be seen."""
     import json
 
     from analyzer.request import opened
@@ -417,8 +419,8 @@ def summary(
         typer.Option(
             "--fail-on",
             metavar="SEVERITY",
-            help="Exit with 3 if something as bad as that was found, warning or critical, and with "
-            "4 if nothing could be told.",
+            help="Exit with 3 if something that bad was found (warning or critical), and with 4 if "
+            "nothing could be checked.",
             show_default=False,
         ),
     ] = None,
@@ -429,7 +431,7 @@ def summary(
     memory: Memory = None,
     timeout: Timeout = None,
 ) -> None:
-    """Tell what is wrong in a recording, worst first, and what to read next.
+    """Say what is wrong in a recording, worst first, and what to read next.
 
     With --format json it is one object, which docs/summary.md describes; csv, ndjson and the other
     formats have a row for each finding.

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 
 _TOLD = 5
+_OF_PROCESSES = (
+    r"\b(pid|comm|start_us|owner_by|who|cmdline|exe|unit|slice|runtime|container|pod|user"
+    r"|process)\b"
+)
 
 
 class WantError(SockrecError):
@@ -80,14 +84,16 @@ class Request:
     def report(self, opened: Analysis, report: Query, given: Mapping[str, str]) -> None:
         """Print a report; if it has no rows, tell what of the recording it lacked."""
         from analyzer import Answer
-        from analyzer.sql.hosts import charted, lacking_each
+        from analyzer.sql.hosts import charted, lacking_each, naming
 
         values = report.values(given)  # of any names, which keywords could not have
         scope = self.scope(opened)
         answer = Answer(opened.engine, report.sql, scope, values, apart=True)
         _, top = values.get("top", ("BIGINT", 0))
         chart = charted(opened.engine, report)
-        shown = self.show(opened, answer, Look(self.zone, report.title, chart, int(top)))
+        ranks = (*naming(opened.engine)[0], *report.ranks)
+        look = Look(self.zone, report.title, chart, ranks, int(top))
+        shown = self.show(opened, answer, look)
         why = "; ".join(lacking_each(opened.engine, scope, report))
         if not shown:
             _note(f"no rows: {why}" if why else "no rows")
@@ -154,7 +160,7 @@ class Request:
     def _note_unknown(self, opened: Analysis) -> None:
         """Tell what a condition on processes cannot find."""
         asked = f"{self.where or ''} {self.filter or ''}"
-        if not re.search(r"\b(pid|comm|start_us|owner_by|process|unit|container)\b", asked):
+        if not re.search(_OF_PROCESSES, asked):
             return
         scope = opened.scope(self.start, self.end, zone=ZoneInfo(self.zone))
         query = "SELECT count(*) AS n FROM closes WHERE connection AND pid IS NULL"

@@ -104,7 +104,9 @@ def section(query: Query, level: str = "##") -> Iterator[str]:
     yield query.description
     yield ""
     if query.needs:
-        yield f"Needs {', '.join(query.needs)}."
+        long = f"{query.lasts:g}" if isinstance(query.lasts, float) else f"`{query.lasts}`"
+        time = f", and {long} seconds of samples" if query.lasts else ""
+        yield f"Needs {', '.join(query.needs)}{time}."
         yield ""
     yield from table(
         "parameter",

@@ -1,36 +1,40 @@
 -- title = "Connections opened, closed, reset and failed over time"
 -- description = """
--- Who opens and closes connections, how fast, and how long they live. The series of all comes first:
--- what the kernel counted stands beside it, and how much of that this recording saw; then who opened
--- and closed most. Hundreds a second with a lifetime below one second is a client without
--- keep-alive or a pool: short_lived says which and what to do, time_wait what it leaves behind.
--- Resets are closes without a good-bye; a short attempt that was refused looks like one, as the
--- kernel has cleared what tells them apart. Failed attempts got no answer: look at the peer with
--- by=peer, and at listen_queues on the host that listens. A connection over loopback counts at both
--- of its ends, as it does in the kernel. One too short for its process to be found counts with the
--- only process that was seen to use the same service, else as unknown. A lifetime is known within
--- bounds, as a connection is seen at samples and when it ends: the truth lies between least and
--- most. Connections that were open at the first sample have no lifetime, nor those of which TIME-WAIT
--- is all that is known. Without the kernel's announcements (closes) a connection that lived between
--- two samples is known only if it left TIME-WAIT: opened and closed are at least so many then, and
--- lifetimes are those of what samples showed. A slice in which the kernel's table was never read has
--- no numbers.
+-- Who opens and closes connections, how fast, and how long they live. The totals of the whole time
+-- come first, of all and of those who opened and closed most; then the same over time, slice by
+-- slice. Beside all stands what the kernel counted, and how much of that this recording saw.
+-- Hundreds a second with a lifetime below one second is a client without keep-alive or a pool:
+-- short_lived says which and what to do, time_wait what it leaves behind. A reset is a close without
+-- a FIN; a short attempt that was refused looks the same, as the kernel has cleared what would tell
+-- them apart. Failed attempts got no answer: look at the peer with by=peer, and at listen_queues on
+-- the host that listens. A connection over loopback counts at both of its ends, as it does in the
+-- kernel. One too short for its process to be found counts with the only process that was seen to
+-- use the same service, else as unknown. A lifetime is known within bounds, as a connection is seen
+-- at samples and when it ends: the truth lies between least and most. Connections that were open at
+-- the first sample have no lifetime, nor those of which TIME-WAIT is all that is known. Without the
+-- kernel's announcements (closes) a connection that lived between two samples is known only if it
+-- left TIME-WAIT: opened and closed are lower bounds then, and lifetimes are those of what samples
+-- showed. A slice in which the kernel's table was never read has no numbers.
 -- """
 -- needs = ["tcp", "closes", "counters"]
 -- uses = [
 --   "counter_steps", "counter_values", "endpoint", "process", "services", "slice_of",
 --   "slice_width", "was_read",
 -- ]
+-- ranks = [
+--   "time", "who", "opened", "closed", "opened_per_s", "resets", "failed", "coverage_percent", "short_percent",
+--   "p50_most_us", "p95_most_us",
+-- ]
 --
 -- [columns]
--- time = "Begin of the slice: its first sample, UTC."
+-- time = "Begin of the slice: its first sample, UTC; empty in the totals of the whole time."
 -- who = "all, or one process, listening address and port (* is several addresses) or peer, as by says."
 -- opened = "Connections opened, failed attempts left out."
 -- closed = "Connections closed: where nothing announced the end, when a sample showed TIME-WAIT first, or in the slice in which it was last seen."
--- resets = "Those of closed that this end reset, or whose attempt was refused between two samples."
+-- resets = "Those of closed that this end reset, or closed with data unread, or that the peer reset before it had acknowledged all; attempts that were refused between two samples, too."
 -- failed = "Attempts that never got open, as far as samples showed them."
 -- opened_per_s = "opened in a second."
--- short_percent = "Share of those of closed with a known bound that lived shorter than the parameter seconds for certain; nothing if none has one."
+-- short_percent = "Share of those of closed with a known bound that lived shorter than the parameter seconds for certain; empty if none has one."
 -- p50_least_us = "Median lifetime of closed: at least so long."
 -- p50_most_us = "Median lifetime of closed: at most so long."
 -- p95_least_us = "The lifetime that 95 % of closed did not pass: at least so long."
@@ -62,7 +66,7 @@
 --
 -- [chart]
 -- mark = "line"
--- x = { field = "time", type = "temporal" }
+-- x = { field = "time", type = "temporal", bin = "binned" }
 -- y = { field = "opened_per_s", type = "quantitative" }
 -- color = { field = "who" }
 WITH named AS (
@@ -83,18 +87,18 @@ WITH named AS (
         END
       ELSE coalesce(process(s.user_comm, s.user_pid), 'unknown')
     END AS who,
-    s.opened, s.closed_first, s.attempt, s.first_us, s.first_time, s.closed_us, s.last_time, s.duration_us, s.duration_max_us
+    s.opened, s.reset_by, s.attempt, s.first_us, s.first_time, s.closed_us, s.last_time, s.duration_us, s.duration_max_us
   FROM services AS s CROSS JOIN params
 ),
 events AS (
   SELECT
-    who, first_us AS t_us, first_time AS time, 'opened' AS event, NULL AS closed_first, NULL AS least_us, NULL AS most_us
+    who, first_us AS t_us, first_time AS time, 'opened' AS event, NULL AS reset_by, NULL AS least_us, NULL AS most_us
   FROM named
   WHERE opened = 'during' AND attempt IS NULL
   UNION ALL
   SELECT
     who, closed_us AS t_us, last_time AS time, CASE WHEN attempt = 'failed' THEN 'failed' ELSE 'closed' END AS event,
-    closed_first, duration_us AS least_us, duration_max_us AS most_us
+    reset_by, duration_us AS least_us, duration_max_us AS most_us
   FROM named
   WHERE closed_us IS NOT NULL
 ),
@@ -137,13 +141,18 @@ slices AS (
     SELECT slice, time, false AS seen FROM sliced
   ) AS both_kinds
   GROUP BY slice
+  UNION ALL
+  -- The whole time, of which the totals are.
+  SELECT NULL AS slice, NULL AS time, bool_or(seen) AS seen
+  FROM looks
+  HAVING count(*) > 0
 ),
 counted AS (
   SELECT
     who, slice,
     count(*) FILTER (WHERE event = 'opened') AS opened,
     count(*) FILTER (WHERE event = 'closed') AS closed,
-    count(*) FILTER (WHERE event = 'closed' AND closed_first = 'reset') AS resets,
+    count(*) FILTER (WHERE event = 'closed' AND reset_by IS NOT NULL) AS resets,
     count(*) FILTER (WHERE event = 'failed') AS failed,
     count(most_us) FILTER (WHERE event = 'closed') AS bounded,
     count(*) FILTER (WHERE event = 'closed' AND most_us < params.seconds * 1000000) AS short,
@@ -152,17 +161,17 @@ counted AS (
     percentile_cont(0.95) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN least_us END) AS p95_least_us,
     percentile_cont(0.95) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN most_us END) AS p95_most_us
   FROM (
-    SELECT who, slice, event, closed_first, least_us, most_us FROM sliced
+    SELECT who, slice, event, reset_by, least_us, most_us FROM sliced
     UNION ALL
-    SELECT 'all' AS who, slice, event, closed_first, least_us, most_us FROM sliced
+    SELECT 'all' AS who, slice, event, reset_by, least_us, most_us FROM sliced
   ) AS twice
   CROSS JOIN params
-  GROUP BY who, slice
+  GROUP BY GROUPING SETS ((who, slice), (who))
 ),
 series AS (
   SELECT who, row_number() OVER (ORDER BY sum(opened + closed + failed) DESC, who) AS place
   FROM counted
-  WHERE who <> 'all'
+  WHERE who <> 'all' AND slice IS NULL
   GROUP BY who
   UNION ALL
   SELECT 'all' AS who, 0 AS place
@@ -194,7 +203,7 @@ kernel AS (
     WHERE step IN ('tcp', 'closes')
     GROUP BY ns, sample
   ) AS met ON met.ns = openings.ns AND met.sample = openings.sample
-  GROUP BY looks.slice
+  GROUP BY GROUPING SETS ((looks.slice), ())
 )
 SELECT
   slices.time, series.who,
@@ -204,7 +213,13 @@ SELECT
   CASE WHEN slices.seen THEN coalesce(c.failed, 0) ELSE c.failed END AS failed,
   round(
     1000000.0 * CASE WHEN slices.seen THEN coalesce(c.opened, 0) ELSE c.opened END
-      / nullif(least(slicing.end_us - slicing.start_us - slices.slice, slicing.wide_us), 0),
+      / nullif(
+        CASE
+          WHEN slices.slice IS NULL THEN slicing.end_us - slicing.start_us
+          ELSE least(slicing.end_us - slicing.start_us - slices.slice, slicing.wide_us)
+        END,
+        0
+      ),
     1
   ) AS opened_per_s,
   round(100.0 * c.short / nullif(c.bounded, 0), 1) AS short_percent,
@@ -223,7 +238,7 @@ FROM series
 CROSS JOIN params
 CROSS JOIN slices
 CROSS JOIN slicing
-LEFT JOIN counted AS c ON c.who = series.who AND c.slice = slices.slice
-LEFT JOIN kernel ON kernel.slice = slices.slice
+LEFT JOIN counted AS c ON c.who = series.who AND c.slice IS NOT DISTINCT FROM slices.slice
+LEFT JOIN kernel ON kernel.slice IS NOT DISTINCT FROM slices.slice
 WHERE params.top = 0 OR series.place <= params.top
-ORDER BY series.place, slices.slice
+ORDER BY slices.slice IS NOT NULL, series.place, slices.slice

@@ -13,7 +13,10 @@
 -- """
 -- needs = ["tcp"]
 -- uses = [
---   "close_waits", "endpoint", "netns_of", "slice_of", "slice_width_by", "tcp_reads", "the_only",
+--   "endpoint", "half_closed", "netns_of", "slice_of", "slice_width_by", "tcp_reads", "the_only",
+-- ]
+-- ranks = [
+--   "verdict", "comm", "pid", "sockets", "peer", "local", "growth", "oldest_s", "at_least", "since", "unread_bytes",
 -- ]
 --
 -- [columns]
@@ -26,8 +29,8 @@
 -- first = "Those in the first sample."
 -- peak = "Most in a sample."
 -- growth = "sockets less first; by time less those of the slice before."
--- oldest_s = "Longest that one of them had waited in a sample, in seconds, as far as samples show."
--- at_least = "True if one of them was in CLOSE-WAIT when the recording or the scope began: it may be older."
+-- oldest_s = "Longest that one of them had waited in a sample, in seconds: at least so long, by the kernel's clock (last_ack_recv_ms) and by what samples show."
+-- at_least = "True if one of them was in CLOSE-WAIT when the recording or the scope began: it may be older still."
 -- since = "First sample that showed one of them in CLOSE-WAIT, UTC; by time the first sample of the slice."
 -- unread_bytes = "Received and not read, in the last sample."
 -- netns = "Inode number of the network namespace."
@@ -62,7 +65,8 @@ WITH held AS (
     dense_rank() OVER (
       ORDER BY w.ns, w.pid NULLS LAST, w.start_us NULLS LAST, CASE WHEN params.by = 'socket' THEN w.cookie END NULLS LAST
     ) AS holder
-  FROM close_waits AS w CROSS JOIN params
+  FROM half_closed AS w CROSS JOIN params
+  WHERE w.state = 'CLOSE-WAIT'
 ),
 holders AS (
   SELECT

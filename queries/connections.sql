@@ -1,23 +1,27 @@
 -- title = "Connections one by one"
 -- description = """
--- The connections that lived longest, moved most bytes, retransmitted most, waited longest or had the
--- fullest queues, as order says: the worst first, with the way of each through its states. One that
--- sits in CLOSE-WAIT waits for its own process to close it (close_wait); much retransmitted is a bad
--- path or a peer that is gone (retransmits, stalls); a full Recv-Q is a process that does not read,
--- a full Send-Q a peer that does not (queue_growth). Totals are of the whole life, from before the
--- recording too; peers says what was moved during it. A connection over loopback has two rows, one
--- for each end. A state is told by the first sample that showed it: shorter ones are not seen. What
--- a socket lost when it reset its connection is nothing, never 0.
+-- The connections that lived longest, moved most bytes, retransmitted most, waited longest or had
+-- the fullest queues, as order says: the worst first, with the states each went through. One that
+-- sits in CLOSE-WAIT waits for its own process to close it (close_wait); many retransmissions mean a
+-- bad path or a peer that is gone (retransmits, stalls); a full Recv-Q is a process that does not
+-- read, a full Send-Q a peer that does not (queue_growth). Totals are of the whole life, from before
+-- the recording too; peers says what was moved during it. A connection over loopback has two rows,
+-- one for each end. A state is dated by the first sample that showed it; shorter ones are not seen.
+-- What the kernel had cleared when a socket reset its connection is empty, never 0.
 -- """
 -- needs = ["tcp"]
 -- uses = ["connections", "larger", "since_opened"]
+-- ranks = [
+--   "comm", "pid", "role", "local", "peer", "duration_us", "life", "first_time", "sent_bytes", "received_bytes",
+--   "retrans_percent", "rtt_us",
+-- ]
 --
 -- [columns]
--- comm = "Process that held it last; nothing if it was not found."
+-- comm = "Process that held it last; empty if it was not found."
 -- pid = "Its number."
 -- role = "Whether this end connected (client) or accepted (server)."
 -- local = "Local address and port."
--- peer = "Peer address and port; nothing where the kernel has cleared it."
+-- peer = "Peer address and port; empty where the kernel has cleared it."
 -- first_time = "First moment it is known of, UTC."
 -- duration_us = "From then to its last moment known, TIME-WAIT left out: at least so long."
 -- life = "Its states with the time from first_time to the first sample of each, and how it ended."

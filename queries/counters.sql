@@ -1,15 +1,19 @@
 -- title = "Counters of the kernel that moved"
 -- description = """
 -- What the kernel itself counted in this time, per network namespace: the evidence that does not
--- depend on what samples happened to show. Counters that mean trouble come first, the gravest on top,
--- each with what it means and the report to read next; then the others, fastest first. A counter of
--- trouble that moved once is history, one with a peak rate at the time of the incident is a cause or
--- a symptom. Values that are levels and no counts (sockets in use, memory in pages) are gauges: their
--- growth may be negative, and they have no rate. Counters are of the whole namespace: who was hit, the
--- other reports tell. A recording without counters has no lines.
+-- depend on what samples happened to show. Counters that mean trouble come first, the gravest first,
+-- each with what it means and the report to read next; then the others, fastest first. One that
+-- moved once is history; one with its peak rate at the time of the incident is a cause or a symptom.
+-- Values that are levels rather than counts (sockets in use, memory in pages) are gauges: their
+-- growth may be negative, and they have no rate. Counters cover a whole namespace; the other reports
+-- say who was hit. A recording without counters has no rows.
 -- """
 -- needs = ["counters"]
 -- uses = ["netns_of"]
+-- ranks = [
+--   "name", "growth", "meaning", "netns", "report", "peak_per_s", "peak_time", "growth_per_s", "first", "peak",
+--   "last",
+-- ]
 --
 -- [columns]
 -- netns = "Inode number of the network namespace; 0 for the whole host."

@@ -9,12 +9,15 @@
 -- that failed counts too. A socket that its peer reset is in no table: it is seen when its process
 -- closes it. The kernel is asked just before and just after the sockets are read, hence the margin:
 -- by so many connections the two may differ though nothing was missed. What the recording does not
--- say is nothing, never 0.
+-- say is empty, never 0.
 -- """
 -- uses = ["netns_of", "punctuality", "was_read"]
+-- ranks = [
+--   "name", "netns", "says", "seen", "kernel", "lost", "share_percent", "late", "skipped", "incomplete", "example",
+-- ]
 --
 -- [columns]
--- netns = "Inode number of the network namespace; nothing in the row of the whole recording."
+-- netns = "Inode number of the network namespace; empty in the row of the whole recording."
 -- name = "What the namespace is mounted as, else home, else a process in it; all: the whole recording."
 -- says = "The share in words, and how many announcements were lost."
 -- seen = "TCP connections seen, open in a sample or announced when they were closed, none twice."

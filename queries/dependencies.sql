@@ -5,29 +5,30 @@
 -- server does, and who causes its load. Where both ends are on this host they are joined by their
 -- addresses and ports, in one namespace or, where only one other has such a connection, across two
 -- (a connection that is translated on its way, NAT, stays in two rows); unix sockets by their
--- inodes. A remote end, and one whose process was not found, stands as its address. A client is
--- who connected; where nobody was seen listening the end with the lower port counts as the server.
--- Connections too short for their process to be found are put with the only process that was seen
+-- inodes. A remote end, and one whose process was not found, stands as its address. A client is who
+-- connected; where nobody was seen listening the end with the lower port counts as the server.
+-- Connections too short for their process to be found are counted for the only process that was seen
 -- to use the same service. Bytes are what was added during the recording, or since the start that
 -- --from sets; the kernel does not count those of unix sockets. Ends that reset their connection
--- have lost their peer: they stand in a row without a server, and the other end, if it is here, in
--- one of its own.
+-- have lost their peer: they are in a row without a server, and the other end, if it is here, in one
+-- of its own.
 -- """
 -- needs = ["tcp", "unix", "closes"]
 -- uses = ["endpoint", "netns_of", "process", "traffic"]
+-- ranks = ["client", "server", "service", "connections", "open", "to_server_bytes", "to_client_bytes", "netid", "ends"]
 --
 -- [columns]
--- client = "Process that connects, else its address; nothing if neither is known."
--- server = "Process that serves, else the address; nothing if neither is known."
--- service = "Address and port (* is several addresses), or name of the unix socket; nothing if it has none, as in a socket pair."
+-- client = "Process that connects, else its address; empty if neither is known."
+-- server = "Process that serves, else the address; empty if neither is known."
+-- service = "Address and port (* is several addresses), or name of the unix socket; empty if it has none, as in a socket pair."
 -- netid = "Kind: tcp, mptcp, sctp, dccp, u_str, u_seq or u_dgr."
 -- ends = "Which ends are on this host: both, client or server."
 -- connections = "Connections, failed attempts left out."
 -- open = "Those still open at the end."
 -- to_server_bytes = "From client to server in this time, retransmissions included."
 -- to_client_bytes = "From server to client in this time."
--- client_netns = "Network namespace of the client; nothing if it is not here."
--- server_netns = "Network namespace of the server; nothing if it is not here."
+-- client_netns = "Network namespace of the client; empty if it is not here."
+-- server_netns = "Network namespace of the server; empty if it is not here."
 --
 -- [params.top]
 -- type = "BIGINT"

@@ -1,21 +1,25 @@
 -- title = "Memory of socket buffers"
 -- description = """
 -- Who holds the memory of the sockets' buffers, and how near the host is to its limits. The first
--- lines are of the whole host, one per protocol that has a limit: near net.ipv4.tcp_mem (udp_mem) the
--- kernel shrinks windows, throws away what it had received and aborts connections, of every process.
--- Then come the processes, those with most first. Memory received that grows is a process that does
--- not read (read queue_growth), memory to send a peer or a network that does not take it (read
--- stalls); memory reserved is kept for a while and given back. Each byte is counted once, with the
--- socket that is charged for it: what one end of a unix socket wrote stands with the writer until it
--- is read. The kernel's own figure has its reserves in it and sockets of namespaces that were not
--- recorded. Nothing stands where the kernel did not tell: TIME-WAIT has no buffers, /proc tells no
--- memory, and limits are not shown outside of the host's first network namespace.
+-- lines are of the whole host, one per protocol that has a limit: near net.ipv4.tcp_mem (udp_mem)
+-- the kernel shrinks windows, throws away what it had received and aborts connections, of every
+-- process. Then come the processes, those with most first. Memory received that grows is a process
+-- that does not read (read queue_growth), memory to send a peer or a network that does not take it
+-- (read stalls); memory reserved is kept for a while and given back. Each byte is counted once, with
+-- the socket that is charged for it: what one end of a unix socket wrote counts for the writer until
+-- it is read. The kernel's own figure has its reserves in it and sockets of namespaces that were not
+-- recorded. A value is empty where the kernel did not report it: TIME-WAIT has no buffers, /proc
+-- shows no memory, and limits are not shown outside of the host's first network namespace.
 -- """
 -- needs = ["sockets"]
 -- uses = ["counter_growth", "kernel_memory", "kind_of", "larger", "memory_limits", "table_reads"]
+-- ranks = [
+--   "comm", "pid", "kind", "peak_bytes", "limit_percent", "says", "last_bytes", "growth_bytes", "sockets",
+--   "peak_time", "share_percent",
+-- ]
 --
 -- [columns]
--- pid = "Process, the oldest of several that hold the sockets; nothing for the host."
+-- pid = "Process, the oldest of several that hold the sockets; empty for the host."
 -- comm = "Name of the process; host: all processes; nothing: sockets without a known process."
 -- kind = "Table of the kernel: tcp, udp, unix …"
 -- sockets = "Sockets in the sample with the peak."

@@ -1,23 +1,27 @@
 -- title = "Orphans: TCP sockets that no process holds any more"
 -- description = """
 -- Connections that a process closed and whose last data or FIN the peer has not acknowledged: the
--- kernel keeps them, with all that they still have to send, until the peer answers or their time is
--- over. Many that grow are peers that went away without a word, or a network that lost the way to
--- them; a few, short-lived, are everyday life. Above tcp_max_orphans, or out of memory, the kernel
--- resets them: the peer then never gets the end of what it was sent. The first line is the whole
--- host beside the kernel's own count and limit; the others say whose they were, most first. The
--- process is the one that held the connection last, if a sample had shown it before. What waits to be
--- accepted, TIME-WAIT and SYN-RECV have no process either and are no orphans.
+-- kernel keeps them, with all that they still have to send, until the peer answers or they time out.
+-- Many that grow are peers that went away without a word, or a network that lost the way to them; a
+-- few, short-lived, are everyday life. Above tcp_max_orphans, or out of memory, the kernel resets
+-- them: the peer then never gets the rest of what was sent. The first line is the whole host beside
+-- the kernel's own count and limit; the others say whose they were, most first. The process is the
+-- one that held the connection last, if a sample had shown it before. What waits to be accepted,
+-- TIME-WAIT and SYN-RECV have no process either and are no orphans.
 -- """
 -- needs = ["tcp"]
 -- uses = [
 --   "counter_steps", "kernel_orphans", "larger", "max_orphans", "slice_of", "slice_width_by",
 --   "table_reads",
 -- ]
+-- ranks = [
+--   "time", "comm", "pid", "peer_addr", "state", "peak", "last", "growth", "limit_percent", "oldest_s",
+--   "kernel_peak", "max_orphans", "says",
+-- ]
 --
 -- [columns]
--- time = "First sample of the slice, where by is time; else nothing."
--- pid = "Process that held them last; nothing if not known, for the host, and where by is not process."
+-- time = "First sample of the slice, where by is time; else empty."
+-- pid = "Process that held them last; empty if not known, for the host, and where by is not process."
 -- comm = "Name of the process; host: all of them."
 -- peer_addr = "Peer they wait for, where by is peer."
 -- state = "FIN-WAIT-1: the peer has not acknowledged the end; FIN-WAIT-2: it has, but not ended itself; LAST-ACK, CLOSING: both have ended, ours is not acknowledged. Nothing for all of them."
@@ -51,7 +55,7 @@
 --
 -- [chart]
 -- mark = "line"
--- x = { field = "time", type = "temporal" }
+-- x = { field = "time", type = "temporal", bin = "binned" }
 -- y = { field = "peak", type = "quantitative" }
 -- color = { field = "state" }
 -- detail = { field = "comm" }

@@ -1,23 +1,27 @@
 -- title = "Peers: traffic, trouble and round trips"
 -- description = """
 -- Which peers and services this host talked to, what was moved in the time of the recording, and how
--- well: the most bytes first, or what order says. Segments retransmitted above 1 % are a bad path or
--- an overloaded peer (retransmits says which connections); a worst round trip far above the median
--- is a queue on the way (rtt); failed attempts are a peer that does not answer, resets are ends that
--- give up. Bytes and segments are what was added during the recording, or since the start that
--- --from sets: what a connection had moved before is taken off. A connection over loopback stands
--- once as a peer that was connected to, and once as one that connected. Ends that reset their
--- connection, or were refused between two samples, have no peer and no totals left in the kernel:
--- they stand in the row without a peer.
+-- well: the most bytes first, or what order says. More than 1 % of segments retransmitted means a
+-- bad path or an overloaded peer (retransmits says which connections); a worst round trip far above
+-- the median is a queue on the way (rtt); failed attempts mean a peer that does not answer, resets
+-- an end that gave up. Bytes and segments are what was added during the recording, or since the
+-- start that --from sets: what a connection had moved before is subtracted. A connection over
+-- loopback appears twice: once as a peer that was connected to, and once as one that connected. Ends
+-- that reset their connection, or were refused between two samples, have no peer and no totals left
+-- in the kernel: they are in the row without a peer.
 -- """
 -- needs = ["tcp", "closes"]
 -- uses = ["netns_of", "traffic"]
+-- ranks = [
+--   "way", "peer_addr", "port", "comm", "connections", "open", "failed", "resets", "retrans_percent", "rtt_us",
+--   "sent_bytes", "received_bytes",
+-- ]
 --
 -- [columns]
--- way = "to: this host connects to it; from: it connects to this host; nothing if that is not known."
--- peer_addr = "Address of the peer; nothing where the kernel has cleared it."
+-- way = "to: this host connects to it; from: it connects to this host; empty if that is not known."
+-- peer_addr = "Address of the peer; empty where the kernel has cleared it."
 -- port = "Port of the service: of the peer, or of this host if the peer connects."
--- comm = "Process of this host that talks to it; * is several, nothing if none was found."
+-- comm = "Process of this host that talks to it; * is several, empty if none was found."
 -- connections = "Connections, failed attempts left out."
 -- open = "Those still open at the end."
 -- sent_bytes = "Sent to it in this time, retransmissions included."
@@ -25,7 +29,7 @@
 -- retrans_percent = "Share of the segments sent in this time that were retransmissions."
 -- rtt_us = "Smoothed round-trip time, the last one known of each connection: median."
 -- rtt_max_us = "The worst one known."
--- resets = "Connections that this end reset, or attempts refused."
+-- resets = "Connections that this end reset, or closed with data unread, or that the peer reset before it had acknowledged all; attempts refused."
 -- failed = "Attempts that never got open."
 -- netns = "Inode number of the network namespace."
 --
@@ -57,7 +61,7 @@ WITH summed AS (
     CAST(sum(sent) AS BIGINT) AS sent, CAST(sum(received) AS BIGINT) AS received,
     CAST(sum(retrans) AS BIGINT) AS retrans, CAST(sum(segs) AS BIGINT) AS segs,
     percentile_cont(0.5) WITHIN GROUP (ORDER BY rtt_us) AS rtt_us, max(rtt_max_us) AS rtt_max_us,
-    count(*) FILTER (WHERE closed_first = 'reset') AS resets,
+    count(reset_by) AS resets,
     count(attempt) AS failed
   FROM traffic
   GROUP BY ALL

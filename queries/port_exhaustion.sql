@@ -11,16 +11,23 @@
 -- minute after which as many leave it as come; 0 where no port was left. What TIME-WAIT holds counts
 -- as in use unless the kernel gives it to a new connection (reusable): then the room is larger by
 -- that. Without the settings of the namespace the range, and so the room, is unknown. Sockets of
--- listening ports, and those bound outside the range, use none of it.
+-- listening ports, and those bound outside the range, use none of it. Where an address binds before it
+-- connects, all its destinations share one range, and are one row with * as its service. So is all UDP
+-- of a namespace, whatever its addresses.
 -- """
 -- needs = ["tcp", "settings"]
--- uses = ["endpoint", "netns_of", "port_use", "tcp_reads", "the_only"]
+-- uses = ["netns_of", "port_claims", "tcp_reads", "the_only"]
+-- ranks = [
+--   "comm", "pid", "netid", "local_addr", "service", "peak_percent", "room", "ports", "exhausted_in_s", "last", "reusable",
+--   "time_wait_percent", "peak", "peak_time",
+-- ]
 --
 -- [columns]
 -- comm = "Process that was seen to connect there; * is several, nothing if none was found."
 -- pid = "Its number; nothing if there are several."
--- local_addr = "Source address."
--- service = "Destination: address and port."
+-- netid = "tcp or udp."
+-- local_addr = "Source address; * is any."
+-- service = "Destination: address and port; * is all of them together."
 -- ports = "Ports of the range: ip_local_port_range less ip_local_reserved_ports."
 -- peak = "Most of them in use in one sample."
 -- peak_percent = "Share of peak in ports."
@@ -44,18 +51,18 @@
 -- y = { field = "service", sort = "-x" }
 -- color = { field = "comm" }
 WITH used AS MATERIALIZED (
-  SELECT * FROM port_use
+  SELECT * FROM port_claims
 ),
 levels AS (
   SELECT
-    ns, local_addr, peer_addr, peer_port, sample, most, min(sample_time) AS time,
+    ns, local_addr, peer_addr, peer_port, any_value(destination) AS destination, sample, most, min(sample_time) AS time,
     sum(ports) AS ports, sum(waiting) AS waiting, sum(reusable) AS reusable
   FROM used
   GROUP BY ns, local_addr, peer_addr, peer_port, sample, most
 ),
 fullest AS (
   SELECT
-    ns, local_addr, peer_addr, peer_port, most AS ports, max(ports) AS peak,
+    ns, local_addr, peer_addr, peer_port, any_value(destination) AS destination, most AS ports, max(ports) AS peak,
     max_by(waiting, 1000000000 * ports - sample) AS waiting, max_by(time, 1000000000 * ports - sample) AS time,
     row_number() OVER (
       ORDER BY 1.0 * max(ports) / nullif(most, 0) DESC NULLS LAST, max(ports) DESC, ns, local_addr, peer_addr, peer_port
@@ -111,7 +118,7 @@ told AS (
   ) AS t USING (place)
 )
 SELECT
-  comm, pid, local_addr, endpoint(peer_addr, peer_port) AS service, CAST(ports AS BIGINT) AS ports, CAST(peak AS BIGINT) AS peak,
+  comm, pid, CASE local_addr WHEN '*' THEN 'udp' ELSE 'tcp' END AS netid, local_addr, destination AS service, CAST(ports AS BIGINT) AS ports, CAST(peak AS BIGINT) AS peak,
   round(100.0 * peak / nullif(ports, 0), 1) AS peak_percent, time AS peak_time,
   round(100.0 * waiting / peak, 1) AS time_wait_percent, CAST(last AS BIGINT) AS last,
   CAST(CASE WHEN reuse_known THEN coalesce(reusable, 0) END AS BIGINT) AS reusable, CAST(room AS BIGINT) AS room,

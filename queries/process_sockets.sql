@@ -5,33 +5,37 @@
 -- most sockets in any one sample. Many CLOSE-WAIT that grow are connections it forgets to close
 -- (read close_wait), growing ESTAB or UNCONN sockets that it opens and keeps, TIME-WAIT many short
 -- connections (read time_wait). Where by is process there is one line per process, where it is time
--- one per slice of the time. A socket that no process holds any more stands with the one that held
--- it last ("carried": TIME-WAIT, orphans), one that waits to be accepted with the process that
--- listens ("listener"). If neither is known it stands under "none"; one whose process the recorder
--- could not find stands under "unknown": it may belong to any of the others. The share of the limit
--- is at least what it says: files and pipes take descriptors too, and so do sockets never bound nor
+-- one per slice of the time. A socket that no process holds any more is listed under the one that
+-- held it last ("carried": TIME-WAIT, orphans), one that waits to be accepted under the process that
+-- listens ("listener"). If neither is known it is under "none"; one whose process the recorder could
+-- not find is under "unknown": it may belong to any of the others. The share of the limit is at
+-- least what it says: files and pipes take descriptors too, and so do sockets never bound nor
 -- connected, which no table of the kernel shows. The TCP subflows of MPTCP connections are left out
 -- where these connections are recorded themselves: nothing is counted twice.
 -- """
 -- needs = ["sockets"]
 -- uses = ["fd_limits", "process_counts", "slice_of", "slice_width_by", "table_reads"]
+-- ranks = [
+--   "time", "pid", "comm", "owner", "netid", "state", "peak", "last", "growth", "limit_percent", "fd_limit",
+--   "limit_in_s", "first", "peak_time",
+-- ]
 --
 -- [columns]
--- time = "First sample of the slice, where by is time; else nothing."
+-- time = "First sample of the slice, where by is time; else empty."
 -- pid = "Process, the oldest of several that hold the socket."
 -- comm = "Name of the process."
 -- owner = "process: it holds them; carried: it held them last; listener: it listens on their port; kernel: no process ever holds them; none: no process does; unknown: the recorder found none."
--- netid = "Kind of socket, as ss prints it; nothing where by is process."
--- state = "State, as ss prints it; nothing where by is process."
+-- netid = "Kind of socket, as ss prints it; empty where by is process."
+-- state = "State, as ss prints it; empty where by is process."
 -- first = "Sockets in the first sample that saw this kind."
 -- peak = "Most sockets in one sample."
 -- last = "Sockets in the last sample that saw this kind."
 -- growth = "last less first."
 -- peak_time = "First sample with the peak."
 -- share_percent = "Share of last in all sockets of this host."
--- fd_limit = "Descriptors the process may have open; nothing if the recording does not say."
+-- fd_limit = "Descriptors the process may have open; empty if the recording does not say."
 -- limit_percent = "Most of that limit that sockets of the process took in one sample, of all kinds."
--- limit_in_s = "Time until its sockets take all of the limit if they grow on as in the last tenth of the time, three samples at least; nothing if they grow no more, or at less than half the pace of the last third."
+-- limit_in_s = "Time until its sockets take all of the limit if they grow on as in the last tenth of the time, three samples at least; empty if they grow no more, or at less than half the pace of the last third."
 -- memory_peak_bytes = "Most buffer memory in one sample (skmem: r + the larger of t and w + f + o + bl)."
 -- memory_last_bytes = "The same in the last sample."
 --
@@ -53,7 +57,7 @@
 --
 -- [chart]
 -- mark = "line"
--- x = { field = "time", type = "temporal" }
+-- x = { field = "time", type = "temporal", bin = "binned" }
 -- y = { field = "peak", type = "quantitative" }
 -- color = { field = "state" }
 -- row = { field = "comm" }

@@ -1,25 +1,30 @@
 -- title = "Queues that grow"
 -- description = """
--- Sockets whose Recv-Q or Send-Q was not empty in successive samples, each with its worst such spell;
--- first where most bytes waited longest for another reason than a busy transfer, then those that
--- grew most. culprit names who must act. reader stalled: the process that holds the socket reads too
--- slowly or not at all, so that its receive buffer is full; moved_bytes_per_s says how slowly. not
--- accepted: the listening process has not accepted the connection. peer stalled: the peer has closed
--- its window or opens it too slowly, as its process does not read; culprit is that process if it runs
--- on this host, where its own Recv-Q has a row too. network: what was sent is not acknowledged; see
--- report retransmits. sndbuf: the sender's own buffer is too small (SO_SNDBUF, tcp_wmem). moves: the
--- queue is being worked off, as in any busy transfer. No verdict: the kernel told too little. Only
--- TCP counts the bytes it moves: elsewhere a queue is taken as stuck while its length is the same, and
--- its reader as too slow while it grows. Of MPTCP connections the Recv-Q is their own, the Send-Q that
--- of their TCP subflows. Netlink is left out; listeners have a report of their own, listen_queues.
+-- Sockets whose Recv-Q or Send-Q was not empty in successive samples, each with its worst such
+-- spell; first where most bytes waited longest for another reason than a busy transfer, then those
+-- that grew most. culprit names who must act. reader stalled: the process that holds the socket
+-- reads too slowly or not at all, so that its receive buffer is full; moved_bytes_per_s says how
+-- slowly. not accepted: the listening process has not accepted the connection. peer stalled: the
+-- peer has closed its window or opens it too slowly, as its process does not read; culprit is that
+-- process if it runs on this host, where its own Recv-Q has a row too. network: what was sent is not
+-- acknowledged; see report retransmits. sndbuf: the sender's own buffer is too small (SO_SNDBUF,
+-- tcp_wmem). moves: the queue is being worked off, as in any busy transfer. No verdict: the kernel
+-- reported too little. Only TCP counts the bytes it moves: elsewhere a queue counts as stuck while
+-- its length stays the same, and its reader as too slow while it grows (Recv-Q of unix datagrams is
+-- the length of the first one). Of MPTCP connections the Recv-Q is their own, the Send-Q that of
+-- their TCP subflows. Netlink is left out; listeners have a report of their own, listen_queues.
 -- """
 -- needs = ["sockets"]
 -- uses = ["culprit", "endpoint", "netns_of", "opposite"]
+-- ranks = [
+--   "queue", "verdict", "culprit", "local", "peer", "peak_bytes", "stuck_s", "comm", "pid", "since", "until",
+--   "moved_bytes_per_s", "duration_s",
+-- ]
 --
 -- [columns]
 -- queue = "Recv-Q: received and not read by the process; Send-Q: not acknowledged by the peer."
 -- verdict = "Why, in the words above: what held in half of its samples at least."
--- culprit = "The process that must act, else the peer or the network to it; nothing if all moves."
+-- culprit = "The process that must act, else the peer or the network to it; empty if all moves."
 -- comm = "Name of the process that holds the socket."
 -- pid = "Process that holds it."
 -- netid = "Kind of socket, as ss prints it."
@@ -27,8 +32,8 @@
 -- peer = "Peer address and port."
 -- peak_bytes = "Most bytes in the queue in a sample."
 -- last_bytes = "Bytes in the last sample of the spell."
--- growth_bytes_per_s = "How fast it grew, from the beginning of the spell to the peak; nothing if it was at its peak at once."
--- moved_bytes_per_s = "How fast the process read, or the peer acknowledged, over the spell; nothing if the kernel does not tell."
+-- growth_bytes_per_s = "How fast it grew, from the beginning of the spell to the peak; empty if it was at its peak at once."
+-- moved_bytes_per_s = "How fast the process read, or the peer acknowledged, over the spell; empty if the kernel does not tell."
 -- stuck_s = "Seconds of the spell in which not one byte moved."
 -- duration_s = "Seconds from the first to the last sample of the spell."
 -- since = "First sample with something in the queue, UTC."
@@ -98,8 +103,7 @@ stuck AS (
     steps.*, t_us - former_us AS step_us,
     CASE
       WHEN begins = 1 OR moved > former_moved THEN 0
-      -- Of unix datagrams the kernel tells only how long the first one is.
-      WHEN moved IS NULL AND (bytes <> former_bytes OR netid = 'u_dgr') THEN 0
+      WHEN moved IS NULL AND bytes <> former_bytes THEN 0
       ELSE t_us - former_us
     END AS stuck_us,
     sum(begins) OVER (
@@ -124,7 +128,7 @@ judged AS (
       WHEN timer = 'persist' OR snd_wnd < snd_mss OR 2 * window_us >= step_us AND step_us > 0 THEN 'peer stalled'
       WHEN 2 * buffer_us >= step_us AND step_us > 0 THEN 'sndbuf'
       WHEN stuck_us > 0 AND unacked > 0 THEN 'network'
-      WHEN stuck_us > 0 AND netid IN ('u_str', 'u_seq') THEN 'peer stalled'
+      WHEN stuck_us > 0 AND netid IN ('u_str', 'u_seq', 'u_dgr') THEN 'peer stalled'
       WHEN moved > former_moved OR moved IS NULL AND bytes < former_bytes THEN 'moves'
     END AS verdict
   FROM stuck

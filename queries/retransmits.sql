@@ -1,26 +1,30 @@
 -- title = "What had to be sent again"
 -- description = """
 -- Who lost packets, within the scope: those with most retransmission timeouts first, then those that
--- repeated most segments. A timeout silences a connection for 200 ms at least, twice as long each time
--- it comes again, while a fast retransmission costs one round trip. One peer bad and the others good:
--- look at the way to it, or at the peer; all bad: look at this host's link and its queues. spurious
--- near retransmitted: nothing was lost, the acknowledgements were late, and loss probes went out
--- before they came; see report rtt, and queue_growth for a peer that reads slowly. syn_repeats: a peer
--- that does not answer when a connection is opened, or drops it: its accept queue, a firewall, a dead
--- host. Below one percent is common on the internet, and unusual within a data centre. Counted is the
--- growth from the first sample of the scope to the last one, or to the announcement of the end;
--- connections that came in between count as a whole, if any sample or announcement tells of them.
--- No row: nothing was sent again, as far as known. The kernel does not tell what a connection had
--- repeated that reset itself between two samples.
+-- repeated most segments. A timeout silences a connection for 200 ms at least, twice as long each
+-- time it comes again, while a fast retransmission costs one round trip. One peer bad and the others
+-- good: look at the way to it, or at the peer; all bad: look at this host's link and its queues.
+-- spurious close to retransmitted: nothing was lost, the acknowledgements were late, and loss probes
+-- went out before they came; see report rtt, and queue_growth for a peer that reads slowly.
+-- syn_repeats: a peer that does not answer when a connection is opened, or drops it: its accept
+-- queue, a firewall, a dead host. Below one percent is common on the internet, and unusual within a
+-- data centre. What counts is the growth from the first sample of the scope to the last one, or to
+-- the announcement of the end; connections that came in between count as a whole, if any sample or
+-- announcement shows them. No row: nothing was sent again, as far as is known. Of a connection that
+-- reset itself between two samples the kernel does not say what it had sent again.
 -- """
 -- needs = ["sockets", "tcp"]
 -- uses = ["endpoint", "losses", "netns_of"]
+-- ranks = [
+--   "comm", "pid", "local", "peer", "retrans_percent", "timeouts", "retransmitted", "syn_repeats", "timeout_s",
+--   "connections", "affected",
+-- ]
 --
 -- [columns]
--- comm = "Name of the process; nothing by peer."
--- pid = "Process that held the sockets last; nothing by peer."
+-- comm = "Name of the process; empty by peer."
+-- pid = "Process that held the sockets last; empty by peer."
 -- local = "Local address and port; by socket only."
--- peer = "Peer address, by socket with its port; nothing by process."
+-- peer = "Peer address, by socket with its port; empty by process."
 -- connections = "TCP connections there were."
 -- affected = "Those that sent something again."
 -- timeouts = "Retransmission timeouts, those of a SYN included; nothing before Linux 6.7."

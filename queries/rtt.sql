@@ -4,21 +4,26 @@
 -- most above the least one come first. The least time is the distance; what comes on top is waiting.
 -- bloated: nineteen of twenty are within p95_us, and that is more than floor_ms above the least time
 -- and three times as long: packets wait in a queue on the way (bufferbloat), mostly one that a busy
--- transfer fills; look for it with queue_growth, and by = socket. jitter: only some are so late. far:
--- the least time itself is above the floor; use fewer round trips, that is, keep connections. ok:
--- neither. Ratios alone mean nothing: over loopback the least time is a few microseconds, and a late
--- answer of a process makes hundreds of it. Times are the kernel's smoothed ones. An idle connection
--- keeps its last one, so every value that a connection showed counts once, however long it stood;
--- connections that no sample showed count with the last one they had. Read retransmits beside it.
+-- transfer fills; look for it with queue_growth, and by = socket. jitter: only some are so late.
+-- far: the least time itself is above the floor; use fewer round trips, that is, keep connections.
+-- ok: neither. Ratios alone mean nothing: over loopback the least time is a few microseconds, and
+-- one late answer makes it a ratio of hundreds. Times are the kernel's smoothed ones. An idle
+-- connection keeps its last one, so every value that a connection showed counts once, however long
+-- it stood; connections that no sample showed count with the last one they had. Read retransmits
+-- beside it.
 -- """
 -- needs = ["tcp"]
--- uses = ["endpoint", "netns_of"]
+-- uses = ["endpoint", "netns_of", "rtt_sockets", "rtt_values"]
+-- ranks = [
+--   "verdict", "comm", "pid", "peer", "p50_us", "p95_us", "max_us", "min_rtt_us", "rise_us", "connections",
+--   "measured",
+-- ]
 --
 -- [columns]
 -- verdict = "bloated, jitter, far or ok, as above."
 -- comm = "Name of the process that holds the sockets."
 -- pid = "Process that holds them."
--- peer = "Peer address, by socket with its port; nothing by process."
+-- peer = "Peer address, by socket with its port; empty by process."
 -- connections = "TCP connections with a round-trip time."
 -- measured = "Different values they showed."
 -- min_rtt_us = "Least round-trip time, by the kernel's own minimum where it tells one."
@@ -52,24 +57,7 @@
 -- x = { field = "p95_us", type = "quantitative" }
 -- y = { field = "peer", sort = "-x" }
 -- color = { field = "verdict" }
-WITH holders AS (
-  SELECT
-    ns, cookie, any_value(peer_addr) AS peer_addr, any_value(peer_port) AS peer_port,
-    max(pid) AS pid, max(start_us) AS start_us, max(comm) AS comm,
-    min(least(min_rtt_us, rtt_us)) AS min_rtt_us, max(rtt_us) AS max_us,
-    -- The first of equals.
-    max_by(t_us, rtt_us * 1000000000 - sample) AS peak_us
-  FROM sockets
-  WHERE netid = 'tcp' AND state <> 'LISTEN' AND rtt_us > 0
-  GROUP BY ns, cookie
-  UNION ALL
-  SELECT
-    ns, cookie, peer_addr, peer_port, pid, start_us, comm, least(min_rtt_us, rtt_us) AS min_rtt_us, rtt_us AS max_us,
-    t_us AS peak_us
-  FROM closes
-  WHERE netid = 'tcp' AND connection AND peer_port <> 0 AND rtt_us > 0 AND NOT coalesce(sampled, false)
-),
-numbered AS (
+WITH numbered AS (
   SELECT
     h.ns, h.cookie, h.pid, h.start_us, h.comm, h.min_rtt_us, h.max_us, h.peak_us, params.top,
     1000 * params.floor_ms AS floor_us,
@@ -77,7 +65,7 @@ numbered AS (
     CASE WHEN params.by <> 'process' THEN h.peer_addr END AS row_peer_addr,
     CASE WHEN params.by = 'socket' THEN h.peer_port END AS row_peer_port,
     dense_rank() OVER (ORDER BY h.ns, h.pid, h.start_us, h.comm, row_cookie, row_peer_addr, row_peer_port) AS line
-  FROM holders AS h CROSS JOIN params
+  FROM rtt_sockets AS h CROSS JOIN params
 ),
 lines AS (
   SELECT
@@ -91,24 +79,13 @@ peaks AS (
   FROM numbered JOIN lines USING (line, max_us)
   GROUP BY line
 ),
-shown AS (
-  -- A value stands until the next one is measured. Narrow: there may be as many as rows.
-  SELECT ns, cookie, rtt_us, max(rttvar_us) AS rttvar_us
-  FROM sockets
-  WHERE netid = 'tcp' AND state <> 'LISTEN' AND rtt_us > 0
-  GROUP BY ns, cookie, rtt_us
-  UNION ALL
-  SELECT ns, cookie, rtt_us, rttvar_us
-  FROM closes
-  WHERE netid = 'tcp' AND connection AND peer_port <> 0 AND rtt_us > 0 AND NOT coalesce(sampled, false)
-),
 measures AS (
   SELECT n.line, 'rtt' AS kind, shown.rtt_us AS value, count(*) AS often
-  FROM shown JOIN numbered AS n USING (ns, cookie)
+  FROM rtt_values AS shown JOIN numbered AS n USING (ns, cookie)
   GROUP BY n.line, shown.rtt_us
   UNION ALL
   SELECT n.line, 'jitter' AS kind, shown.rttvar_us AS value, count(*) AS often
-  FROM shown JOIN numbered AS n USING (ns, cookie)
+  FROM rtt_values AS shown JOIN numbered AS n USING (ns, cookie)
   WHERE shown.rttvar_us IS NOT NULL
   GROUP BY n.line, shown.rttvar_us
 ),

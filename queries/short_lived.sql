@@ -2,22 +2,26 @@
 -- description = """
 -- Processes and services whose connections live shorter than the parameter seconds: the worst first.
 -- Each costs a handshake, a descriptor, and at the end that closes first a local port for a minute.
--- Many a second with few bytes each is a client without keep-alive or a pool; what says who of the
--- two ends would have to change what. A lifetime is known within bounds only, as a connection is
+-- Many a second with few bytes each is a client without keep-alive or a pool; the column what says
+-- which end would have to change what. A lifetime is known within bounds only, as a connection is
 -- seen at samples and when it ends: short lived less for certain, maybe_short may have. Connections
--- too short for their process to be found are put with the only process that was seen to use the
+-- too short for their process to be found are counted for the only process that was seen to use the
 -- same service: known_percent says how many needed no such guess. Failed attempts are left out;
 -- connections still open at the end, or open before the first sample, are not judged. Without
--- closes, whoever lived between two samples was not seen at all: see coverage.
+-- closes, a connection that lived between two samples was not seen at all: see coverage.
 -- """
 -- needs = ["tcp", "closes"]
 -- uses = ["endpoint", "services"]
+-- ranks = [
+--   "comm", "pid", "role", "service", "short", "short_percent", "short_per_s", "what", "maybe_short", "closed",
+--   "closed_first",
+-- ]
 --
 -- [columns]
--- comm = "Process at this end; nothing if it was not found."
--- pid = "Its number; nothing if it was not found, or is one of several."
+-- comm = "Process at this end; empty if it was not found."
+-- pid = "Its number; empty if it was not found, or is one of several."
 -- role = "Whether it connects (client) or accepts (server)."
--- service = "Address and port that clients connect to, * is several addresses; nothing where the kernel has cleared it, after a reset."
+-- service = "Address and port that clients connect to, * is several addresses; empty where the kernel has cleared it, after a reset."
 -- short = "Connections that lived less than seconds for certain."
 -- maybe_short = "Those that may have, by what is known."
 -- closed = "Connections of it that were opened and closed."
@@ -71,6 +75,10 @@ summed AS (
     avg(bytes_sent) FILTER (WHERE life <> 'long') AS sent_bytes,
     avg(bytes_received) FILTER (WHERE life <> 'long') AS received_bytes,
     count(pid) FILTER (WHERE life <> 'long') AS known,
+    -- A FIN counts as a byte received.
+    count(*) FILTER (
+      WHERE life <> 'long' AND CASE role WHEN 'server' THEN bytes_sent = 0 WHEN 'client' THEN bytes_received <= 1 END
+    ) AS unanswered,
     count(*) FILTER (WHERE life <> 'long' AND closed_first = 'local') AS by_local,
     count(*) FILTER (WHERE life <> 'long' AND closed_first = 'peer') AS by_peer,
     count(*) FILTER (WHERE life <> 'long' AND closed_first = 'both') AS by_both,
@@ -110,6 +118,10 @@ SELECT
   CAST(round(received_bytes) AS BIGINT) AS received_bytes,
   closed_first, round(100.0 * known / (short + maybe_short), 1) AS known_percent,
   CASE
+    WHEN 2 * unanswered > short + maybe_short AND role = 'server' AND closed_first IN ('local', 'reset')
+      THEN 'it turns its clients away without a byte of answer: see its log, its limits and whom it lets in'
+    WHEN 2 * unanswered > short + maybe_short AND role = 'client' AND closed_first = 'peer'
+      THEN 'the service turns it away without a byte of answer: see the log and the limits there'
     WHEN closed_first = 'reset' AND role = 'server'
       THEN 'it resets its clients: look for SO_LINGER 0 and for requests left unread at close'
     WHEN closed_first = 'reset'

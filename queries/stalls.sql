@@ -1,17 +1,21 @@
 -- title = "TCP connections that are stuck"
 -- description = """
--- Connections with data in a queue of which not one byte moved for so long that no delay explains
--- it, the longest first. culprit names who must act. not accepted: the data lies in a connection
--- that the listening process has not accepted. reader stalled: the process that holds the socket
--- does not read its Recv-Q; look at what it does instead. peer stalled: the peer has closed its
--- window, as its process does not read; culprit is that process if it runs on this host. network:
--- what was sent is not acknowledged, or the peer does not even answer probes; look at the way to it,
--- and at report retransmits. No verdict: the kernel told too little. A stall may have begun up to an
--- interval before since, and longer ago if the first sample of the scope shows it. Sockets other
--- than TCP have no counters that would show a standstill: see queue_growth, udp_drops, unix_sockets.
+-- Connections with data in a queue that has not moved by a byte for longer than any delay explains,
+-- the longest first. culprit names who must act. not accepted: the data lies in a connection that
+-- the listening process has not accepted. reader stalled: the process that holds the socket does not
+-- read its Recv-Q; look at what it does instead. peer stalled: the peer has closed its window, as
+-- its process does not read; culprit is that process if it runs on this host. network: what was sent
+-- is not acknowledged, or the peer does not even answer probes; look at the way to it, and at report
+-- retransmits. No verdict: the kernel reported too little. A stall may have begun up to an interval
+-- before since, and longer ago if the first sample of the scope shows it. Sockets other than TCP
+-- have no counters that would show a standstill: see queue_growth, udp_drops, unix_sockets.
 -- """
 -- needs = ["tcp"]
 -- uses = ["culprit", "netns_of", "opposite"]
+-- ranks = [
+--   "queue", "verdict", "culprit", "local", "peer", "stuck_s", "waiting_bytes", "comm", "pid", "state", "since",
+--   "until", "timeouts", "probes",
+-- ]
 --
 -- [columns]
 -- queue = "Recv-Q: received and not read by the process; Send-Q: not acknowledged by the peer."

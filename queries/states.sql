@@ -3,18 +3,20 @@
 -- How many sockets of each kind were in each state, in equal slices of the time. A state that grows
 -- from slice to slice and never falls is where to look next: CLOSE-WAIT is a process that does not
 -- close, TIME-WAIT many short connections, SYN-SENT a peer that does not answer. Samples in which
--- the kernel's table could not be read whole, in every namespace, count as unknown, never as zero:
--- a slice with none but such samples has no numbers. A kind that was never seen at all has no state,
--- and one row for the whole time. The TCP subflows of MPTCP connections are left out where these
--- connections are recorded themselves: nothing is counted twice.
+-- the kernel's table could not be read whole, in every namespace, count as unknown, never as zero: a
+-- slice with none but such samples has no numbers. What there is most of comes first; a kind that
+-- was never seen at all comes last, with no state and one row for the whole time. The TCP subflows
+-- of MPTCP connections are left out where these connections are recorded themselves: nothing is
+-- counted twice.
 -- """
 -- needs = ["sockets"]
 -- uses = ["kind_of", "slice_of", "slice_width", "table_reads"]
+-- ranks = ["time", "netid", "state", "max", "last", "min", "avg", "unknown", "samples"]
 --
 -- [columns]
 -- time = "First sample of the slice, UTC."
 -- netid = "Kind of socket, as ss prints it; the name of its table if no such socket was seen at all."
--- state = "State, as ss prints it; nothing if the kind was never seen."
+-- state = "State, as ss prints it; empty if the kind was never seen."
 -- min = "Fewest sockets in a sample of the slice."
 -- avg = "Mean of the samples of the slice."
 -- max = "Most sockets in a sample of the slice."
@@ -34,7 +36,7 @@
 --
 -- [chart]
 -- mark = "area"
--- x = { field = "time", type = "temporal" }
+-- x = { field = "time", type = "temporal", bin = "binned" }
 -- y = { field = "max", type = "quantitative", stack = true }
 -- color = { field = "state" }
 -- row = { field = "netid" }
@@ -74,7 +76,7 @@ starts AS (
   GROUP BY slice
 ),
 series AS (
-  SELECT kind, netid, state
+  SELECT kind, netid, state, place
   FROM (
     SELECT kind, netid, state, row_number() OVER (ORDER BY max(sockets) DESC, netid, state) AS place
     FROM counted
@@ -83,12 +85,12 @@ series AS (
   CROSS JOIN params
   WHERE params.top = 0 OR place <= params.top
   UNION ALL
-  SELECT kind, kind AS netid, NULL AS state
+  SELECT kind, kind AS netid, NULL AS state, NULL AS place
   FROM never
 ),
 filled AS (
   SELECT
-    sliced.slice, sliced.sample, series.netid, series.state, sliced.seen,
+    sliced.slice, sliced.sample, series.netid, series.state, series.place, sliced.seen,
     CASE WHEN sliced.seen THEN coalesce(counted.sockets, 0) END AS sockets
   FROM sliced
   JOIN series USING (kind)
@@ -100,5 +102,5 @@ SELECT
   max_by(sockets, sample) FILTER (WHERE seen) AS last,
   count(sockets) AS samples, count(*) FILTER (WHERE NOT seen) AS unknown
 FROM filled JOIN starts USING (slice)
-GROUP BY slice, netid, state
-ORDER BY netid, state NULLS LAST, slice
+GROUP BY slice, netid, state, place
+ORDER BY place NULLS LAST, netid, slice

@@ -1,27 +1,31 @@
 -- title = "Handshakes waiting for their last packet"
 -- description = """
 -- Connections in SYN-RECV per listening address and port, in equal slices of the time, the port with
--- most of them first. They wait for the client's last packet, and the kernel keeps at most as many as
--- the listener's backlog says; without SYN cookies only three quarters of net.ipv4.tcp_max_syn_backlog
--- for clients it does not know. full: it kept as many as it may; more SYNs are dropped or answered
--- with cookies. accept queue: the accept queue was full, so that handshakes cannot end; read
--- listen_queues first. unanswered: to half of them or more the kernel had to repeat its answer; the
--- clients' addresses are forged (a SYN flood), or packets are lost on the way. cookies, drops: the
--- kernel sent cookies, or dropped SYNs, somewhere in this namespace. ok: handshakes end as they
--- should. No row: no sample saw one unfinished, and the counters stand still. A slice without a
--- sample that saw the whole TCP table is left out.
+-- most of them first. They wait for the client's last packet, and the kernel keeps at most as many
+-- as the listener's backlog says; without SYN cookies only three quarters of
+-- net.ipv4.tcp_max_syn_backlog for clients it does not know. full: it kept as many as it may; more
+-- SYNs are dropped or answered with cookies. accept queue: the accept queue was full, so that
+-- handshakes cannot end; read listen_queues first. unanswered: the kernel had to repeat its answer
+-- to half of them or more; the clients' addresses are forged (a SYN flood), or packets are lost on
+-- the way. cookies, drops: the kernel sent cookies, or dropped SYNs, somewhere in this namespace.
+-- ok: handshakes end as they should. No row: no sample saw one unfinished, and the counters stand
+-- still. A slice without a sample that saw the whole TCP table is left out.
 -- """
 -- needs = ["tcp"]
 -- uses = [
 --   "counter_steps", "counter_values", "door_looks", "endpoint", "handshakes", "netns_of",
 --   "slice_of", "slice_width", "sysctls", "tcp_reads",
 -- ]
+-- ranks = [
+--   "time", "verdict", "comm", "pid", "local", "syn_recv_max", "backlog", "fill_percent", "dropped", "cookies_sent",
+--   "cookies_answered", "accept_full",
+-- ]
 --
 -- [columns]
 -- time = "First sample of the slice, UTC."
 -- verdict = "full, accept queue, unanswered, drops, cookies or ok, as above."
--- comm = "Name of the process that listens; nothing if no listener was seen."
--- pid = "Process that listens."
+-- comm = "Name of the process that listens; empty if no listener was seen."
+-- pid = "Process that listened in that slice, the last one of it."
 -- local = "Address and port it listens on."
 -- syn_recv_max = "Most connections in SYN-RECV in a sample of the slice."
 -- syn_recv_avg = "Mean of its samples."
@@ -47,7 +51,7 @@
 --
 -- [chart]
 -- mark = "line"
--- x = { field = "time", type = "temporal" }
+-- x = { field = "time", type = "temporal", bin = "binned" }
 -- y = { field = "syn_recv_max", type = "quantitative" }
 -- color = { field = "local" }
 WITH looks AS MATERIALIZED (
@@ -85,14 +89,14 @@ counted AS (
 ranked AS (
   SELECT
     coalesce(d.ns, w.ns) AS ns, coalesce(d.local_addr, w.local_addr) AS local_addr,
-    coalesce(d.local_port, w.local_port) AS local_port, d.pid, d.comm, d.backlog,
+    coalesce(d.local_port, w.local_port) AS local_port, d.backlog,
     row_number() OVER (
       ORDER BY coalesce(w.peak, 0) DESC, coalesce(d.ns, w.ns), coalesce(d.local_port, w.local_port),
         coalesce(d.local_addr, w.local_addr)
     ) AS place
   FROM (
     -- Several sockets may listen on one address and port.
-    SELECT ns, local_addr, local_port, any_value(pid) AS pid, any_value(comm) AS comm, any_value(backlog) AS backlog
+    SELECT ns, local_addr, local_port, any_value(backlog) AS backlog
     FROM looks
     WHERE is_last
     GROUP BY ns, local_addr, local_port
@@ -124,6 +128,7 @@ limits AS (
 filled AS (
   SELECT
     r.place, s.slice, min(s.sample_time) AS time,
+    max_by(l.pid_then, s.sample) AS pid, max_by(l.comm_then, s.sample) AS comm,
     max(coalesce(w.waiting, 0)) AS syn_recv_max, avg(coalesce(w.waiting, 0)) AS syn_recv_avg,
     100.0 * sum(w.repeated) / nullif(sum(w.waiting), 0) AS repeated_percent,
     count(*) FILTER (WHERE l.accept_full) AS accept_full,
@@ -151,7 +156,7 @@ SELECT
     WHEN f.cookies_sent > 0 THEN 'cookies'
     ELSE 'ok'
   END AS verdict,
-  r.comm, r.pid, endpoint(r.local_addr, r.local_port) AS local,
+  f.comm, f.pid, endpoint(r.local_addr, r.local_port) AS local,
   CAST(f.syn_recv_max AS BIGINT) AS syn_recv_max, round(f.syn_recv_avg, 1) AS syn_recv_avg, r.backlog,
   round(100.0 * f.syn_recv_max / nullif(CASE WHEN limits.most < r.backlog THEN limits.most ELSE r.backlog END, 0), 1)
     AS fill_percent,

@@ -2,20 +2,23 @@
 -- description = """
 -- How many sockets in TIME-WAIT each process and service left, in equal slices of the time, the most
 -- first; all is the whole namespace. TIME-WAIT stays for a minute at the end that closes first. If
--- that is the client, each holds one of its local ports towards that service: ports_percent near
--- 100 means that connect will fail, so pool connections or use keep-alive (short_lived,
--- port_exhaustion). If that is the server, no port is lost, only memory. An overflow is serious at
--- once: the table is full (tcp_max_tw_buckets), and the kernel drops TIME-WAIT before its time. A
--- number alone is no trouble. Orphans in FIN-WAIT-2 that the kernel keeps in the same table count
--- too. Rows have no process of their own: it is the one that held the socket last, else the only
--- one that was seen to use the same service, else unknown. A slice that never read the table has no
--- numbers. The kernel may reuse such ports towards the same service on loopback, or everywhere if
--- net.ipv4.tcp_tw_reuse is 1.
+-- that is the client, each holds one of its local ports towards that service: ports_percent near 100
+-- means that connect will fail, so pool connections or use keep-alive (short_lived,
+-- port_exhaustion). If that is the server, no port is lost, only memory. An overflow is always
+-- serious: the table is full (tcp_max_tw_buckets), and the kernel drops TIME-WAIT before its time. A
+-- high number alone is no problem. Orphans in FIN-WAIT-2 that the kernel keeps in the same table
+-- count too. A socket in TIME-WAIT has no process: shown is the one that held the socket last, else
+-- the only one that was seen to use the same service, else unknown. A slice that never read the
+-- table has no numbers. The kernel may reuse such ports towards the same service on loopback, or
+-- everywhere if net.ipv4.tcp_tw_reuse is 1.
 -- """
 -- needs = ["tcp", "counters", "settings"]
 -- uses = [
 --   "counter_steps", "counter_values", "doors", "endpoint", "larger", "netns_of", "port_ranges",
 --   "process", "slice_of", "slice_width", "table_reads", "the_only", "tw_buckets", "unmapped",
+-- ]
+-- ranks = [
+--   "time", "who", "side", "local", "peer", "sockets", "ports_percent", "buckets_percent", "overflows", "kernel",
 -- ]
 --
 -- [columns]
@@ -43,7 +46,7 @@
 --
 -- [chart]
 -- mark = "line"
--- x = { field = "time", type = "temporal" }
+-- x = { field = "time", type = "temporal", bin = "binned" }
 -- y = { field = "sockets", type = "quantitative" }
 -- color = { field = "who" }
 -- detail = { field = "peer" }

@@ -1,26 +1,29 @@
 -- title = "UDP sockets that drop what arrives"
 -- description = """
--- Who loses datagrams. The kernel drops a datagram when the receive buffer of its socket is full: the
--- process reads too slowly or not at all, or datagrams come in bursts that the buffer is too small
--- for. If samples saw the buffer full, look at what the process did since then; a larger buffer only
--- helps against bursts (SO_RCVBUF, net.core.rmem_max). Beside each socket stand the kernel's own
--- counters of its whole namespace (namespace_...), IPv4 and IPv6 together, the same in each of its
--- lines: more rcvbuf_errors than the sockets account for are drops of sockets that were closed before
--- a sample could show them, in a line without an address; mem_errors are a host out of UDP memory
--- (read memory); sndbuf_errors are lost when sent.
--- What the kernel did not tell is nothing, never 0: it counts drops per socket in sock_diag since
--- Linux 4.7.
+-- Who loses datagrams. The kernel drops a datagram when the receive buffer of its socket is full:
+-- the process reads too slowly or not at all, or datagrams come in bursts that the buffer is too
+-- small for. If samples saw the buffer full, look at what the process did since then; a larger
+-- buffer only helps against bursts (SO_RCVBUF, net.core.rmem_max). Beside each socket stand the
+-- kernel's own counters of its whole namespace (namespace_...), IPv4 and IPv6 together, the same in
+-- each of its lines: more rcvbuf_errors than the sockets account for are drops of sockets that were
+-- closed before a sample could show them, in a line without an address; mem_errors mean a host out
+-- of UDP memory (read memory); sndbuf_errors count what was lost when sent. What the kernel did not
+-- report is empty, never 0: it counts drops per socket in sock_diag since Linux 4.7.
 -- """
 -- needs = ["udp"]
 -- uses = ["counter_growth", "left_out", "netns_of", "udp_sockets"]
+-- ranks = [
+--   "comm", "pid", "local_addr", "local_port", "drops", "verdict", "peak_per_s", "since", "until", "full_samples",
+--   "namespace_rcvbuf_errors", "namespace_mem_errors",
+-- ]
 --
 -- [columns]
 -- netns = "Inode number of the network namespace."
 -- pid = "Process that holds the socket, the last one known."
 -- comm = "Name of the process."
--- local_addr = "Local address; nothing for sockets that no sample shows."
+-- local_addr = "Local address; empty for sockets that no sample shows."
 -- local_port = "Local port."
--- drops = "Datagrams the socket dropped in this time; nothing if the kernel did not tell."
+-- drops = "Datagrams the socket dropped in this time; empty if the kernel did not tell."
 -- verdict = "In words: reads too slowly, overrun by bursts, drops of sockets no sample shows, no drops, unknown."
 -- since = "First sample that saw new drops."
 -- until = "Last sample that saw new drops."
@@ -35,7 +38,7 @@
 -- namespace_in_errors = "Datagrams not delivered in the namespace, for any reason (InErrors)."
 -- namespace_mem_errors = "Of namespace_in_errors those for lack of UDP memory on the host (MemErrors)."
 -- namespace_sndbuf_errors = "Datagrams not sent in the namespace, as the send buffer was full (SndbufErrors)."
--- namespace_loss_percent = "Share of namespace_in_errors in all datagrams that arrived in the namespace."
+-- namespace_loss_percent = "Share of namespace_in_errors in the datagrams that were read or not delivered in the namespace; what lies unread is in neither."
 --
 -- [params.top]
 -- type = "BIGINT"

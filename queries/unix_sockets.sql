@@ -12,7 +12,11 @@
 -- not be read nothing is said.
 -- """
 -- needs = ["unix"]
--- uses = ["listeners", "table_reads"]
+-- uses = ["listeners", "table_reads", "unix_waits"]
+-- ranks = [
+--   "verdict", "path", "comm", "pid", "peer_comm", "peer_pid", "reader", "unread_s", "peak", "last", "growth",
+--   "waiting_peak", "backlog", "full_samples", "netid", "state",
+-- ]
 --
 -- [columns]
 -- verdict = "does not accept: the listener's queue was full in the last sample or twice; does not read: data waited for as long as stuck_s; else nothing."
@@ -67,27 +71,9 @@ ends AS (
   FROM local
   GROUP BY ns, cookie
 ),
-paced AS (
-  SELECT
-    ns, cookie, sample, t_us, recv_q,
-    CASE WHEN recv_q = 0 OR recv_q < lag(recv_q) OVER (PARTITION BY ns, cookie ORDER BY sample) THEN 1 ELSE 0 END AS moved
-  FROM local SEMI JOIN (SELECT ns, cookie FROM ends WHERE recv_q_peak > 0) AS e USING (ns, cookie)
-  WHERE state <> 'LISTEN'
-),
-stays AS (
-  SELECT
-    ns, cookie, t_us, recv_q,
-    sum(moved) OVER (PARTITION BY ns, cookie ORDER BY sample ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS stay
-  FROM paced
-),
 unread AS (
-  SELECT ns, cookie, max(us) AS us
-  FROM (
-    SELECT ns, cookie, max(t_us) - min(t_us) AS us
-    FROM stays
-    WHERE recv_q > 0
-    GROUP BY ns, cookie, stay
-  ) AS waits
+  SELECT ns, cookie, max(lasted_us) AS us
+  FROM unix_waits
   GROUP BY ns, cookie
 ),
 known AS (

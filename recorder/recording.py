@@ -261,6 +261,8 @@ class Recording:
             "owners": options.owners,
             "command": list(options.command) or None,
             "skipped": 0,
+            "samples": 0,
+            "socket_rows": 0,
             "unseen": unseen,
             "reading": [],
             "missing_sysctls": [],
@@ -363,6 +365,8 @@ class Recording:
         manifest.facts["reading"] = sample.reading
         manifest.facts["missing_sysctls"] = sample.missing_sysctls
         manifest.facts["skipped"] = self._progress.skipped
+        manifest.facts["samples"] = self._progress.samples
+        manifest.facts["socket_rows"] = self._progress.rows
         return news
 
     def _wait(self, until: float) -> str:

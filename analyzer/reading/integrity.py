@@ -15,6 +15,7 @@ from contextlib import suppress
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analyzer.reading.memory import check_room_for_threads
 from analyzer.reading.segment import Identity, Segment, identity
 from recorder.format.checksums import Chunk, read_footer
 from recorder.format.files import FileError, open_regular
@@ -32,9 +33,9 @@ class Checker:
     def check(
         self, segments: Sequence[Segment], columns: Mapping[str, Collection[str]]
     ) -> list[tuple[Segment, str]]:
-        """Return the segments that are damaged in columns of their table, and how. Raises OSError.
+        """Return the segments that are damaged in columns of their table, and how.
 
-        ``columns`` gives them by table.
+        ``columns`` gives them by table. Raises OSError and MemoryError.
         """
         work = []
         for segment in segments:
@@ -43,7 +44,9 @@ class Checker:
                 work.append((segment, new))
         if not work:
             return []
-        with ThreadPoolExecutor(min(self._threads, len(work))) as pool:
+        threads = min(self._threads, len(work))
+        check_room_for_threads(threads)
+        with ThreadPoolExecutor(threads) as pool:
             try:
                 found = list(pool.map(lambda one: _damage(*one), work))
             except BaseException:
@@ -129,7 +132,10 @@ def _undecodable(
     ]
     with os.fdopen(os.dup(file), "rb") as opened:
         # A word that occurs a million times is kept once.
-        whole = pq.ParquetFile(opened, page_checksum_verification=True, read_dictionary=texts)
+        # Reading ahead would be in threads, which find no memory where none is left.
+        whole = pq.ParquetFile(
+            opened, page_checksum_verification=True, read_dictionary=texts, pre_buffer=False
+        )
         first = 0
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows

@@ -412,6 +412,7 @@ def _open_sealed(
             known.files[table].rows if known and table in known.files else None,
             known.first if known else None,
             known.last if known else None,
+            table,
         )
         for table, why in lost.items()
     ]

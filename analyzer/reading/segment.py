@@ -84,7 +84,8 @@ TOGETHER_WHY = "is left out with its other half, as sockets and samples tell not
 class Missing:
     """What a recording had and what no answer can rest on, and why.
 
-    ``rows``, and ``first`` and ``last`` in microseconds UTC, are None if they are not known.
+    ``rows``, and ``first`` and ``last`` in microseconds UTC, are None if they are not known; so is
+    ``table`` of what is of no table alone.
     """
 
     what: str
@@ -92,6 +93,7 @@ class Missing:
     rows: int | None = None
     first: int | None = None
     last: int | None = None
+    table: str | None = None
 
     def __str__(self) -> str:
         known = []

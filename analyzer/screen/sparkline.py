@@ -24,6 +24,12 @@ _SERIES = ("row", "column", "facet", "color", "detail", "strokeDash", "shape")
 _JOINED: Mapping[str, Callable[[list[float]], float]] = {"sum": sum, "min": min}
 """How several values of a series at one time become one; else the largest does."""
 
+_HOLE = 1.5
+"""Times that are so many usual steps apart have a gap between them."""
+
+_BINNED_HOLE = 1.95
+"""The same of slices, each named by its first sample: two may begin nearly two slices apart."""
+
 Points = Mapping[float, float]
 
 
@@ -39,12 +45,16 @@ class Line:
 
 @dataclass(slots=True)
 class Sparklines:
-    """The values of a chart over time, gathered from the rows as they pass."""
+    """The values of a chart over time, gathered from the rows as they pass.
+
+    ``binned`` times are those of slices, which follow each other unless there is nothing in one.
+    """
 
     time: str
     value: str
     series: tuple[str, ...]
     join: str | None = None
+    binned: bool = False
     _points: dict[tuple[str, ...], dict[float, list[float]]] = field(default_factory=dict)
     _times: set[float] = field(default_factory=set)
 
@@ -85,7 +95,8 @@ class Sparklines:
         }
         ranked = sorted(joined, key=lambda key: (-max(joined[key].values()), key))
         shown = ranked[:top] if top else ranked
-        slots = _slots(sorted(self._times), max(width, 1)) if self._times else {}
+        times = sorted(self._times)
+        slots = _slots(times, max(width, 1), self.binned) if times else {}
         return [self._line(key, joined[key], slots) for key in shown], len(ranked) - len(shown)
 
     def _line(self, key: tuple[str, ...], points: Points, slots: Mapping[float, int]) -> Line:
@@ -116,7 +127,8 @@ def read_chart(chart: Mapping[str, object], names: Sequence[str]) -> Sparklines 
         return None
     if not {time, value, *series} <= set(names):
         return None
-    return Sparklines(time, value, series, join if isinstance(join, str) else None)
+    join = join if isinstance(join, str) else None
+    return Sparklines(time, value, series, join, x.get("bin") == "binned")
 
 
 def _fields(channel: object) -> list[str]:
@@ -148,12 +160,16 @@ def draw(points: Iterable[tuple[int, float]], least: float, most: float) -> str:
     return "".join(drawn)
 
 
-def _slots(times: Sequence[float], width: int) -> dict[float, int]:
+def _slots(times: Sequence[float], width: int, binned: bool) -> dict[float, int]:
     """Return the place of each time: its own, a gap in between, or one shared if there are many."""
     steps = [after - before for before, after in pairwise(times)]
-    usual = sorted(steps)[(len(steps) - 1) // 2] if steps else 1.0
+    usual, hole = sorted(steps)[(len(steps) - 1) // 2] if steps else 1.0, _HOLE
+    if binned and steps:
+        near = [step for step in steps if step < (1 + _HOLE) * usual]
+        usual, hole = sum(near) / len(near), _BINNED_HOLE
     # Step by step, so that samples that are a little late do not add up to a gap.
-    places = list(accumulate((max(1, round(step / usual)) for step in steps), initial=0))
+    wide = (round(step / usual) if step >= hole * usual else 1 for step in steps)
+    places = list(accumulate(wide, initial=0))
     share = min(1.0, width / (places[-1] + 1))
     return {time: int(place * share) for time, place in zip(times, places, strict=True)}
 

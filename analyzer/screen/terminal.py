@@ -27,7 +27,14 @@ _LEAST_COLUMNS = 3
 _LEAST_ROWS = 3
 """A report of fewer columns, or a table of fewer rows, is not made narrower by leaving out."""
 
-_LEFT_OUT_FIRST = ("netns", "cookie")
+_LINES = 4
+"""Lines over which a text is folded at most, if it is not wider than the terminal."""
+
+_NAMESPACE = "netns"
+"""Tells rows apart as soon as there are several: then a column of that name is kept.
+
+Its 0 is the whole host.
+"""
 
 _LEAST_BLOCKS = 10
 _MAX_NAME = 40
@@ -39,13 +46,15 @@ Rows = Sequence[Sequence[object]]
 class Look:
     """How rows are shown: times in a zone, and on a terminal a title and a chart.
 
-    ``series`` is how many series of the chart are drawn, 0 for all. ``begin`` is called before
-    anything is written.
+    ``ranks`` names the columns that a narrow terminal keeps, the first one longest. ``series`` is
+    how many series of the chart are drawn, 0 for all. ``begin`` is called before anything is
+    written.
     """
 
     zone: str = UTC_NAME
     title: str = ""
     chart: Mapping[str, object] = field(default_factory=dict)
+    ranks: Sequence[str] = ()
     series: int = 0
     begin: Callable[[], None] = lambda: None
 
@@ -82,8 +91,10 @@ class Terminal:
         narrowed = bool(look.title) and len(cells) >= _LEAST_ROWS
         least = _LEAST_COLUMNS if narrowed else len(names)
         folded = list(_needed(_folded(told), cells, right))
-        while sum(folded[i] for i in kept) > self._console.width and len(kept) > least:
-            kept.remove(next((i for i in kept if names[i] in _LEFT_OUT_FIRST), kept[-1]))
+        for index in _least_first(names, columns, look.ranks):
+            if sum(folded[i] for i in kept) <= self._console.width or len(kept) <= least:
+                break
+            kept.remove(index)
         if not narrowed and sum(folded) > self._console.width:
             self._records(told, cells)
             return
@@ -191,6 +202,25 @@ def _told(
     return [names[i] for i in kept], [columns[i] for i in kept], [right[i] for i in kept]
 
 
+def _least_first(
+    names: Sequence[str], columns: Sequence[Sequence[object]], ranks: Sequence[str]
+) -> list[int]:
+    """Return the places of columns in the order in which they give way.
+
+    What is not ranked goes first, from the right.
+    """
+
+    def worth(index: int) -> tuple[int, int]:
+        name = names[index]
+        if name.endswith(_NAMESPACE) and len(set(filter(None, columns[index]))) > 1:
+            return 3, 0
+        if name in ranks:
+            return 2, -ranks.index(name)
+        return int(name not in (_NAMESPACE, "cookie")), -index
+
+    return sorted(range(len(names)), key=worth)
+
+
 def _cells(
     names: Sequence[str], columns: Sequence[Sequence[object]], day: date | None
 ) -> list[list[str]]:
@@ -225,7 +255,8 @@ def _needed(
         column = {row[index] for row in cells}
         cell = max(map(_wide, column), default=0)
         name = max(map(_wide, head.split("\n")))
-        yield GAP + max(1, name, cell if flush else min(cell, max(_NARROW, _longest_word(column))))
+        least = max(_NARROW, _longest_word(column), min(cell // _LINES, _LONG_WORD))
+        yield GAP + max(1, name, cell if flush else min(cell, least))
 
 
 def _longest_word(column: Iterable[str]) -> int:

@@ -250,7 +250,10 @@ class Engine:
         found = False
         for part in parts:
             recording = self.recordings[part]
-            damaged = dict(self._checker.check(recording.segments, columns))
+            try:
+                damaged = dict(self._checker.check(recording.segments, columns))
+            except MemoryError as error:
+                raise query_error(error) from error
             if not damaged:
                 continue
             found = True
@@ -259,7 +262,13 @@ class Engine:
                 if segment.table.name in TOGETHER and segment.number in halves:
                     damaged.setdefault(segment, TOGETHER_WHY)
             missing = tuple(
-                Missing(recording.name(segment.path), why, segment.rows, *span(segment))
+                Missing(
+                    recording.name(segment.path),
+                    why,
+                    segment.rows,
+                    *span(segment),
+                    segment.table.name,
+                )
                 for segment, why in damaged.items()
             )
             self.recordings[part] = replace(
@@ -269,6 +278,15 @@ class Engine:
             )
         if found:
             interruptible(self._connection, self._lay_raw, enter=self._ruleset.enter)
+
+    @property
+    def sandbox(self) -> str:
+        """What keeps the threads of DuckDB from all other files, in words."""
+        if self._ruleset.holds:
+            return f"Landlock {landlock.version()}: SQL can open no file but the recording's"
+        return (
+            "none: this kernel has no Landlock; only checks of each query keep it from other files"
+        )
 
     def check(self, query: str) -> None:
         """Raise QueryError unless the text is exactly one SELECT that only reads what it is given.
@@ -330,7 +348,10 @@ class Engine:
             tree = self._checked(f"SELECT 1 FROM sockets WHERE (\n{scope.where}\n)")
         except QueryError as error:
             text = f"{scope.where!r} is no condition on a row of sockets: {error}"
-            raise ScopeError(text) from error
+            refused = ScopeError(text)
+            for line in getattr(error, "__notes__", ()):
+                refused.add_note(line)
+            raise refused from error
         return [*trees, tree]
 
     @contextmanager

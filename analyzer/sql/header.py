@@ -34,7 +34,18 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "VARCHAR": (str,),
     "BOOLEAN": (bool,),
 }
-_KEYS = {"title", "description", "needs", "uses", "columns", "arguments", "params", "chart"}
+_KEYS = {
+    "title",
+    "description",
+    "needs",
+    "lasts",
+    "uses",
+    "ranks",
+    "columns",
+    "arguments",
+    "params",
+    "chart",
+}
 _PARAMETER_KEYS = {"type", "default", "doc"}
 _RESERVED = {"from_us", "to_us", "start", "end", "where", "zone"}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -106,8 +117,10 @@ class Query:
 
     ``columns`` says what each column of the result means, in their order; ``chart`` is in
     Vega-Lite's words; ``needs`` names what of a recording the answer rests on, in words of NEEDS;
-    ``uses`` names the functions, parts and views that the SQL is made of. A function has
-    ``arguments`` in place of columns, and its SQL is an expression.
+    ``lasts`` says how many seconds have to be recorded before nothing found means anything: a
+    number, or the parameter that says it. ``uses`` names the functions, parts and views that the
+    SQL is made of; ``ranks`` the columns that a narrow screen keeps, the first one longest. A
+    function has ``arguments`` in place of columns, and its SQL is an expression.
     """
 
     name: str
@@ -119,7 +132,15 @@ class Query:
     chart: Mapping[str, object]
     sql: str
     uses: tuple[str, ...] = ()
+    ranks: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
+    lasts: str | float = 0.0
+
+    def seconds(self, given: Mapping[str, object]) -> float:
+        """Return how many seconds it needs, as its parameters are given. Raises ParameterError."""
+        if isinstance(self.lasts, str):
+            return float(self.values(given)[self.lasts][1])
+        return self.lasts
 
     def values(
         self, given: Mapping[str, object]
@@ -172,7 +193,8 @@ def parse_query(name: str, text: str, *, columns: Collection[str] | None = None)
         title=_text(name, found, "title"),
         description=_text(name, found, "description").strip(),
         needs=_needs(name, found.get("needs", [])),
-        uses=_uses(name, found.get("uses", [])),
+        uses=_names(name, found, "uses"),
+        ranks=_ranks(name, _names(name, found, "ranks"), described),
         columns=MappingProxyType({c: _text(name, described, c) for c in described}),
         arguments=MappingProxyType({a: _text(name, arguments, a) for a in arguments}),
         params=tuple(
@@ -180,6 +202,7 @@ def parse_query(name: str, text: str, *, columns: Collection[str] | None = None)
         ),
         chart=MappingProxyType(_table(name, found, "chart")),
         sql=sql,
+        lasts=_lasts(name, found),
     )
 
 
@@ -214,10 +237,33 @@ def _needs(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _uses(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(used, str) for used in value):
-        raise CatalogError(f"{name}{SUFFIX}: 'uses' is no list of names")
+def _lasts(name: str, found: Mapping[str, object]) -> str | float:
+    value = found.get("lasts", 0.0)
+    if isinstance(value, str):
+        kind = _table(name, found, "params").get(value)
+        if isinstance(kind, dict) and kind.get("type") == "DOUBLE":
+            return value
+    elif type(value) in (int, float) and isinstance(value, int | float) and value >= 0:
+        return float(value)
+    raise CatalogError(f"{name}{SUFFIX}: 'lasts' is neither seconds nor a DOUBLE parameter")
+
+
+def _names(name: str, table: Mapping[str, object], key: str) -> tuple[str, ...]:
+    value = table.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise CatalogError(f"{name}{SUFFIX}: {key!r} is no list of names")
     return tuple(value)
+
+
+def _ranks(name: str, ranks: tuple[str, ...], columns: Collection[str]) -> tuple[str, ...]:
+    for column in ranks:
+        if column not in columns:
+            raise CatalogError(
+                f"{name}{SUFFIX}: 'ranks' has {column!r}, which is none of its columns"
+            )
+    if len(set(ranks)) < len(ranks):
+        raise CatalogError(f"{name}{SUFFIX}: 'ranks' names a column twice")
+    return ranks
 
 
 def _parameter(report: str, name: str, value: object) -> Parameter:

@@ -101,6 +101,7 @@ class Info:
     * ``unknown_attributes``: by table and number, how often; ``missing_sysctls``: their names;
     * ``not_seen``: ``what`` and ``why``;
     * ``missing``, what no answer rests on: ``file``, ``rows``, ``first``, ``last``, and ``why``;
+    * ``sandbox``, what keeps SQL from other files while this is read;
     * ``left_out``: ``bytes`` at the end of the journals of a ``number``, and ``why``.
     """
 
@@ -187,6 +188,7 @@ def describe(
             "missing_sysctls": _texts(said.get("missing_sysctls")),
             "not_seen": _unseen(said.get("unseen")),
             "missing": [lost(missing) for missing in engine.recordings[part].missing],
+            "sandbox": engine.sandbox,
             "left_out": [
                 {"number": rest.number, "bytes": rest.bytes, "why": rest.why or None}
                 for rest in recording.left_out

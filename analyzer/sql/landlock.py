@@ -61,6 +61,11 @@ class Ruleset:
                 with suppress(OSError):
                     _allow(self._file, path, rights & handled)
 
+    @property
+    def holds(self) -> bool:
+        """Whether it forbids anything."""
+        return self._file >= 0
+
     def enter(self) -> None:
         """Bind this thread, and those that it starts, for good."""
         if self._file < 0:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from analyzer.reading.memory import stack_size
 from recorder.schema import SockrecError
 
 DEFAULT_AT_MOST = 8 << 30
@@ -22,7 +23,6 @@ decompressed pages, nor what a function makes of one value.
 """
 
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMGT])(i?)B", re.ASCII | re.IGNORECASE)
-_STACK = 8 << 20
 _OWN_THREADS = 4
 
 
@@ -57,7 +57,7 @@ def bounded(size: int, threads: int | None) -> Iterator[None]:
         yield
         return
     # DuckDB's, those that check segments, and those that a query is prepared and run in
-    stacks = (2 * (threads or os.cpu_count() or 1) + _OWN_THREADS) * _stack_size()
+    stacks = (2 * (threads or os.cpu_count() or 1) + _OWN_THREADS) * stack_size()
     bound = has + size + BESIDE + stacks
     for known in (before, hard):
         if known != resource.RLIM_INFINITY:
@@ -91,8 +91,3 @@ def _data_bytes() -> int | None:
         data = re.search(r"^VmData:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
         return int(data[1]) << 10 if data else None
     return None
-
-
-def _stack_size() -> int:
-    size, _ = resource.getrlimit(resource.RLIMIT_STACK)
-    return min(size, _STACK) if size != resource.RLIM_INFINITY else _STACK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -71,10 +72,14 @@ _SHARED_BYTES = 32 << 20
 
 _NO_SAMPLE = "no sample lies in that time"
 _FEWEST = 2
+_TOO_SHORT = "it needs samples of {:g} s, and these are {:.1f} s: record for longer"
 _TOO_FEW = "one sample does not show what changes: record for longer"
 _MARGIN = " " * 10
 _ALIKE = 5
 """How many findings of one kind are told in words."""
+
+_NUMBER = re.compile(r"[0-9a-f]*\d[0-9a-f.,:]*")
+"""Numbers, addresses and identities in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +187,49 @@ def summarize(
             for row in rows(table.to_batches())
         )
         checked.append(finding)
-    if checked and sampled(engine, scope)[0] < _FEWEST:  # that nothing was found says nothing
-        seen = {row["finding"] for row in found}
-        unchecked += [Unchecked(f.name, f.title, _TOO_FEW) for f in checked if f.name not in seen]
-        checked = [f for f in checked if f.name in seen]
+    # Where too little was recorded, that nothing was found says nothing.
+    seen = {row["finding"] for row in found}
+    span = sampled(engine, scope)
+    for finding in [one for one in checked if one.name not in seen]:
+        if short := _too_short(finding.seconds(given.get(finding.name, {})), *span):
+            unchecked.append(Unchecked(finding.name, finding.title, short))
+            checked.remove(finding)
+    found = _placed(found, engine, scope)
     return Summary(tuple(sorted(found, key=order)), tuple(checked), tuple(unchecked))
+
+
+def _too_short(seconds: float, samples: int, first: int | None, last: int | None) -> str | None:
+    """Return why a finding that wants so many seconds could not be looked for, None if it could."""
+    if samples < _FEWEST or first is None or last is None:
+        return _TOO_FEW
+    lasted = (last - first) / 1e6
+    return _TOO_SHORT.format(seconds, lasted) if lasted < seconds else None
+
+
+def _placed(
+    found: list[Mapping[str, object]], engine: Engine, scope: Scope
+) -> list[Mapping[str, object]]:
+    """Say in which network namespace it is, where there are several, but not of the recorder's."""
+    counted = "SELECT count(DISTINCT netns) AS n FROM raw.namespaces"
+    if not found or engine.table(counted, scope).to_pylist()[0]["n"] < _FEWEST:
+        return found
+    names = {
+        row["netns"]: row["called"]
+        for row in engine.table("SELECT * FROM netns_names", scope).to_pylist()
+        if not row["home"]
+    }
+    placed: list[Mapping[str, object]] = []
+    for row in found:
+        number, sentence = row["netns"], str(row["sentence"])
+        if number in names:
+            numbered = f"network namespace {number}"
+            named = f"network namespace {names[number]}"
+            if numbered in sentence:
+                sentence = sentence.replace(numbered, named)
+            else:
+                sentence += f", in {named}"
+        placed.append({**row, "sentence": sentence})
+    return placed
 
 
 class Shared:
@@ -284,13 +327,15 @@ def lines(
         part = " in the part that was asked for" if narrowed else ""
         yield f"nothing found{part}" if summary.checked else "nothing could be checked"
     told: Counter[object] = Counter()
-    for row in summary.found:
+    for row, more in _folded(summary.found, summary.named):
         told[row["finding"]] += 1
         if told[row["finding"]] > _ALIKE:
             continue
         name = " since ".join(str(row[part]) for part in summary.named)
         told_of = f"{name}: " if name else ""
         yield from _wrapped(f"{row['severity']!s:<{len(_MARGIN)}}{told_of}{row['sentence']}", width)
+        if more:
+            yield from _wrapped(f"{_MARGIN}{_others(more)}", width)
         command = f"sockrec report {row['report']} {recording}" if recording else row["report"]
         yield printable(f"{_MARGIN}{_when(row, zone)} → {command}")
     for finding, count in told.items():
@@ -305,6 +350,30 @@ def lines(
         reasons.setdefault(unchecked.why, []).append(unchecked.finding)
     for why, names_of in reasons.items():
         yield from _wrapped(f"could not check: {', '.join(names_of)} because {why}", width)
+
+
+def _folded(
+    found: Sequence[Mapping[str, object]], named: Sequence[str]
+) -> Iterator[tuple[Mapping[str, object], Sequence[Mapping[str, object]]]]:
+    """Yield each finding, the worst first, with those that differ from it in numbers only."""
+    alike: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
+    for row in found:
+        words = _NUMBER.sub("#", str(row["sentence"]))
+        key = (row["finding"], row["severity"], row["comm"], *(row[part] for part in named), words)
+        alike.setdefault(key, []).append(row)
+    for first, *more in alike.values():
+        yield first, more
+
+
+def _others(more: Sequence[Mapping[str, object]]) -> str:
+    """Return how many are alike, and of which processes or namespaces they are."""
+    which = [row["pid"] for row in more]
+    names = ""
+    if None not in which and len(set(which)) == len(which):
+        shown = ", ".join(str(pid) for pid in which[:_ALIKE])
+        rest = f" and {len(which) - _ALIKE:,} others" if len(which) > _ALIKE else ""
+        names = f": pid {shown}{rest}"
+    return f"and {len(more):,} like this{names}"
 
 
 def _wrapped(text: str, width: int | None) -> list[str]:

@@ -42,6 +42,14 @@ FROM sockets AS s ANTI JOIN samples AS p ON s.sample = p.sample
 """
 
 
+_COUNTS = """
+SELECT
+  (SELECT count(DISTINCT sample) FROM samples) AS samples,
+  (SELECT count(*) FROM sockets) AS socket_rows
+"""
+"""What recording.json tells of a recording that has ended, by its words."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is not as it should be; times are in microseconds UTC where they are known."""
@@ -137,7 +145,7 @@ def _verify(engine: Engine, part: int, report: Callable[[int], None]) -> Verifie
     """Check one of the recordings."""
     recording = engine.recordings[part]
     problems = [
-        Problem(lost.what, None, None, lost.rows, lost.first, lost.last, lost.why)
+        Problem(lost.what, lost.table, None, lost.rows, lost.first, lost.last, lost.why)
         for lost in recording.missing
     ]
     unchecked: list[str] = []
@@ -220,6 +228,22 @@ def _undecodable(recording: Recording) -> Iterator[Problem]:
             yield Problem(name, journal.table.name, None, None, None, None, what)
 
 
+def _miscounted(engine: Engine, part: int) -> Iterator[Problem]:
+    """Compare with what the recorder counted until its end; an older one told no counts."""
+    facts = engine.recordings[part].facts
+    told = {
+        name: count
+        for name in ("samples", "socket_rows")
+        if facts.get("ended") and isinstance(count := facts.get(name), int)
+    }
+    (counted,) = engine.table(_COUNTS, Scope(part=part)).to_pylist() if told else ({},)
+    for name, count in told.items():
+        if counted[name] != count:
+            table = SAMPLES.name if name == "samples" else SOCKETS.name
+            what = f"recording.json counts {count:,} {name.replace('_', ' ')}, there are {{:,}}"
+            yield Problem(table, table, None, None, None, None, what.format(counted[name]))
+
+
 def _rows(engine: Engine, part: int) -> Iterator[Problem]:
     """Check what the rows of whole files must agree in."""
     scope = Scope(part=part)
@@ -227,6 +251,7 @@ def _rows(engine: Engine, part: int) -> Iterator[Problem]:
         what = f"samples {gap['first']:,} to {gap['last']:,} are missing"
         yield Problem(SAMPLES.name, SAMPLES.name, None, None, gap["before_us"], gap["t_us"], what)
     if engine.recordings[part].whole:
+        yield from _miscounted(engine, part)
         orphans = engine.table(_ORPHANS, scope).to_pylist()[0]
         if orphans["rows"]:
             what = f"rows of {orphans['samples']:,} samples that did not take place"

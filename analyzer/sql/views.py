@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -25,6 +26,18 @@ _BATCHES_AT_ONCE = 256
 
 _TIME_COLUMN = {"closes": "time", "owners": "valid_from", "namespaces": "valid_from"}
 """What ``--from`` and ``--to`` compare, and what ``t_us`` is made of, where not ``sample_time``."""
+
+_DESCRIBED = {
+    "cmdline": "o.cmdline",
+    "exe": "o.exe",
+    "unit": "coalesce(o.unit, g.unit)",
+    "slice": "coalesce(o.slice, g.slice)",
+    "runtime": "coalesce(o.runtime, g.runtime)",
+    "container": "coalesce(o.container, g.container)",
+    "pod": "coalesce(o.pod, g.pod)",
+    "netns_name": "n.name",
+}
+"""What ``--where`` may name beside the columns of sockets: of the process, by its cgroup, of ns."""
 
 _LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
@@ -50,9 +63,11 @@ class Scope:
     """What a query is about: a half-open span of time, and which sockets.
 
     ``start`` and ``end`` are in microseconds UTC, None is unbounded; ``where`` is one SQL
-    expression over the columns of sockets: a socket with a row in the time for which it is true is
-    chosen whole; ``filter`` is another, which has to be true as well. ``part`` is the place of one
-    among several recordings, None is all that are open, of which ``each`` may have its own.
+    expression over the columns of sockets, or what describes its process, its cgroup and its
+    namespace (cmdline, exe, unit, slice, runtime, container, pod, netns_name): a socket with a row
+    in the time for which it is true is chosen whole; ``filter`` is another, which has to be true as
+    well. ``part`` is the place of one among several recordings, None is all that are open, of which
+    ``each`` may have its own.
     """
 
     start: int | None = None
@@ -347,6 +362,30 @@ def _timed(table: Table, raw: str) -> str:
     )
 
 
+def _described(table: Table, raw: str) -> str:
+    """Return the same with what describes process, cgroup and namespace at the time of each row.
+
+    What is first known of one holds for what was before: a close may come before the next look.
+    """
+    columns = ", ".join(f"{of} AS {name}" for name, of in _DESCRIBED.items())
+    columns += ", o.user AS user" if table == CLOSES else ""
+    cgroup = "sockets.cgroup_id" if table == SOCKETS else "CAST(NULL AS BIGINT)"
+    since = (
+        "CASE WHEN valid_from = min(valid_from) OVER (PARTITION BY {}) THEN {} "
+        "ELSE epoch_us(valid_from) END AS since_us"
+    )
+    process = since.format("pid, start_us", -(1 << 62))
+    namespace = since.format("netns", -(1 << 62))
+    return (
+        f"(SELECT sockets.*, {columns} FROM {_timed(table, raw)} "
+        f"ASOF LEFT JOIN (SELECT *, {process} FROM {raw}.owners) AS o "
+        "ON o.pid = sockets.pid AND o.start_us = sockets.start_us AND o.since_us <= sockets.t_us "
+        f"ASOF LEFT JOIN (SELECT *, {namespace} FROM {raw}.namespaces) AS n "
+        "ON n.netns = sockets.netns AND n.since_us <= sockets.t_us "
+        f"LEFT JOIN {raw}.cgroups AS g ON g.cgroup_id = {cgroup}) AS sockets"
+    )
+
+
 def added(table: Table) -> dict[str, str]:
     """Return the columns that a query sees of a table beside those recorded, and their meaning."""
     columns = {
@@ -395,18 +434,36 @@ def _chosen(connection: DuckDBPyConnection, scope: Scope, condition: str, raw: s
     """Return the sockets that have a row for which the condition is true, which is checked."""
     import duckdb
 
-    select = (
-        f"SELECT DISTINCT ns, cookie FROM {_timed(SOCKETS, raw)} "
-        f"WHERE {_bounds(SOCKETS, scope)} AND {condition}"
-    )
+    def select(relation: str) -> str:
+        return (
+            f"SELECT DISTINCT ns, cookie FROM {relation} "
+            f"WHERE {_bounds(SOCKETS, scope)} AND {condition}"
+        )
+
     where = scope.where or "true"
     try:
         where.encode()
         duckdb.SQLExpression(where)  # refuses what is more than one expression
-        connection.execute(f"{select} LIMIT 0")
+        return _first_bound(connection, *_relations_of(SOCKETS, raw, select))
     except (duckdb.Error, ValueError) as error:
         raise _no_condition(where, error) from error
-    return select
+
+
+def _relations_of(table: Table, raw: str, select: Callable[[str], str]) -> tuple[str, str]:
+    """Return a query of a table, and the same with what describes its rows, which takes longer."""
+    return select(_timed(table, raw)), select(_described(table, raw))
+
+
+def _first_bound(connection: DuckDBPyConnection, *queries: str) -> str:
+    """Return the first of the queries whose names are all known. Raises what the last one does."""
+    import duckdb
+
+    for query in queries[:-1]:
+        with suppress(duckdb.BinderException):
+            connection.execute(f"SELECT * FROM ({query}\n) LIMIT 0")
+            return query
+    connection.execute(f"SELECT * FROM ({queries[-1]}\n) LIMIT 0")
+    return queries[-1]
 
 
 def _closes_condition(connection: DuckDBPyConnection, scope: Scope, raw: str) -> str:
@@ -418,16 +475,25 @@ def _closes_condition(connection: DuckDBPyConnection, scope: Scope, raw: str) ->
     import duckdb
 
     condition = scope.condition(CLOSES)
+
+    def select(relation: str) -> str:
+        return f"SELECT ns, cookie FROM {relation} WHERE {condition}"
+
+    plain, described = _relations_of(CLOSES, raw, select)
     try:
-        connection.execute(f"SELECT 1 FROM {_timed(CLOSES, raw)} WHERE {condition} LIMIT 0")
+        query = _first_bound(connection, plain, described)
     except duckdb.Error:
         return _CHOSEN
-    return f"({_CHOSEN} OR ({condition}))"
+    own = condition if query is plain else f"(ns, cookie) IN ({query})"
+    return f"({_CHOSEN} OR ({own}))"
 
 
 def _no_condition(text: str, error: Exception) -> ScopeError:
-    said = complaint(str(error), text).text
-    return ScopeError(f"{text!r} is no condition on a row of sockets: {said}")
+    said = complaint(str(error), text)
+    refused = ScopeError(f"{text!r} is no condition on a row of sockets: {said.text}")
+    for line in said.place:
+        refused.add_note(line)
+    return refused
 
 
 def _baseline(scope: Scope, raw: str) -> str:

@@ -15,6 +15,7 @@ from contextlib import suppress
 import duckdb
 import pyarrow as pa
 
+from analyzer.reading.memory import check_room_for_threads
 from analyzer.sql.complaint import complaint
 from analyzer.sql.views import Stream
 from recorder.schema import SockrecError
@@ -82,7 +83,7 @@ class Work:
 
     def start(self) -> pa.Schema:
         self._deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        self._thread.start()
+        _start(self._thread)
         schema = self._next()
         assert isinstance(schema, pa.Schema)
         return schema
@@ -164,7 +165,7 @@ def interruptible(
             results.put(error)
 
     thread = threading.Thread(target=run, name="sockrec-prepare", daemon=True)
-    thread.start()
+    _start(thread)
     try:
         error = results.get(timeout=timeout)
     except BaseException as stopped:
@@ -175,6 +176,14 @@ def interruptible(
         raise
     if error is not None:
         raise error
+
+
+def _start(thread: threading.Thread) -> None:
+    try:
+        check_room_for_threads()
+    except MemoryError as error:
+        raise query_error(error) from error
+    thread.start()
 
 
 def _stop(

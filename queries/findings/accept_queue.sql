@@ -3,10 +3,24 @@
 -- A process does not accept its connections fast enough: more wait than its backlog allows, and the
 -- kernel drops what else comes. Clients wait, try again and give up. Look at what the process was
 -- doing at that time (blocked, out of descriptors, out of CPU); a larger backlog (listen(), and
--- net.core.somaxconn, whichever is less) only helps against short bursts.
+-- net.core.somaxconn, whichever is less) only helps against short bursts. Or it accepts nothing at
+-- all: then clients give up in a queue that need not be full. Whoever listened there, one process
+-- after another or several together, is told in one.
 -- """
 -- needs = ["tcp"]
--- uses = ["counter_growth", "left_out", "listeners", "netns_of"]
+-- uses = [
+--   "counter_growth", "full_processes", "left_out", "listeners", "netns_of", "pace", "patience", "who_all",
+-- ]
+--
+-- [params.seconds]
+-- type = "DOUBLE"
+-- default = 5.0
+-- doc = "Seconds for which the first in the queue waits, full or not, by the kernel's clock: a server at work accepts at once, and many clients give up after that."
+--
+-- [params.intervals]
+-- type = "DOUBLE"
+-- default = 3.0
+-- doc = "Nor shorter than so many sampling intervals: fewer looks cannot tell a standstill from bad luck."
 --
 -- [params.full_samples]
 -- type = "BIGINT"
@@ -32,43 +46,80 @@ WITH kernel AS (
   GROUP BY ns
 ),
 troubled AS MATERIALIZED (
-  SELECT
-    q.*, 1.0 * q.full_samples / q.samples AS full_share,
-    coalesce(1.0 * q.drops / nullif(q.drops + k.accepted, 0), 0.0) AS dropped_share
-  FROM listeners AS q LEFT JOIN kernel AS k USING (ns) CROSS JOIN params AS p
+  SELECT q.*, d.fd_limit, limits.patience_us, k.accepted
+  FROM listeners AS q
+  LEFT JOIN kernel AS k USING (ns)
+  LEFT JOIN full_processes AS d ON d.pid = q.pid AND d.start_us = q.start_us
+  CROSS JOIN (SELECT patience(p.seconds, p.intervals, interval_us) AS patience_us FROM pace CROSS JOIN params AS p) AS limits
+  CROSS JOIN params AS p
   WHERE q.netid IN ('tcp', 'sctp', 'dccp')
     -- A listener drops for want of memory too.
-    AND (q.full_samples >= p.full_samples OR (q.drops >= p.drops AND (k.overflows IS NULL OR k.overflows > 0)))
+    AND (
+      q.full_samples >= p.full_samples
+      OR (q.drops >= p.drops AND (k.overflows IS NULL OR k.overflows > 0))
+      OR q.wait_us >= limits.patience_us
+    )
+),
+folded AS (
+  SELECT
+    ns, netid, local, comm, any_value(netns) AS netns, list_sort(list_distinct(list(pid))) AS pids,
+    first(pid ORDER BY drops DESC NULLS LAST, full_samples DESC, wait_us DESC NULLS LAST, cookie) AS pid,
+    first(backlog ORDER BY drops DESC NULLS LAST, full_samples DESC, wait_us DESC NULLS LAST, cookie) AS backlog,
+    CAST(sum(samples) AS BIGINT) AS samples, CAST(sum(full_samples) AS BIGINT) AS full_samples, max(queue_peak) AS queue_peak,
+    CAST(sum(drops) AS BIGINT) AS drops, 1.0 * sum(full_samples) / sum(samples) AS full_share,
+    coalesce(1.0 * sum(drops) / nullif(sum(drops) + any_value(accepted), 0), 0.0) AS dropped_share,
+    max(CASE WHEN wait_us >= patience_us THEN wait_us END) AS wait_us,
+    max(CASE WHEN wait_us >= patience_us AND stood_us >= patience_us THEN stood_us END) AS stood_us,
+    max(CASE WHEN wait_us >= patience_us THEN gave_up END) AS gave_up, max(fd_limit) AS fd_limit,
+    min(least(full_since, drops_since, CASE WHEN wait_us >= patience_us THEN wait_since END)) AS since,
+    max(greatest(full_until, drops_until, CASE WHEN wait_us >= patience_us THEN wait_until END)) AS until,
+    any_value(patience_us) AS patience_us
+  FROM troubled
+  GROUP BY ns, netid, local, comm
 )
 SELECT
   CASE
     WHEN n.drops > 0 AND (n.full_samples >= p.full_samples OR 100.0 * n.dropped_share >= p.critical_percent) THEN 'critical'
+    WHEN n.stood_us > 0 THEN 'critical'
     ELSE 'warning'
   END AS severity,
   -- What has reached its limit comes before what may: at least half.
   CAST(
-    CASE WHEN n.drops > 0 THEN 0.5 + 0.5 * greatest(n.full_share, n.dropped_share) ELSE n.full_share END AS DOUBLE
+    CASE WHEN n.drops > 0 OR n.stood_us > 0 THEN 0.5 + 0.5 * greatest(n.full_share, n.dropped_share) ELSE n.full_share END AS DOUBLE
   ) AS score,
-  n.local AS subject, n.netns, n.pid, n.comm, least(n.full_since, n.drops_since) AS since,
-  greatest(n.full_until, n.drops_until) AS until,
-  CAST(CASE WHEN n.full_samples > 0 THEN n.queue_peak ELSE n.drops END AS DOUBLE) AS measured,
-  CAST(CASE WHEN n.full_samples > 0 THEN n.backlog ELSE p.drops END AS DOUBLE) AS threshold,
+  n.local AS subject, n.netns, n.pid, n.comm, n.since, n.until,
+  CAST(
+    CASE WHEN n.full_samples > 0 THEN n.queue_peak WHEN n.drops > 0 THEN n.drops ELSE n.wait_us / 1000000.0 END AS DOUBLE
+  ) AS measured,
+  CAST(
+    CASE WHEN n.full_samples > 0 THEN n.backlog WHEN n.drops > 0 THEN p.drops ELSE n.patience_us / 1000000.0 END AS DOUBLE
+  ) AS threshold,
   concat(
-    coalesce(n.who, 'an unknown process'),
-    CASE WHEN n.drops > 0 THEN ' lets its accept queue on ' ELSE ' accepts too slowly: its accept queue on ' END,
-    n.local, CASE WHEN n.drops > 0 THEN ' overflow: ' ELSE ' was ' END,
+    coalesce(who_all(n.comm, n.pids), 'an unknown process'),
+    CASE
+      WHEN n.fd_limit > 0
+        THEN printf(' has no descriptor left (%,d of %,d), so that accept() fails: its accept queue on ', n.fd_limit, n.fd_limit)
+      WHEN n.stood_us > 0 THEN ' accepts nothing: its accept queue on '
+      WHEN n.drops > 0 THEN ' lets its accept queue on '
+      ELSE ' accepts too slowly: its accept queue on '
+    END,
+    n.local, CASE WHEN n.drops > 0 AND n.fd_limit IS NULL AND n.stood_us IS NULL THEN ' overflow: ' ELSE ' was ' END,
     CASE
       WHEN n.full_samples > 0
         THEN printf('full (%,d waited, %,d may) in %,d of %,d samples', n.queue_peak, n.backlog, n.full_samples, n.samples)
-      ELSE printf('in bursts between samples, %,d may wait', n.backlog)
+      WHEN n.drops > 0 THEN printf('in bursts between samples, %,d may wait', n.backlog)
+      ELSE printf('not full (%,d waited, %,d may)', n.queue_peak, n.backlog)
     END,
     CASE
       WHEN n.drops = 1 THEN ', 1 connection attempt dropped'
       WHEN n.drops > 1 THEN printf(', %,d connection attempts dropped', n.drops)
-    END
+    END,
+    CASE WHEN n.wait_us > 0 THEN printf('; the first in it waited for %.0f s', CAST(n.wait_us / 1000000.0 AS DOUBLE)) END,
+    CASE WHEN n.stood_us > 0 THEN printf(', and none was accepted for %.0f s', CAST(n.stood_us / 1000000.0 AS DOUBLE)) END,
+    CASE WHEN n.gave_up > 0 THEN printf('; %,d had given up in it', n.gave_up) END
   ) AS sentence,
   'listen_queues' AS report
-FROM troubled AS n CROSS JOIN params AS p
+FROM folded AS n CROSS JOIN params AS p
 UNION ALL
 SELECT
   'warning' AS severity, CAST(coalesce(1.0 * k.overflows / nullif(k.overflows + k.accepted, 0), 0.0) AS DOUBLE) AS score,

@@ -3,10 +3,11 @@
 -- The peer has closed, and the process has not: its connections stay in CLOSE-WAIT, each with a
 -- descriptor and memory, until it ends. That is always the process's own fault: an error path
 -- without close(), or a pool that does not look. Those that only wait to be accepted do not count,
--- nor do a process that closes them in the end, and a number that does not grow.
+-- nor do a process that closes them in the end, and a few that do not get more. How long they wait is
+-- known by the kernel's own clock, too: a leak that is older than the recording is found.
 -- """
 -- needs = ["tcp"]
--- uses = ["close_waits", "endpoint", "fd_limits", "netns_of", "tcp_reads", "who"]
+-- uses = ["fd_limits", "half_closed_holders", "netns_of", "tcp_reads", "who"]
 --
 -- [params.age_s]
 -- type = "DOUBLE"
@@ -18,40 +19,28 @@
 -- default = 2
 -- doc = "Forgotten ones that came while it was recorded: one may be a single request that hangs."
 --
+-- [params.old_sockets]
+-- type = "BIGINT"
+-- default = 10
+-- doc = "So many that old are told even if none came while it was recorded: by the kernel's clock they are older than the recording, and nobody closes them."
+--
 -- [params.critical_percent]
 -- type = "DOUBLE"
 -- default = 50.0
 -- doc = "Share of the process's descriptor limit in CLOSE-WAIT from which it is critical: accept() and open() fail at the limit."
-WITH judged AS (
+WITH counted AS (
   SELECT
-    w.*, coalesce(w.pid, -1) AS holder, coalesce(w.start_us, -1) AS started,
-    w.waited_us >= 1000000.0 * p.age_s AS is_old
-  FROM close_waits AS w CROSS JOIN params AS p
-  WHERE w.verdict IS DISTINCT FROM 'not accepted'
+    h.*, len(list_filter(h.waits_us, lambda us: us >= 1000000.0 * p.age_s)) AS old,
+    len(list_filter(h.came_us, lambda us: us >= 1000000.0 * p.age_s)) AS forgotten,
+    len(list_filter(h.gave_up_us, lambda us: us >= 1000000.0 * p.age_s)) AS closed_late
+  FROM half_closed_holders AS h CROSS JOIN params AS p
+  WHERE h.state = 'CLOSE-WAIT'
 ),
 leaking AS (
-  SELECT
-    ns, holder, started, any_value(pid) AS pid, any_value(start_us) AS start_us, max(comm) AS comm,
-    count(*) FILTER (WHERE at_first) AS before,
-    count(*) FILTER (WHERE at_last) AS now,
-    count(*) FILTER (WHERE at_last AND is_old) AS old,
-    count(*) FILTER (WHERE at_last AND is_old AND NOT at_first) AS forgotten,
-    count(*) FILTER (WHERE NOT at_last AND is_old) AS closed_late,
-    max(waited_us) FILTER (WHERE at_last) AS oldest_us, min(since) FILTER (WHERE at_last) AS since, max(until) AS until
-  FROM judged CROSS JOIN params AS p
-  GROUP BY ns, holder, started, p.sockets
-  HAVING forgotten >= p.sockets AND now > before AND closed_late < forgotten
-),
-ends AS (
-  -- The end that most of them share: the own port of a server, the peer of a client.
-  SELECT ns, holder, started, side, local AS place
-  FROM (
-    SELECT ns, holder, started, 'on' AS side, local_addr AS addr, local_port AS port, local FROM judged WHERE at_last
-    UNION ALL
-    SELECT ns, holder, started, 'to', peer_addr, peer_port, endpoint(peer_addr, peer_port) FROM judged WHERE at_last
-  ) AS both_ends
-  GROUP BY ns, holder, started, side, addr, port, local
-  QUALIFY row_number() OVER (PARTITION BY ns, holder, started ORDER BY count(*) DESC, side, addr, port) = 1
+  SELECT c.*
+  FROM counted AS c CROSS JOIN params AS p
+  WHERE (c.forgotten >= p.sockets AND c.now > c.before AND coalesce(c.closed_late, 0) < c.forgotten)
+    OR (c.old >= p.old_sockets AND coalesce(c.closed_late, 0) < c.old)
 ),
 held AS (
   SELECT l.ns, l.holder, l.started, count(*) AS connections
@@ -66,10 +55,9 @@ held AS (
 ),
 named AS (
   SELECT
-    l.*, a.fd_limit, e.side, e.place, 1.0 * l.now / nullif(h.connections, 0) AS share,
+    l.*, a.fd_limit, 1.0 * l.now / nullif(h.connections, 0) AS share,
     1.0 * l.now / nullif(a.fd_limit, 0) AS limit_share
   FROM leaking AS l
-  JOIN ends AS e USING (ns, holder, started)
   LEFT JOIN held AS h USING (ns, holder, started)
   LEFT JOIN fd_limits AS a ON a.pid = l.pid AND a.start_us = l.start_us
 )

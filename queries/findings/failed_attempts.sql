@@ -2,12 +2,14 @@
 -- description = """
 -- A large share of the connections that processes of this host try to open fails: the peer refuses
 -- them (nothing listens on that port), or they are given up unanswered. The kernel counts them for
--- a network namespace only; a socket that failed keeps neither its peer nor, mostly, a process that
--- could be seen. Half-open connections that a peer takes back count too, so that they matter only
--- where more attempts fail than such probes explain.
+-- a network namespace only; a socket that failed keeps its peer if it did not wait for the answer
+-- (a non-blocking connect), and mostly no process that could be seen. If another address of the same
+-- port answers, let the name resolve to that one, or listen on both (localhost is ::1 and 127.0.0.1).
+-- Half-open connections that a peer takes back count too, so that they matter only where more
+-- attempts fail than such probes explain.
 -- """
 -- needs = ["counters"]
--- uses = ["counter_growth", "netns_of", "who"]
+-- uses = ["connections", "counter_growth", "endpoint", "netns_of", "unmapped", "who"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -34,22 +36,39 @@ WITH failing AS (
   -- More failures than attempts are a peer's probes of a listener of ours.
   WHERE k.failed >= p.attempts AND k.failed <= k.opened AND 100.0 * k.failed >= p.percent * k.opened
 ),
+tried AS MATERIALIZED (
+  SELECT
+    c.ns, unmapped(c.peer_addr) AS peer_addr, c.peer_port, c.comm, c.pid, count(*) FILTER (WHERE c.attempt = 'failed') AS failed,
+    count(*) FILTER (WHERE c.attempt IS NULL) AS answered
+  FROM connections AS c SEMI JOIN failing USING (ns)
+  WHERE c.netid = 'tcp' AND (c.role = 'client' OR c.peer_port IS NULL)
+  GROUP BY ALL
+),
 named AS (
   SELECT
-    f.*,
-    CASE WHEN 2 * s.sockets > f.failed THEN s.pid END AS pid,
-    CASE WHEN 2 * s.sockets > f.failed THEN s.comm END AS comm
+    f.*, d.failed AS there, endpoint(d.peer_addr, d.peer_port) AS destination, o.answered, endpoint(o.peer_addr, o.peer_port) AS other,
+    CASE WHEN 2 * s.failed > f.failed THEN s.pid END AS pid,
+    CASE WHEN 2 * s.failed > f.failed THEN s.comm END AS comm
   FROM failing AS f
   LEFT JOIN (
-    SELECT ns, comm, pid, count(*) AS sockets
-    FROM closes
-    WHERE connection AND peer_port = 0 AND comm IS NOT NULL AND coalesce(owner_by, 'fd') <> 'listener'
+    SELECT ns, comm, pid, sum(failed) AS failed
+    FROM tried
+    WHERE comm IS NOT NULL
     GROUP BY ns, comm, pid
+    QUALIFY row_number() OVER (PARTITION BY ns ORDER BY sum(failed) DESC, comm, pid) = 1
   ) AS s USING (ns)
-  QUALIFY row_number() OVER (PARTITION BY f.ns ORDER BY s.sockets DESC NULLS LAST, s.comm, s.pid) = 1
+  LEFT JOIN (
+    SELECT ns, peer_addr, peer_port, sum(failed) AS failed
+    FROM tried
+    WHERE peer_port > 0
+    GROUP BY ns, peer_addr, peer_port
+    QUALIFY row_number() OVER (PARTITION BY ns ORDER BY sum(failed) DESC, peer_addr, peer_port) = 1
+  ) AS d ON d.ns = f.ns AND 2 * d.failed > f.failed
+  LEFT JOIN tried AS o ON o.ns = d.ns AND o.peer_port = d.peer_port AND o.peer_addr <> d.peer_addr AND o.answered > 0
+  QUALIFY row_number() OVER (PARTITION BY f.ns ORDER BY o.answered DESC NULLS LAST, o.peer_addr) = 1
 )
 SELECT
-  'warning' AS severity, CAST(n.share AS DOUBLE) AS score, concat('network namespace ', netns_of(n.ns)) AS subject,
+  'warning' AS severity, CAST(n.share AS DOUBLE) AS score, coalesce(n.destination, concat('network namespace ', netns_of(n.ns))) AS subject,
   netns_of(n.ns) AS netns, n.pid, n.comm, n.since, n.until,
   CAST(100.0 * n.share AS DOUBLE) AS measured, CAST(p.percent AS DOUBLE) AS threshold,
   concat(
@@ -57,7 +76,12 @@ SELECT
     printf(
       ' cannot connect: %,d of %,d attempts to open a connection failed (%.0f %%), refused or given up',
       CAST(n.failed AS BIGINT), CAST(n.opened AS BIGINT), CAST(100.0 * n.share AS DOUBLE)
-    )
+    ),
+    CASE
+      WHEN n.there = n.failed THEN concat(', all of them to ', n.destination)
+      WHEN n.there > 0 THEN printf(', %,d of them to %s', CAST(n.there AS BIGINT), n.destination)
+    END,
+    CASE WHEN n.there > 0 AND n.answered > 0 THEN concat('; ', n.other, ' answers') END
   ) AS sentence,
   'churn' AS report
 FROM named AS n CROSS JOIN params AS p

@@ -2,10 +2,13 @@
 -- description = """
 -- What a process wrote lies in the send queue, is sent again and again at ever longer intervals, and
 -- nothing of it is acknowledged: the peer's host is gone, or something on the way drops the packets
--- (a link, a route, a firewall that forgot the connection, a full accept queue over there). The process cannot know before the
+-- (a link, a route, a firewall that forgot the connection, a full accept queue over there). Where small
+-- segments pass and full ones never do, it is a black hole of the path MTU: a tunnel, and a firewall
+-- that drops the ICMP message which says so. The process cannot know before the
 -- kernel gives up, after a quarter of an hour (net.ipv4.tcp_retries2) or its TCP_USER_TIMEOUT.
 -- """
 -- needs = ["tcp"]
+-- lasts = "seconds"
 -- uses = ["full_doors", "is_loopback", "netns_of", "pace", "patience", "unmapped", "who"]
 --
 -- [params.seconds]
@@ -30,6 +33,7 @@ WITH stalls AS (
     any_value(s.peer_addr) AS peer_addr, any_value(s.peer_port) AS peer_port, any_value(s.peer) AS peer,
     min(s.sample) AS first_sample, max(s.sample) AS last_sample, min(s.sample_time) AS since, max(s.sample_time) AS until,
     max(s.t_us) - min(s.t_us) AS lasted_us, max_by(s.send_q, s.sample) AS waiting, max(greatest(s.retransmits, s.backoff)) AS tries,
+    max(s.snd_mss) AS mss, max(s.sacked) AS sacked, max(1.0 * (s.bytes_acked - 1) / nullif(s.delivered - s.sacked - 1, 0)) AS acked_size,
     patience_us
   FROM sockets AS s CROSS JOIN (SELECT patience(p.seconds, p.intervals, interval_us) AS patience_us FROM pace CROSS JOIN params AS p) AS limits
   WHERE s.send_q > 0
@@ -50,12 +54,43 @@ lost AS MATERIALIZED (
     WHERE d.addr = unmapped(l.peer_addr) AND d.port = l.peer_port AND (d.ns = l.ns OR NOT is_loopback(d.addr))
   )
 ),
+passing AS (
+  -- What others to the same address get through meanwhile, and in segments of what size.
+  SELECT ns, peer_addr, count(*) AS others, max(acked_size) AS acked_size
+  FROM (
+    SELECT
+      s.ns, s.peer_addr, s.cookie,
+      1.0 * (max(s.bytes_acked) - min(s.bytes_acked)) / nullif(max(s.delivered) - min(s.delivered), 0) AS acked_size
+    FROM sockets AS s
+    JOIN (
+      SELECT ns, peer_addr, min(first_sample) AS first_sample, max(last_sample) AS last_sample
+      FROM lost
+      GROUP BY ns, peer_addr
+    ) AS p ON p.ns = s.ns AND p.peer_addr = s.peer_addr AND s.sample BETWEEN p.first_sample AND p.last_sample
+    WHERE s.netid = 'tcp' AND s.state = 'ESTAB'
+    GROUP BY s.ns, s.peer_addr, s.cookie
+    HAVING max(s.bytes_acked) > min(s.bytes_acked)
+  ) AS moving
+  GROUP BY ns, peer_addr
+),
+sized AS (
+  SELECT
+    l.*,
+    -- A full segment waits, a small one has come through (the last one of those, or one of another
+    -- connection), and no full one ever has.
+    l.waiting >= l.mss
+    AND coalesce(l.acked_size, 0) < 0.8 * l.mss
+    AND coalesce(p.acked_size, 0) < 0.8 * l.mss
+    AND (l.sacked = 1 OR p.acked_size > 0) AS small_pass
+  FROM lost AS l LEFT JOIN passing AS p USING (ns, peer_addr)
+),
 worst AS (
   SELECT
     ns, holder, started, max(pid) AS pid, max(comm) AS comm, max_by(peer, lasted_us) AS peer, min(since) AS since,
     max(until) AS until, max(lasted_us) AS lasted_us, max_by(waiting, lasted_us) AS waiting, max_by(tries, lasted_us) AS tries,
+    CASE WHEN max_by(small_pass, lasted_us) THEN max_by(mss, lasted_us) END AS never_pass,
     max_by(last_sample, lasted_us) AS last_sample, any_value(patience_us) AS patience_us
-  FROM lost
+  FROM sized
   GROUP BY ns, holder, started
 ),
 named AS (
@@ -95,6 +130,13 @@ SELECT
     ),
     CASE
       WHEN n.of_connections > 1 THEN printf('; %,d of its %,d connections stall', n.connections, n.of_connections)
+    END,
+    CASE
+      WHEN n.never_pass > 0
+        THEN printf(
+          '; small segments pass and full ones (%,d bytes) never do: the MTU is smaller on the way, and nobody says so',
+          n.never_pass
+        )
     END
   ) AS sentence,
   'stalls' AS report

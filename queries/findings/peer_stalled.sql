@@ -6,6 +6,7 @@
 -- (reader_stalled) and this is not said again.
 -- """
 -- needs = ["tcp"]
+-- lasts = "seconds"
 -- uses = ["full_spells", "netns_of", "opposite", "pace", "patience", "who"]
 --
 -- [params.seconds]

@@ -4,10 +4,12 @@
 -- the range (net.ipv4.ip_local_port_range less the reserved ones) are taken: soon, or already,
 -- connect() fails with EADDRNOTAVAIL. Keep and reuse connections; if most of them lie in TIME-WAIT,
 -- let the other end close first, or use a wider range or more addresses. A port in TIME-WAIT that
--- the kernel would take again (net.ipv4.tcp_tw_reuse) does not count.
+-- the kernel would take again (net.ipv4.tcp_tw_reuse) does not count. A socket that is bound before it
+-- connects takes its port for all destinations: set IP_BIND_ADDRESS_NO_PORT, or do not bind. UDP ports
+-- are one range for all addresses and destinations: close the sockets, or use one for all questions.
 -- """
 -- needs = ["tcp", "settings"]
--- uses = ["endpoint", "guessed", "netns_of", "port_use", "rise_time"]
+-- uses = ["guessed", "netns_of", "port_claims", "rise_time", "service_users"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -19,18 +21,20 @@
 -- default = 95.0
 -- doc = "Share from which it is critical: connect() fails, or will at the next burst."
 WITH used AS MATERIALIZED (
-  SELECT * FROM port_use
+  SELECT * FROM port_claims
 ),
 crowded AS MATERIALIZED (
   SELECT
-    ns, local_addr, peer_addr, peer_port, most, max(held) AS held, max_by(waiting, held) AS waiting,
+    ns, local_addr, peer_addr, peer_port, any_value(destination) AS destination, max(destinations) AS destinations, most,
+    max(held) AS held, max_by(waiting, held) AS waiting,
     rise_time(
       list(held ORDER BY sample), list(sample_time ORDER BY sample), min(sample) > min(f.first_sample), min(p.percent) * most / 100.0
     ) AS since,
     max(sample_time) FILTER (WHERE 100.0 * held >= p.percent * most) AS until
   FROM (
     SELECT
-      ns, local_addr, peer_addr, peer_port, sample, most, min(sample_time) AS sample_time,
+      ns, local_addr, peer_addr, peer_port, any_value(destination) AS destination, max(destinations) AS destinations, sample, most,
+      min(sample_time) AS sample_time,
       CAST(sum(held) AS BIGINT) AS held, CAST(sum(waiting + held - ports) AS BIGINT) AS waiting
     FROM used
     GROUP BY ns, local_addr, peer_addr, peer_port, sample, most
@@ -54,23 +58,42 @@ names AS (
 ),
 named AS (
   SELECT
-    c.*, endpoint(c.peer_addr, c.peer_port) AS destination, 1.0 * c.held / c.most AS share,
-    CASE WHEN n.candidates = 1 OR n.has_most THEN n.pid END AS pid,
-    CASE WHEN n.candidates = 1 OR n.has_most THEN n.comm END AS comm,
-    guessed(n.comm, n.pid, n.processes, n.candidates, n.has_most) AS who
-  FROM crowded AS c LEFT JOIN names AS n USING (ns, local_addr, peer_addr, peer_port)
+    c.*, 1.0 * c.held / c.most AS share,
+    CASE
+      WHEN c.local_addr = '*' THEN concat('UDP ports of network namespace ', netns_of(c.ns))
+      WHEN c.peer_port = 0 THEN c.local_addr
+      ELSE c.destination
+    END AS subject,
+    CASE WHEN n.comm IS NULL THEN u.pid WHEN n.candidates = 1 OR n.has_most THEN n.pid END AS pid,
+    CASE WHEN n.comm IS NULL THEN u.comm WHEN n.candidates = 1 OR n.has_most THEN n.comm END AS comm,
+    guessed(n.comm, n.pid, n.processes, n.candidates, n.has_most, u.who) AS who
+  FROM crowded AS c
+  LEFT JOIN names AS n USING (ns, local_addr, peer_addr, peer_port)
+  LEFT JOIN service_users AS u USING (ns, peer_addr, peer_port)
 )
 SELECT
   CASE WHEN 100.0 * n.share >= p.critical_percent THEN 'critical' ELSE 'warning' END AS severity,
-  CAST(least(1.0, n.share) AS DOUBLE) AS score, n.destination AS subject, netns_of(n.ns) AS netns, CAST(n.pid AS INTEGER) AS pid,
+  CAST(least(1.0, n.share) AS DOUBLE) AS score, n.subject, netns_of(n.ns) AS netns, CAST(n.pid AS INTEGER) AS pid,
   n.comm, n.since, n.until, CAST(n.held AS DOUBLE) AS measured, CAST(n.most AS DOUBLE) AS threshold,
   concat(
-    n.who, ' uses up the local ports to ', n.destination,
-    printf(': %,d of %,d (%.0f %%) from %s, ', n.held, n.most, CAST(100.0 * n.share AS DOUBLE), n.local_addr),
+    n.who,
+    CASE
+      WHEN n.local_addr = '*' THEN ' uses up the local UDP ports'
+      WHEN n.peer_port = 0 THEN concat(' uses up the local ports of ', n.local_addr)
+      ELSE concat(' uses up the local ports to ', n.destination)
+    END,
+    printf(': %,d of %,d (%.0f %%)', n.held, n.most, CAST(100.0 * n.share AS DOUBLE)),
+    CASE
+      WHEN n.local_addr = '*' THEN ', '
+      WHEN n.peer_port = 0 THEN printf(' to %,d destinations together, as it binds before it connects, ', n.destinations)
+      ELSE concat(' from ', n.local_addr, ', ')
+    END,
     CASE WHEN n.waiting > 0 THEN printf('%,d of them in TIME-WAIT, ', n.waiting) END,
     CASE
-      WHEN n.held >= n.most THEN 'none is left: connect() fails with EADDRNOTAVAIL'
-      ELSE printf('left: %,d', n.most - n.held)
+      WHEN n.held < n.most THEN printf('left: %,d', n.most - n.held)
+      WHEN n.local_addr = '*' THEN 'none is left: bind() fails with EADDRINUSE, connect() with EAGAIN'
+      WHEN n.peer_port = 0 THEN 'none is left: bind() fails with EADDRINUSE'
+      ELSE 'none is left: connect() fails with EADDRNOTAVAIL'
     END
   ) AS sentence,
   'port_exhaustion' AS report

@@ -6,6 +6,7 @@
 -- network or the sender. A queue that holds something but is not full does not count.
 -- """
 -- needs = ["tcp"]
+-- lasts = "seconds"
 -- uses = ["full_spells", "netns_of", "opposite", "pace", "patience", "who"]
 --
 -- [params.seconds]

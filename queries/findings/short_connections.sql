@@ -6,7 +6,8 @@
 -- all of them live between two samples: they are known by the kernel's announcement of their end.
 -- """
 -- needs = ["closes", "settings"]
--- uses = ["doors", "endpoint", "guessed", "netns_of", "port_ranges", "tw_buckets", "who"]
+-- lasts = 10.0
+-- uses = ["doors", "endpoint", "guessed", "netns_of", "port_ranges", "service_users", "tw_buckets", "unmapped", "who"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -85,14 +86,15 @@ named AS (
     c.*, coalesce(k.kept, 0) AS kept, endpoint(c.addr, c.port) AS destination, who(d.comm, d.pid) AS server, d.comm AS server_comm,
     d.pid AS server_pid, coalesce(2 * n.sockets > c.closed, false) AS has_most,
     -- Of several clients the one of which most is known, if that is most of what there was.
-    CASE WHEN n.candidates = 1 OR has_most THEN n.comm END AS client_comm,
-    CASE WHEN n.candidates = 1 OR has_most THEN n.pid END AS client_pid,
-    guessed(n.comm, n.pid, n.processes, n.candidates, has_most) AS client
+    CASE WHEN n.comm IS NULL THEN u.comm WHEN n.candidates = 1 OR has_most THEN n.comm END AS client_comm,
+    CASE WHEN n.comm IS NULL THEN u.pid WHEN n.candidates = 1 OR has_most THEN n.pid END AS client_pid,
+    guessed(n.comm, n.pid, n.processes, n.candidates, has_most, u.who) AS client
   FROM churning AS c
   LEFT JOIN (SELECT ns, addr, port, count(*) AS kept FROM shown WHERE seen_as = role GROUP BY ns, addr, port) AS k
     USING (ns, addr, port)
   LEFT JOIN names AS n USING (ns, addr, port)
   LEFT JOIN doors AS d ON d.ns = c.ns AND d.local_port = c.port
+  LEFT JOIN service_users AS u ON u.ns = c.ns AND u.peer_addr = unmapped(c.addr) AND u.peer_port = c.port
 )
 SELECT
   'warning' AS severity,

@@ -9,7 +9,7 @@
 -- needs = ["tcp", "settings"]
 -- uses = [
 --   "counter_growth", "doors", "endpoint", "guessed", "netns_of", "port_use", "rise_time",
---   "tw_buckets", "unmapped",
+--   "service_users", "tw_buckets", "unmapped",
 -- ]
 --
 -- [params.percent]
@@ -111,10 +111,12 @@ names AS (
 named AS (
   SELECT
     l.*, endpoint(l.addr, l.port) AS place, 1.0 * l.waiting / l.most AS share,
-    CASE WHEN n.candidates = 1 OR n.has_most THEN n.pid END AS pid,
-    CASE WHEN n.candidates = 1 OR n.has_most THEN n.comm END AS comm,
-    guessed(n.comm, n.pid, n.processes, n.candidates, n.has_most OR l.role = 'server' AND n.candidates = 1) AS who
-  FROM limits AS l LEFT JOIN names AS n USING (ns, local_addr, addr, port)
+    CASE WHEN n.comm IS NULL THEN u.pid WHEN n.candidates = 1 OR n.has_most THEN n.pid END AS pid,
+    CASE WHEN n.comm IS NULL THEN u.comm WHEN n.candidates = 1 OR n.has_most THEN n.comm END AS comm,
+    guessed(n.comm, n.pid, n.processes, n.candidates, n.has_most OR l.role = 'server' AND n.candidates = 1, u.who) AS who
+  FROM limits AS l
+  LEFT JOIN names AS n USING (ns, local_addr, addr, port)
+  LEFT JOIN service_users AS u ON l.role = 'client' AND u.ns = l.ns AND u.peer_addr = unmapped(l.addr) AND u.peer_port = l.port
 )
 SELECT
   'warning' AS severity, CAST(CASE WHEN n.dropped > 0 THEN 1.0 ELSE least(1.0, n.share) END AS DOUBLE) AS score,

@@ -16,7 +16,7 @@
 -- [params.critical_percent]
 -- type = "DOUBLE"
 -- default = 10.0
--- doc = "Share of all datagrams of the network namespace from which it is critical."
+-- doc = "Share of drops in all datagrams of the network namespace that were read or dropped from which it is critical."
 WITH watched AS MATERIALIZED (
   SELECT * FROM udp_sockets
 ),
@@ -35,7 +35,7 @@ kernel AS (
 troubled AS (
   SELECT
     d.*, coalesce(1.0 * d.drops / nullif(d.drops + k.received, 0), 1.0 * d.dropping_samples / d.samples) AS share,
-    k.received IS NOT NULL AS has_received
+    k.received
   FROM watched AS d LEFT JOIN kernel AS k USING (ns) CROSS JOIN params AS p
   WHERE d.drops >= p.datagrams AND (k.errors IS NULL OR k.errors > 0)
 )
@@ -46,10 +46,8 @@ SELECT
   concat(
     coalesce(who(n.comm, n.pid), 'an unknown process'), ' does not read its UDP socket ', n.local,
     printf(' fast enough: %,d datagrams dropped', n.drops),
-    CASE
-      WHEN n.has_received
-        THEN printf(', %.1f %% of all that came to the network namespace', CAST(100.0 * n.share AS DOUBLE))
-    END,
+    -- The kernel counts a datagram when it is read: what lies unread is in neither number.
+    CASE WHEN n.received IS NOT NULL THEN printf(', %,d read in the network namespace', CAST(n.received AS BIGINT)) END,
     CASE
       WHEN n.rcvbuf IS NOT NULL
         THEN printf(

@@ -1,28 +1,60 @@
--- title = "Unix listeners that are full"
+-- title = "Unix listeners that are full or accept nothing"
 -- description = """
 -- A process does not accept its local connections fast enough: as many wait as its backlog allows,
 -- and who connects next blocks, or fails with EAGAIN. Look at what the process was doing at that
--- time; a larger backlog (listen(), net.core.somaxconn) only helps against short bursts.
+-- time; a larger backlog (listen(), net.core.somaxconn) only helps against short bursts. Or it accepts
+-- nothing for a while: then those wait who have connected.
 -- """
 -- needs = ["unix"]
--- uses = ["listeners"]
+-- lasts = "seconds"
+-- uses = ["full_processes", "listeners", "pace", "patience"]
 --
 -- [params.full_samples]
 -- type = "BIGINT"
 -- default = 2
 -- doc = "Samples in which more wait than the backlog allows. One alone may be a burst that was accepted at once."
+--
+-- [params.seconds]
+-- type = "DOUBLE"
+-- default = 5.0
+-- doc = "Seconds for which someone waits and the queue never gets shorter, full or not: a server at work accepts at once."
+--
+-- [params.intervals]
+-- type = "DOUBLE"
+-- default = 3.0
+-- doc = "Nor shorter than so many sampling intervals: fewer looks cannot tell a standstill from bad luck."
+WITH troubled AS (
+  SELECT
+    q.*, d.fd_limit, q.stood_us >= limits.patience_us AS is_stuck, q.full_samples >= p.full_samples AS is_full,
+    limits.patience_us
+  FROM listeners AS q
+  LEFT JOIN full_processes AS d ON d.pid = q.pid AND d.start_us = q.start_us
+  CROSS JOIN (SELECT patience(p.seconds, p.intervals, interval_us) AS patience_us FROM pace CROSS JOIN params AS p) AS limits
+  CROSS JOIN params AS p
+  WHERE q.netid IN ('u_str', 'u_seq') AND (q.full_samples >= p.full_samples OR q.stood_us >= limits.patience_us)
+)
 SELECT
-  'critical' AS severity, CAST(1.0 * q.full_samples / q.samples AS DOUBLE) AS score, q.local AS subject, q.netns, q.pid, q.comm,
-  q.full_since AS since, q.full_until AS until,
-  CAST(q.queue_peak AS DOUBLE) AS measured, CAST(q.backlog AS DOUBLE) AS threshold,
+  'critical' AS severity,
+  CAST(CASE WHEN q.is_full THEN 1.0 * q.full_samples / q.samples ELSE least(1.0, 1.0 * q.stood_us / nullif(q.last_us - q.first_us, 0)) END AS DOUBLE) AS score,
+  q.local AS subject, q.netns, q.pid, q.comm,
+  CASE WHEN q.is_stuck THEN least(q.full_since, q.wait_since) ELSE q.full_since END AS since,
+  CASE WHEN q.is_stuck THEN greatest(q.full_until, q.wait_until) ELSE q.full_until END AS until,
+  CAST(CASE WHEN q.is_full THEN q.queue_peak ELSE q.stood_us / 1000000.0 END AS DOUBLE) AS measured,
+  CAST(CASE WHEN q.is_full THEN q.backlog ELSE q.patience_us / 1000000.0 END AS DOUBLE) AS threshold,
   concat(
-    coalesce(q.who, 'an unknown process'), ' accepts too slowly: its queue on the unix socket ',
-    coalesce(q.local, 'without a name'),
-    printf(
-      ' was full (%,d waited, %,d may) in %,d of %,d samples; who connects then blocks or fails',
-      q.queue_peak, q.backlog, q.full_samples, q.samples
-    )
+    coalesce(q.who, 'an unknown process'),
+    CASE
+      WHEN q.fd_limit > 0 THEN printf(' has no descriptor left (%,d of %,d), so that accept() fails', q.fd_limit, q.fd_limit)
+      ELSE ' accepts too slowly'
+    END,
+    ': its queue on the unix socket ', coalesce(q.local, 'without a name'),
+    CASE
+      WHEN q.is_full
+        THEN printf(' was full (%,d waited, %,d may) in %,d of %,d samples', q.queue_peak, q.backlog, q.full_samples, q.samples)
+      ELSE printf(' was not full (%,d waited, %,d may)', q.queue_peak, q.backlog)
+    END,
+    CASE WHEN q.is_stuck THEN printf(', and never got shorter for %.0f s', CAST(q.stood_us / 1000000.0 AS DOUBLE)) END,
+    CASE WHEN q.is_full THEN '; who connects then blocks or fails' END
   ) AS sentence,
   'unix_sockets' AS report
-FROM listeners AS q CROSS JOIN params AS p
-WHERE q.netid IN ('u_str', 'u_seq') AND q.full_samples >= p.full_samples
+FROM troubled AS q

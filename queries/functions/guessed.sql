@@ -10,8 +10,10 @@
 -- processes = "How many they are."
 -- candidates = "How many names were seen."
 -- has_most = "Whether more than half of the sockets are theirs."
+-- otherwise = "What is known of who it is if no name was seen; nothing if nothing is."
 CASE
-  WHEN comm IS NULL OR (candidates > 1 AND NOT has_most) THEN 'an unknown process'
+  WHEN comm IS NULL THEN coalesce(otherwise, 'an unknown process')
+  WHEN candidates > 1 AND NOT has_most THEN 'an unknown process'
   ELSE concat(
     CASE WHEN pid IS NULL THEN concat(comm, ' (', processes, ' processes)') ELSE who(comm, pid) END,
     CASE WHEN NOT has_most THEN ', the only one seen connected there,' END

@@ -39,6 +39,10 @@
 -- closed = "seen: announced by the kernel or seen in TIME-WAIT; inferred: gone from a later sample; before: in TIME-WAIT when its namespace was first sampled; nothing: open at the end."
 -- closed_us = "When: of the announcement, else of the last sample that showed it, or of the first that showed its TIME-WAIT if that is all that is known; nothing if before."
 -- closed_first = "Which end closed first: local, peer, both, or reset if this end reset it or never got it open."
+-- reset_by = "local: this end reset it or never got it open, or closed with data unread, which resets it too; peer: the peer did, before it had acknowledged all. Nothing if it was not reset, or nothing was lost by it."
+-- lost_bytes = "Of a connection that was reset: what the peer never acknowledged, or this end never read."
+-- lost_idle_us = "Of one that the peer reset: how long it had been idle when this end last sent something, from the last byte received."
+-- peer_idle_us = "Of one that the peer reset: how long it had been idle when the peer last acknowledged, as its FIN does."
 -- attempt = "failed if it never got open."
 -- last_state = "Last state that a sample showed."
 -- syn_sent_us = "First sample that showed it in SYN-SENT."
@@ -109,6 +113,15 @@ ends AS (
   SELECT
     host, boot, ns, cookie, netid, family, local_addr, local_port, pid, start_us, comm, owner_by, sampled, sample,
     t_us, recv_q, nullif(peer_port, 0) AS peer_port,
+    -- More than its FIN, which counts as one. What was sent again and again in vain timed out, as a rule.
+    CASE
+      WHEN netid = 'tcp' AND peer_port <> 0 AND recv_q > 1 THEN 'local'
+      WHEN netid = 'tcp' AND peer_port <> 0 AND send_q > 1 AND retransmits = 0 THEN 'peer'
+      WHEN netid = 'tcp' AND peer_port = 0 THEN 'local'
+    END AS reset_by,
+    CASE WHEN peer_port = 0 THEN NULL WHEN recv_q > 1 THEN recv_q ELSE send_q END AS lost_bytes,
+    1000 * greatest(last_data_recv_ms - last_data_sent_ms, 0) AS lost_idle_us,
+    1000 * greatest(last_data_recv_ms - last_ack_recv_ms, 0) AS peer_idle_us,
     -- What reset itself has neither peer nor totals left; send_q is its sequence number then.
     CASE WHEN peer_port <> 0 THEN peer_addr END AS peer_addr,
     CASE WHEN peer_port <> 0 THEN bytes_sent END AS bytes_sent,
@@ -164,7 +177,10 @@ known AS (
     -- Of what is known by its remains alone the end is when they were first seen.
     coalesce(s.last_us, s.remains_us) AS last_us,
     e.t_us AS end_us, e.sample AS end_sample, e.recv_q AS end_recv_q,
-    e.cookie IS NOT NULL AND e.peer_port IS NULL AS reset,
+    e.cookie IS NOT NULL AND e.peer_port IS NULL AS reset, e.reset_by,
+    CASE WHEN e.reset_by IS NOT NULL THEN e.lost_bytes END AS lost_bytes,
+    CASE WHEN e.reset_by = 'peer' THEN e.lost_idle_us END AS lost_idle_us,
+    CASE WHEN e.reset_by = 'peer' THEN e.peer_idle_us END AS peer_idle_us,
     s.last_state, s.syn_sent_us, s.syn_recv_us, s.estab_us,
     coalesce(s.fin_wait_us, m.fin_wait_us) AS fin_wait_us, s.close_wait_us, s.closing_us, s.last_ack_us,
     coalesce(s.time_wait_us, m.time_wait_us) AS time_wait_us, m.time_wait_cookie,
@@ -276,7 +292,7 @@ SELECT
     WHEN end_recv_q > 0 THEN 'local'
     WHEN end_recv_q = 0 THEN 'peer'
   END AS closed_first,
-  attempt, last_state,
+  reset_by, lost_bytes, lost_idle_us, peer_idle_us, attempt, last_state,
   syn_sent_us, syn_recv_us, estab_us, fin_wait_us, close_wait_us, closing_us, last_ack_us, time_wait_us, time_wait_cookie,
   CASE
     WHEN opened = 'during' AND (end_us IS NOT NULL OR last_sample IS NOT NULL)

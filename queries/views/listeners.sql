@@ -3,7 +3,7 @@
 -- One row per listening socket: TCP, MPTCP and SCTP ports, unix sockets. The accept queue is full,
 -- and the kernel drops who comes, when more connections wait than the backlog says.
 -- """
--- uses = ["counter_growth", "endpoint", "grown", "netns_of", "newborn", "who"]
+-- uses = ["accept_waits", "counter_growth", "endpoint", "grown", "netns_of", "newborn", "who"]
 --
 -- [columns]
 -- host = "Host that was recorded."
@@ -38,6 +38,11 @@
 -- full_last_us = "Last sample that found it full."
 -- full_since = "The first one as a time."
 -- full_until = "The last one as a time."
+-- wait_us = "Longest that the first in its queue had waited to be accepted in a sample; of a unix socket as stood_us. Nothing if nobody waited, or it is not known."
+-- stood_us = "Longest run of samples in which someone waited and nothing was accepted."
+-- gave_up = "Most of those waiting in a sample that their client had closed again; nothing for unix."
+-- wait_since = "When that first one began to wait."
+-- wait_until = "Last sample that showed it waiting."
 -- drops_first = "Connections it had dropped before; 0 if it came while it was recorded."
 -- drops_last = "Connections it had dropped by the last sample."
 -- drops = "Connections it dropped in this time; never more than its namespace (TcpExt.ListenDrops), as its own count has other packets too. Nothing if the kernel did not tell."
@@ -90,8 +95,9 @@ SELECT
   endpoint(l.local_addr, l.local_port) AS local, l.pid, l.start_us, l.comm, who(l.comm, l.pid) AS who, l.user,
   l.first_us, l.last_us, make_timestamp(l.first_us) AS first_time, make_timestamp(l.last_us) AS last_time,
   l.samples, l.backlog, l.backlog_max, l.queue_avg, l.queue_peak, l.queue_last,
-  l.fill, l.full_samples, l.full_us, l.full_first_us, l.full_last_us, l.full_since, l.full_until, l.drops_first, l.drops_last,
+  l.fill, l.full_samples, l.full_us, l.full_first_us, l.full_last_us, l.full_since, l.full_until, w.wait_us, w.stood_us, w.gave_up, w.wait_since, w.wait_until, l.drops_first, l.drops_last,
   CASE WHEN l.dropped > g.growth THEN g.growth ELSE l.dropped END AS drops,
   l.drops_since, l.drops_until
 FROM summed AS l
+LEFT JOIN accept_waits AS w USING (ns, cookie)
 LEFT JOIN counter_growth AS g ON g.ns = l.ns AND g.name = 'TcpExt.ListenDrops' AND l.netid = 'tcp'

@@ -18,7 +18,7 @@
 -- comm = "Name of that process."
 -- attempt = "failed if it never got open."
 -- closed = "Nothing if it is still open."
--- closed_first = "Which end closed first."
+-- reset_by = "Which end reset it, as in connections."
 -- sent = "Bytes sent, retransmissions included."
 -- received = "Bytes received."
 -- segs = "Segments sent."
@@ -48,7 +48,7 @@ firsts AS (
 )
 SELECT
   c.ns, c.cookie, c.netid, c.role, unmapped(c.local_addr) AS local_addr, c.local_port,
-  unmapped(c.peer_addr) AS peer_addr, c.peer_port, c.pid, c.comm, c.attempt, c.closed, c.closed_first,
+  unmapped(c.peer_addr) AS peer_addr, c.peer_port, c.pid, c.comm, c.attempt, c.closed, c.reset_by,
   c.bytes_sent - CASE WHEN c.opened = 'before' THEN f.bytes_sent ELSE 0 END AS sent,
   c.bytes_received - CASE WHEN c.opened = 'before' THEN f.bytes_received ELSE 0 END AS received,
   c.segs_out - CASE WHEN c.opened = 'before' THEN f.segs_out ELSE 0 END AS segs,

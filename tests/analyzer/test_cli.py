@@ -147,7 +147,7 @@ def test_a_failure_is_a_known_error(words: tuple[str, ...], recording: Path) -> 
         (("--threads", "0"), "'--threads': '0' is not a whole number from 1 to 1,024"),
         (("--threads", "two"), "'--threads': 'two' is not a whole number"),
         (("--format", "xml"), "'--format': 'xml' is not one of 'table', 'csv'"),
-        (("-o", "answer.xlsx"), "'.xlsx' is no ending that tells a format: use one of .table, "),
+        (("-o", "answer.xlsx"), "'.xlsx' stands for no format: use one of .table, "),
     ],
 )
 @pytest.mark.parametrize("command", ["sql", "report", "summary"])
@@ -160,6 +160,32 @@ def test_a_wrong_option_is_named(
     assert done.exit_code == 2
     assert says in done.stderr
     assert not re.search("Value error|Input should|Traceback|Errno", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("condition", "line"),
+    [
+        ("state = 'LISTEN' AND\n  cmdlin = 'x'", "  cmdlin = 'x'"),
+        ("local_port = 80 AND comm = nginx", "local_port = 80 AND comm = nginx"),
+        ("local_port = = 80", "local_port = = 80"),
+    ],
+)
+def test_a_wrong_condition_is_shown_with_a_mark_below(
+    recording: Path, condition: str, line: str
+) -> None:
+    done = run("report", "states", recording, "--where", condition)
+    assert done.exit_code == 2
+    *_, shown, mark = done.stderr.splitlines()
+    assert shown == f"  {line}"
+    wrong = next(word for word in ("cmdlin", "nginx", "= 80") if word in line)
+    assert mark == " " * (2 + line.index(wrong)) + "^"
+
+
+def test_info_says_whether_sql_is_kept_from_other_files(recording: Path) -> None:
+    from analyzer.sql import landlock
+
+    told = json.loads(run("info", recording, "--format", "json").stdout)["sandbox"]
+    assert told.startswith(f"Landlock {landlock.version()}: " if landlock.version() else "none: ")
 
 
 def test_times_mean_what_the_zone_says(recording: Path) -> None:
@@ -402,7 +428,7 @@ def test_the_facts_of_info_stay(recording: Path) -> None:
             "recording state host kernel command first_sample last_sample span_s interval_s "
             "samples late_samples most_late_s skipped_samples rows bytes files namespaces reading "
             "coverage closes unresolved_owners most_unresolved_owners unreadable_processes "
-            "incomplete unknown_attributes missing_sysctls not_seen missing left_out"
+            "incomplete unknown_attributes missing_sysctls not_seen missing sandbox left_out"
         ).split()
     )
 

@@ -247,6 +247,10 @@ def test_what_is_taken_away_while_recording_ends_it_in_words(tmp_path: Path, kin
     assert recorder.returncode == 1
     assert re.fullmatch(r"sockrec: \S+: recording ended: .*; raise the limit \(.*\n", told), told
     assert "samples before are whole" in told
+    if "journals, which recover seals" in told:  # there was no memory to hand them over either
+        subprocess.run(
+            [sys.executable, "-m", "sockrec", "recover", str(tmp_path / "r")], check=True
+        )
     whole_ones = set(read(tmp_path / "r", "samples")["sample"].to_pylist())
     assert whole_ones == set(range(len(whole_ones)))
     assert len(whole_ones) >= 2

@@ -302,6 +302,8 @@ def test_verify_says_where_and_ends_with_1(damaged: Path) -> None:
     facts = json.loads(as_json.stdout)
     assert facts["whole"] is False
     assert {problem["column"] for problem in facts["problems"]} == {None, "state"}
+    tables = {problem["file"]: problem["table"] for problem in facts["problems"]}
+    assert tables["closes/000003.parquet"] == "closes"
 
 
 def test_verify_tells_disorder_and_samples_that_never_were(tmp_path: Path) -> None:
@@ -313,6 +315,29 @@ def test_verify_tells_disorder_and_samples_that_never_were(tmp_path: Path) -> No
     writer.write_segment("samples")
     with Engine(open_recording(tmp_path / "r")) as engine:
         assert [p.what for p in verify(engine).problems] == ["samples 1 to 4 are missing"]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_verify_compares_with_what_the_recorder_counted(tmp_path: Path, ended: bool) -> None:
+    """Samples that are gone from the end leave no gap."""
+    writer = Writer(tmp_path / "r")
+    for _ in range(3):
+        writer.sample([tcp(1), tcp(2)])
+    end = "2026-11-22T15:04:08.000000Z" if ended else None
+    writer.write_facts(ended=end, samples=3, socket_rows=6)
+    with Engine(open_recording(tmp_path / "r")) as engine:
+        assert verify(engine).whole
+    writer.write_facts(samples=4, socket_rows=8)
+    with Engine(open_recording(tmp_path / "r")) as engine:
+        found = {p.table: p.what for p in verify(engine).problems}
+    assert found == (
+        {
+            "samples": "recording.json counts 4 samples, there are 3",
+            "sockets": "recording.json counts 8 socket rows, there are 6",
+        }
+        if ended
+        else {}
+    )
 
 
 def test_python_is_told_too(damaged: Path) -> None:

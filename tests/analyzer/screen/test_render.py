@@ -548,6 +548,29 @@ def test_a_report_leaves_out_what_does_not_fit() -> None:
     assert text_of(rows, Format.table, Look(title="Wide")) == text_of(rows, Format.table)
 
 
+def test_what_a_report_ranks_never_gives_way_to_a_lesser_column() -> None:
+    lesser = {f"column_number_{i}": [1, 2, 3] for i in range(20)}
+    rows = table(netns=[1] * 3, **lesser, drops=[7, 8, 9], comm=["httpd"] * 3)
+    look = Look(title="Queues", ranks=("comm", "drops"))
+    shown, note = on_terminal(rows, look).split("not shown: ")
+    assert "drops" in shown
+    assert shown.count("httpd") == 3
+    assert note.startswith("netns, column_number_")
+    # Of two namespaces the rows would look alike without it.
+    several = rows.set_column(0, "netns", pa.array([4026531840, 4026531840, 4026532182]))
+    assert "4026532182" in on_terminal(several, look).split("not shown: ")[0]
+    assert "4026532182" in on_terminal(several, Look(title="Queues")).split("not shown: ")[0]
+
+
+def test_a_sentence_in_a_table_takes_four_lines_at_most() -> None:
+    told = "Connections refused as an accept queue was full: its process does not accept fast."
+    numbers = {f"column_number_{i}": [1, 2, 3] for i in range(20)}
+    rows = table(**numbers, meaning=[told] * 3)
+    shown = on_terminal(rows, Look(title="Counters", ranks=("meaning",)))
+    assert all(shown.count(word) >= 3 for word in told.split())
+    assert len(shown.split("not shown: ")[0].splitlines()) <= 2 + 3 + 3 * 4
+
+
 def test_a_report_keeps_three_columns_whatever_their_width() -> None:
     rows = table(a=["x" * 39] * 3, b=["y" * 39] * 3, c=["z" * 39] * 3, d=[1] * 3)
     shown = on_terminal(rows, Look(title="Wide"))

@@ -79,6 +79,28 @@ def test_times_that_are_late_leave_no_gap() -> None:
     assert drawn(time=at(*seconds), n=[5] * 20, comm=["a"] * 20)[0][1] == "▇" * 20
 
 
+@pytest.mark.parametrize("samples", range(11, 31))
+def test_slices_that_follow_each_other_leave_no_gap(samples: int) -> None:
+    """As reports cut ten slices, each named by its first sample: of one or of two of them."""
+    chart = CHART | {"x": CHART["x"] | {"bin": "binned"}}
+    wide = (samples - 1) / 10 + 1e-6
+    begins = list({int(second / wide): second for second in reversed(range(samples))}.values())
+    begins.sort()
+    assert _drawn_of(chart, begins) == "▇" * 10
+    # A slice in which there is nothing is a gap still.
+    lacking = begins[:4] + begins[6:]
+    assert " " in _drawn_of(chart, lacking).strip()
+
+
+def _drawn_of(chart: dict[str, Any], seconds: list[int]) -> str:
+    rows = pa.table({"time": at(*seconds), "n": [5] * len(seconds), "comm": ["a"] * len(seconds)})
+    points = read_chart(chart, rows.schema.names)
+    assert points is not None
+    for batch in rows.to_batches():
+        points.add(batch)
+    return points.lines(30)[0][0].blocks
+
+
 def test_the_largest_series_come_first_and_the_others_are_counted() -> None:
     points = gathered(time=at(0, 1) * 3, n=[1, 2, 9, 0, 2, 2], comm=["a", "a", "b", "b", "c", "c"])
     lines, left_out = points.lines(10, 2)

@@ -20,6 +20,11 @@ PARAM = '-- [params]\n-- k = { type = "BIGINT", default = 3, doc = "A number." }
 SQL = "SELECT 1 AS n ORDER BY n\n"
 
 
+def test_every_report_ranks_its_columns() -> None:
+    for report in read_catalog().values():
+        assert len(report.ranks) >= 3 or len(report.ranks) == len(report.columns), report.name
+
+
 def test_a_header_becomes_a_report() -> None:
     chart = '-- [chart]\n-- mark = "bar"\n'
     report = parse_query("things", HEADER + PARAM + chart + SQL)
@@ -41,6 +46,8 @@ def test_a_header_becomes_a_report() -> None:
         (HEADER.replace("Things", "") + SQL, "lacks a text 'title'"),
         (HEADER.replace('"Things"', "3") + SQL, "lacks a text 'title'"),
         (HEADER.replace("description", "describtion") + SQL, "unknown words.*describtion"),
+        ('-- ranks = ["nosuch"]\n' + HEADER + SQL, "'nosuch', which is none of its columns"),
+        ("-- ranks = 3\n" + HEADER + SQL, "'ranks' is no list of names"),
         ('-- title = "a"\n-- description = "b"\n' + SQL, r"no \[columns\]"),
         (HEADER.replace("How many.", " ") + SQL, "lacks a text 'n'"),
         ("-- columns = 3\n" + HEADER.split("-- [")[0] + SQL, "'columns' in its header is not a"),

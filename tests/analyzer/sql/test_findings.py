@@ -126,6 +126,35 @@ def accept_queue__a_listener_that_is_gone(above: bool) -> Samples:
     return [{"counters": before}, {"counters": after if above else before}]
 
 
+def unaccepted(cookie: int, waited_ms: int, state: str = "ESTAB", **columns: Any) -> Row:
+    """Return a connection in the accept queue of a listener on port 80."""
+    return unowned(cookie, state) | {"last_data_sent_ms": waited_ms} | columns
+
+
+@case
+def accept_queue__of_which_the_first_waits_for_five_seconds(above: bool) -> Samples:
+    """By the kernel's clock: in two samples, and though it is not full."""
+    first = 5000 if above else 4999
+    queue = [unaccepted(20, first, "CLOSE-WAIT"), unaccepted(21, 900)]
+    return [{"sockets": [listener(recv_q=2), *queue]}]
+
+
+@case
+def accept_queue__from_which_nothing_is_accepted(above: bool) -> Samples:
+    """Not where another one is the first in it every time."""
+    return [
+        {"sockets": [listener(recv_q=1), unaccepted(20 if above else 20 + n, 1000 * n)]}
+        for n in (range(1, 8) if above else [1] * 7)
+    ]
+
+
+@case
+def unix_backlog__that_never_gets_shorter(above: bool) -> Samples:
+    door: Row = {"state": "LISTEN", "send_q": 16, "comm": "dbus", "pid": 5}
+    waiting = [0, 1, 1, 2, 2, 2, 3, 3] if above else [0, 1, 1, 2, 1, 2, 3, 3]
+    return [{"sockets": [unix(1, recv_q=q, **door)]} for q in waiting]
+
+
 @case
 def unix_backlog__full_in_two_samples(above: bool) -> Samples:
     door: Row = {"state": "LISTEN", "send_q": 16, "comm": "dbus", "pid": 5}
@@ -321,6 +350,148 @@ def close_wait__that_no_one_has_accepted_is_not_the_process_s(above: bool) -> Sa
     ]
 
 
+@case
+def close_wait__older_than_the_recording(above: bool) -> Samples:
+    """None came while it was recorded, in one sample: the kernel's clock tells."""
+    young = 0 if above else 1
+    old = [client(n, "CLOSE-WAIT", last_ack_recv_ms=60_000 - (n < young)) for n in range(10)]
+    return [{"sockets": old}]
+
+
+def waiting_for_the_end(number: int, second: int, came: int) -> Row:
+    """Return a connection that was half closed then, and has received nothing since."""
+    ms = 1000 * (second - came)
+    return client(number, "FIN-WAIT-2", last_ack_recv_ms=ms, last_data_recv_ms=ms)
+
+
+@case
+def fin_wait__more_and_more(above: bool) -> Samples:
+    return [
+        {"sockets": [client(99), *(waiting_for_the_end(n, t, n) for n in range(t + 1))]}
+        for t in range(16 if above else 15)
+    ]
+
+
+@case
+def fin_wait__but_not_what_is_closed_in_the_end(above: bool) -> Samples:
+    held = 99 if above else 11
+    return [
+        {"sockets": [waiting_for_the_end(n, t, n) for n in range(max(0, t - held), t + 1)]}
+        for t in range(30)
+    ]
+
+
+@case
+def fin_wait__but_not_a_request_whose_answer_still_comes(above: bool) -> Samples:
+    quiet: Row = {} if above else {"last_data_recv_ms": 100}
+    return [
+        {"sockets": [waiting_for_the_end(n, t, n) | quiet for n in range(t + 1)]} for t in range(20)
+    ]
+
+
+@case
+def fin_wait__older_than_the_recording(above: bool) -> Samples:
+    old = [waiting_for_the_end(n, 60 if above else 59, 0) for n in range(10)]
+    return [{"sockets": old}]
+
+
+def cut(number: int, lost: Row) -> Row:
+    ends: Row = {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.2", "peer_port": 8080}
+    flags: Row = {"netid": "tcp", "connection": True, "sampled": False, "retransmits": 0}
+    times: Row = {"last_data_sent_ms": 0, "last_data_recv_ms": 2300, "last_ack_recv_ms": 300}
+    own: Row = {"local_port": 40_000 + number, "cookie": 100 + number, "pid": 7, "comm": "app"}
+    return ends | flags | times | own | {"recv_q": 0, "send_q": 0, "start_us": 1} | lost
+
+
+@case
+def resets__five_requests_sent_on_connections_that_were_closed(above: bool) -> Samples:
+    lost: Row = {"send_q": 27}
+    closes = [cut(n, lost if n < (5 if above else 4) else {}) for n in range(20)]
+    return [{"sockets": [client(900)]}, {"sockets": [client(900)], "closes": closes}]
+
+
+@case
+def resets__of_twenty(above: bool) -> Samples:
+    closes = [cut(n, {"send_q": 27} if n < 5 else {}) for n in range(100 if above else 101)]
+    return [{"sockets": [client(900)]}, {"sockets": [client(900)], "closes": closes}]
+
+
+@case
+def resets__but_not_what_timed_out(above: bool) -> Samples:
+    closes = [cut(n, {"send_q": 27, "retransmits": 0 if above else 1}) for n in range(5)]
+    return [{"sockets": [client(900)]}, {"sockets": [client(900)], "closes": closes}]
+
+
+@case
+def resets__closed_with_requests_unread(above: bool) -> Samples:
+    """A FIN that was not read counts as one, and is nothing lost."""
+    lost: Row = {"recv_q": 2 if above else 1, "local_port": 80, "comm": "web", "pid": 9}
+    closes = [cut(n, lost) for n in range(5)]
+    door = listener(local_addr="0.0.0.0", comm="web", pid=9)
+    return [{"sockets": [door]}, {"sockets": [door], "closes": closes}]
+
+
+def heard(number: int, quiet_s: float, **columns: Any) -> Row:
+    """Return a connection of a server on port 80, without keepalive."""
+    ms = int(1000 * quiet_s)
+    ends: Row = {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.9", "send_q": 0}
+    return tcp(100 + number, last_data_recv_ms=ms, last_ack_recv_ms=ms, **ends | columns)
+
+
+DOOR = listener(local_addr="10.0.0.1")
+
+
+@case
+def silent_peers__more_and_more(above: bool) -> Samples:
+    """One comes a second, says hello, and is never heard again; one speaks."""
+    return [
+        {"sockets": [DOOR, heard(0, 0.1), *(heard(n, t - n) for n in range(1, t + 1))]}
+        for t in range(22 if above else 21)
+    ]
+
+
+@case
+def silent_peers__but_not_those_that_speak_now_and_then(above: bool) -> Samples:
+    pause = 99 if above else 12
+    return [
+        {"sockets": [DOOR, *(heard(n, (t - n) % pause) for n in range(t + 1))]} for t in range(30)
+    ]
+
+
+@case
+def silent_peers__but_not_a_crowd_that_came_at_once(above: bool) -> Samples:
+    came = [n // 2 if above else 1 for n in range(30)]
+    return [
+        {"sockets": [DOOR, *(heard(n, t - c) for n, c in enumerate(came) if c <= t)]}
+        for t in range(28)
+    ]
+
+
+@case
+def silent_peers__older_than_the_recording(above: bool) -> Samples:
+    old = [heard(n, (60 if above else 40) + n) for n in range(20)]
+    return [{"sockets": [DOOR, *old]}]
+
+
+@case
+def silent_peers__but_not_a_pool_on_this_host(above: bool) -> Samples:
+    """Its other end would be gone, if its process were."""
+    old = [heard(n, 60 + n) for n in range(20)]
+    ends = [
+        {"local_addr": row["peer_addr"], "local_port": row["peer_port"]}
+        | {"peer_addr": row["local_addr"], "peer_port": row["local_port"]}
+        for row in old
+    ]
+    others = [tcp(500 + n, comm="app", pid=7, **end) for n, end in enumerate(ends)]
+    return [{"sockets": [DOOR, *old, *([] if above else others)]}]
+
+
+@case
+def silent_peers__whose_keepalive_is_not_answered(above: bool) -> Samples:
+    gone = [heard(n, 30, timer="keepalive", retrans=2 if above else 1) for n in range(3)]
+    return [{"sockets": [DOOR, *gone]}]
+
+
 def full(**columns: Any) -> Row:
     queue = {"recv_q": 60_000, "rcv_wnd": 0, "rcv_mss": 1448, "rmem_alloc": 90, "rcvbuf": 100}
     return client(1, **queue | columns)
@@ -438,7 +609,7 @@ def descriptor_leak__four_fifths_of_the_limit(above: bool) -> Samples:
 
 
 @case
-def descriptor_leak__that_never_falls(above: bool) -> Samples:
+def descriptor_leak__that_climbs_all_the_time(above: bool) -> Samples:
     counts = range(1, 22, 2) if above else [*range(1, 20, 2), 20]  # 20 more of 100, or 19
     return [
         {
@@ -471,6 +642,138 @@ def descriptor_leak__that_goes_on(above: bool) -> Samples:
         }
         for place, count in enumerate(counts)
     ]
+
+
+# What limits a transfer, what waits on the way, what nobody reads.
+
+
+def bulk(n: int, **columns: Any) -> Row:
+    """Return a connection that has been sending for so many seconds, at 100 ms round trip."""
+    own = {"busy_time_us": 1_000_000 * n, "rwnd_limited_us": 0, "sndbuf_limited_us": 0}
+    pace = {"bytes_acked": 800_000 * n, "rtt_us": 100_000, "min_rtt_us": 100_000}
+    return client(1, **own | pace | {"snd_wnd": 80_000, "sndbuf": 65_536} | columns)
+
+
+@case
+def send_limit__the_receivers_window(above: bool) -> Samples:
+    held = 250_000 if above else 249_000
+    return [{"sockets": [bulk(n, rwnd_limited_us=held * n)]} for n in range(1, 9)]
+
+
+@case
+def send_limit__the_own_send_buffer(above: bool) -> Samples:
+    held = 250_000 if above else 249_000
+    return [{"sockets": [bulk(n, sndbuf_limited_us=held * n)]} for n in range(1, 9)]
+
+
+@case
+def send_limit__of_a_long_way_only(above: bool) -> Samples:
+    rtt = 5_000 if above else 4_999
+    looks = [bulk(n, sndbuf_limited_us=600_000 * n, rtt_us=rtt) for n in range(1, 9)]
+    return [{"sockets": [look]} for look in looks]
+
+
+@case
+def send_limit__of_a_transfer_that_lasts(above: bool) -> Samples:
+    looks = [bulk(n, rwnd_limited_us=600_000 * n) for n in range(1, 7 if above else 6)]
+    return [{"sockets": [look]} for look in looks]
+
+
+@case
+def send_limit__not_of_a_reader_that_is_slow(above: bool) -> Samples:
+    windows = [80_000 if above or n == 1 else 4_000 * (n % 2) for n in range(1, 9)]
+    looks = [
+        bulk(n, rwnd_limited_us=600_000 * n, snd_wnd=window) for n, window in enumerate(windows, 1)
+    ]
+    return [{"sockets": [look]} for look in looks]
+
+
+@case
+def bufferbloat__by_a_transfer(above: bool) -> Samples:
+    base = 51_000 if above else 50_900
+    rtts = [1_000, *(base + n for n in range(12))]
+    looks = [
+        client(1, rtt_us=rtt, min_rtt_us=1_000, bytes_acked=500_000 * n)
+        for n, rtt in enumerate(rtts)
+    ]
+    return [{"sockets": [look]} for look in looks]
+
+
+@case
+def bufferbloat__filled_by_others(above: bool) -> Samples:
+    """Ten values, or nine."""
+    rtts = [1_000, *(60_000 + n for n in range(10 if above else 9))]
+    looks = [client(1, rtt_us=rtt, min_rtt_us=1_000, bytes_acked=n) for n, rtt in enumerate(rtts)]
+    return [{"sockets": [look]} for look in looks]
+
+
+def log(recv_q: int, **columns: Any) -> Row:
+    """Return the socket of a syslog daemon."""
+    own = {"netid": "u_dgr", "local_addr": "/dev/log", "inode": 50, "comm": "rsyslogd", "pid": 7}
+    return unix(1, recv_q=recv_q, **own | columns)
+
+
+def logging(number: int, send_q: int, **columns: Any) -> Row:
+    """Return a socket that writes to it."""
+    own = {"netid": "u_dgr", "local_addr": None, "peer_addr": "/dev/log", "peer_inode": 50}
+    name = {"comm": f"writer{number}", "pid": 10 + number, "sndbuf": 200_000}
+    return unix(10 + number, send_q=send_q, **own | name | columns)
+
+
+@case
+def unix_unread__datagrams(above: bool) -> Samples:
+    """Six looks at the same datagram, or at two that are not as long."""
+    setting = [{"name": "net.unix.max_dgram_qlen", "value": "10"}]
+    writers = [logging(1, 7_680), logging(2, 1_536)]
+    return [
+        {"sockets": [log(41 if above or n < 3 else 40), *writers], "settings": setting}
+        for n in range(6)
+    ]
+
+
+@case
+def unix_unread__a_connection(above: bool) -> Samples:
+    ends = {"netid": "u_str"}
+    writer = logging(1, 100_000 if above else 99_999, **ends)
+    return [{"sockets": [log(90_000, **ends), writer]} for _ in range(6)]
+
+
+@case
+def unix_unread__for_five_seconds(above: bool) -> Samples:
+    looks = [log(41), logging(1, 768)]
+    return [{"sockets": looks} for _ in range(6 if above else 5)]
+
+
+@case
+def udp_waiting__twenty_at_once(above: bool) -> Samples:
+    asked = [
+        client(n, "UNCONN", netid="udp", peer_port=53, recv_q=0) for n in range(20 if above else 19)
+    ]
+    return [{"sockets": [listener()]}, *({"sockets": asked} for _ in range(6))]
+
+
+@case
+def udp_waiting__for_five_seconds(above: bool) -> Samples:
+    asked = [client(n, "UNCONN", netid="udp", peer_port=53, recv_q=0) for n in range(30)]
+    return [{"sockets": [listener()]}, *({"sockets": asked} for _ in range(6 if above else 5))]
+
+
+@case
+def port_exhaustion__of_sockets_bound_before_they_connect(above: bool) -> Samples:
+    """Each port once, to four destinations; or twice, as the kernel chose them."""
+    ports = [sysctl("ip_local_port_range", "40000 40009")]
+    used = [
+        client(n, local_port=40_000 + (n if above else n // 2), peer_addr=f"10.0.1.{n % 4}")
+        for n in range(8)
+    ]
+    return [{"sockets": used, "settings": ports}]
+
+
+@case
+def port_exhaustion__of_udp(above: bool) -> Samples:
+    ports = [sysctl("ip_local_port_range", "40000 40009")]
+    used = [client(n, "UNCONN", netid="udp", peer_port=53) for n in range(8 if above else 7)]
+    return [{"sockets": used, "settings": ports}]
 
 
 def datagrams(drops: int, **columns: Any) -> Row:
@@ -643,7 +946,8 @@ def test_a_threshold(
     row = found[0]
     assert row["severity"] in ("critical", "warning", "note")
     assert 0 <= row["score"] <= 1
-    assert time_of(0) <= row["since"] <= row["until"]
+    # The kernel's clocks know when something began before the first sample.
+    assert time_of(-60) <= row["since"] <= row["until"]
     assert None not in (row["subject"], row["measured"], row["threshold"])
     assert row["report"] in read_catalog()
     shown = {key: row[key] for key in FINDING_COLUMNS if key not in ("since", "until")}
@@ -840,3 +1144,260 @@ def test_a_socket_that_a_rotation_left_out_stalls_on(tmp_path: Path) -> None:
     samples = [{"sockets": [full()], "number": 3 * n} for n in range(4)]
     (row,) = ask(play(tmp_path / "r", samples), "reader_stalled")
     assert row["measured"] == 9
+
+
+# Who it was, and what it was.
+
+
+def test_a_queue_is_of_whoever_listened_when_it_overflowed(tmp_path: Path) -> None:
+    """A counter is of the namespace: who listens there now was born later."""
+    values = (0, 40, 40, 40, 40, 40)
+    halves = [unowned(20 + n, "SYN-RECV") for n in range(9)]
+    samples = [
+        {
+            "sockets": [
+                listener(pid=3 if n < 3 else 4, comm="web") | {"cookie": 1 if n < 3 else 2},
+                *(halves[:4] if n == 1 else halves if n == 5 else []),
+            ],
+            "counters": [counter("TcpExt.TCPReqQFullDoCookies", value, source="netstat")],
+        }
+        for n, value in enumerate(values)
+    ]
+    (row,) = ask(play(tmp_path / "r", samples), "syn_backlog")
+    assert (row["pid"], row["subject"]) == (3, "127.0.0.1:80")
+    assert "web (pid 3) on 127.0.0.1:80 overflowed: 4 connections half open" in row["sentence"]
+
+
+@pytest.mark.parametrize(("came_back", "said"), [(49, "a flood"), (50, "they were clients")])
+def test_cookies_that_come_back_tell_clients_from_a_flood(
+    came_back: int, said: str, tmp_path: Path
+) -> None:
+    grew = {"TCPReqQFullDoCookies": 100, "SyncookiesSent": 100, "SyncookiesRecv": came_back}
+    samples = [
+        {"counters": [counter(f"TcpExt.{n}", v * t, source="netstat") for n, v in grew.items()]}
+        for t in range(2)
+    ]
+    (row,) = ask(play(tmp_path / "r", samples), "syn_backlog")
+    assert f"of 100 cookies {came_back} came back" in row["sentence"]
+    assert said in row["sentence"]
+
+
+def test_one_server_after_another_is_one_finding(tmp_path: Path) -> None:
+    rows = [listener(pid=3, recv_q=129), listener(pid=4, recv_q=129) | {"cookie": 2}]
+    samples = [{"sockets": [row]} for row in rows for _ in range(3)]
+    (row,) = ask(play(tmp_path / "r", samples), "accept_queue")
+    assert row["sentence"].startswith("nginx (pids 3, 4) ")
+    assert " in 6 of 6 samples" in row["sentence"]
+
+
+@pytest.mark.parametrize("last", [98, 99])
+@pytest.mark.parametrize("finding", ["accept_queue", "unix_backlog"])
+def test_a_process_without_a_descriptor_cannot_accept(
+    finding: str, last: int, tmp_path: Path
+) -> None:
+    """The kernel gives the lowest number that is free: all below the last one are taken."""
+    own: Row = {"pid": 7, "comm": "app", "start_us": 1}
+    door = listener(recv_q=129, **own)
+    if finding == "unix_backlog":
+        door = unix(1, state="LISTEN", send_q=16, recv_q=17, **own)
+    rows = [door, client(5, fd=last)]
+    samples = [{"sockets": rows, "owners": [owner(100)] if n == 0 else []} for n in range(3)]
+    (row,) = ask(play(tmp_path / "r", samples), finding)
+    said = "app (pid 7) has no descriptor left (100 of 100), so that accept() fails"
+    assert row["sentence"].startswith(said) == (last == 99)
+
+
+@pytest.mark.parametrize("what", ["hole", "large ones pass", "nothing passes", "small waits"])
+def test_small_segments_that_pass_tell_a_black_hole(what: str, tmp_path: Path) -> None:
+    """Its last, smaller segment comes through, or another connection to the same address works."""
+    sizes: Row = {"snd_mss": 1448, "delivered": 11, "sacked": 0 if what == "nothing passes" else 1}
+    stuck = unsent(bytes_acked=81, **sizes) | ({"send_q": 900} if what == "small waits" else {})
+    step_bytes = 1448 if what == "large ones pass" else 40
+    samples = [
+        {
+            "sockets": [stuck]
+            + (
+                [client(2, bytes_acked=step_bytes * t, delivered=t, snd_mss=1448)]
+                if what != "nothing passes"
+                else []
+            )
+        }
+        for t in range(8)
+    ]
+    (row,) = ask(play(tmp_path / "r", samples), "network_stall")
+    said = "small segments pass and full ones (1,448 bytes) never do"
+    assert (said in row["sentence"]) == (what == "hole")
+
+
+def test_a_race_of_keep_alive_names_both_ends_and_the_idle_time(tmp_path: Path) -> None:
+    ends: Row = {"local_addr": "127.0.0.1", "peer_addr": "127.0.0.1"}
+    lost = [cut(n, ends | {"send_q": 27}) for n in range(6)]
+    served = [
+        cut(50 + n, ends | {"local_port": 8080, "peer_port": 40_000 + n, "comm": "web", "pid": 9})
+        for n in range(6)
+    ]
+    door = listener(local_port=8080, comm="web", pid=9)
+    samples = [{"sockets": [door]}, {"sockets": [door], "closes": lost + served}]
+    (row,) = ask(play(tmp_path / "r", samples), "resets")
+    assert (row["pid"], row["subject"], row["measured"]) == (7, "127.0.0.1:8080", 6)
+    assert row["sentence"] == (
+        "app (pid 7) sends on connections to 127.0.0.1:8080 of web (pid 9) that are closed or "
+        "reset already: 6 of 6 that were closed, with 162 bytes lost; it had heard nothing for "
+        "2.3 s when it sent, and web (pid 9) had closed after 2.0 s"
+    )
+    with analyzer.open(tmp_path / "r") as opened:
+        (line,) = opened.report("resets").table().to_pylist()
+        assert (line["resets"], line["idle_s"], line["peer_idle_s"]) == (6, 2.3, 2.0)
+        (to, _) = opened.report("peers", order="resets").table().to_pylist()
+        assert (to["way"], to["resets"]) == ("to", 6)
+        churned = opened.report("churn").table().to_pylist()
+        assert max(line["resets"] for line in churned if line["who"] == "all") == 6
+
+
+def test_a_leak_is_found_from_whatever_end_and_though_others_come_and_go(tmp_path: Path) -> None:
+    """Every other second one stays for good, beside up to eight; the process dies at last."""
+    looks = [
+        [*range(n // 2), *(1_000 + 10 * n + k for k in range(8 * (n % 2)))] for n in range(1, 62)
+    ]
+    samples: Samples = [
+        {
+            "sockets": [client(n, owner_by="fd") for n in look],
+            "owners": [owner(100)] if place == 0 else [],
+        }
+        for place, look in enumerate(looks)
+    ]
+    dying = [{"sockets": [client(1, owner_by="fd")]}]
+    path = play(tmp_path / "r", [*samples, *dying])
+    for end in (45, 50, 55, 56, 57, 60, 61, 62):
+        (row,) = ask(path, "descriptor_leak", Scope(end=micros(time_of(end))))
+        assert "at 0.5 more a second" in row["sentence"], row["sentence"]
+        assert "never falls" not in row["sentence"]
+
+
+def test_a_load_that_rises_is_no_leak_while_its_sockets_are_given_back(tmp_path: Path) -> None:
+    looks = [[1_000 * n + k for k in range(2 * n)] for n in range(1, 21)]
+    samples: Samples = [
+        {"sockets": [client(n, owner_by="fd") for n in look], "owners": [owner(100)]}
+        for look in looks
+    ]
+    assert ask(play(tmp_path / "r", samples), "descriptor_leak") == []
+
+
+def test_who_fills_a_queue_and_who_waits_in_it(tmp_path: Path) -> None:
+    def look(n: int) -> list[Row]:
+        rtt: Row = {"rtt_us": 1_000 if n == 0 else 200_000 + n, "min_rtt_us": 1_000}
+        ssh: Row = {"comm": "ssh", "pid": 9, "peer_port": 22}
+        return [client(1, **ssh, **rtt, bytes_acked=n), client(2, **rtt, bytes_acked=500_000 * n)]
+
+    path = play(tmp_path / "r", [{"sockets": look(n)} for n in range(13)])
+    (row,) = ask(path, "bufferbloat")
+    assert row["sentence"] == (
+        "app (pid 7) keeps a queue on the way to 10.0.0.2 full with 500 kB/s: round trips take "
+        "200 ms there (nineteen of twenty take less), the least was 1.00 ms; who waits too: "
+        "ssh (pid 9) to 10.0.0.2, 200 ms"
+    )
+
+
+def test_refused_attempts_tell_where_they_went_and_what_answers_there(tmp_path: Path) -> None:
+    """A socket that did not wait for the answer keeps its peer."""
+
+    def end(number: int, addr: str, port: int, **columns: Any) -> Row:
+        ends = {"local_addr": addr, "peer_addr": addr, "local_port": port, "peer_port": 2375}
+        return {
+            "family": "inet6" if ":" in addr else "inet",
+            "netid": "tcp",
+            "cookie": number,
+            "connection": True,
+            "sampled": False,
+            "recv_q": 0,
+            "bytes_acked": 0,
+            "bytes_received": 0,
+        } | (ends | columns)
+
+    refused = [end(n, "::1", 40_000 + n) for n in range(60)]
+    served = [
+        end(100 + n, "127.0.0.1", 50_000 + n, bytes_acked=6, bytes_received=3) for n in range(60)
+    ]
+    names = ("Tcp.ActiveOpens", "Tcp.AttemptFails")
+    samples: Samples = [
+        {"sockets": [listener(local_port=2375)], "counters": [counter(name, 0) for name in names]},
+        {
+            "sockets": [listener(local_port=2375)],
+            "closes": refused + served,
+            "counters": [
+                counter(name, grown) for name, grown in zip(names, (120, 60), strict=True)
+            ],
+        },
+    ]
+    (row,) = ask(play(tmp_path / "r", samples), "failed_attempts")
+    assert row["subject"] == "[::1]:2375"
+    assert row["sentence"].endswith(
+        "60 of 120 attempts to open a connection failed (50 %), refused or given up, "
+        "all of them to [::1]:2375; 127.0.0.1:2375 answers"
+    )
+    without = [
+        dict(sample) | {"closes": refused} if "closes" in sample else sample for sample in samples
+    ]
+    (row,) = ask(play(tmp_path / "none", without), "failed_attempts")
+    assert row["sentence"].endswith("all of them to [::1]:2375")
+
+
+@pytest.mark.parametrize(
+    ("users", "processes", "who"),
+    [
+        ((33, 33), 1, "nginx (pid 24), the only process of user www-data,"),
+        ((33, 33), 2, "a process of user www-data"),
+        ((33, 34), 1, "an unknown process"),
+        # As older kernels show every socket that no process holds.
+        ((0, 0), 1, "an unknown process"),
+    ],
+)
+@pytest.mark.parametrize("finding", ["time_wait", "port_exhaustion"])
+def test_connections_without_a_process_are_their_users(
+    finding: str, users: tuple[int, int], processes: int, who: str, tmp_path: Path
+) -> None:
+    """TIME-WAIT has lost its user too; another connection to the same place has not."""
+    ports = [sysctl("ip_local_port_range", "40000 40009"), sysctl("tcp_tw_reuse", "0")]
+    nobody = dict.fromkeys(("pid", "comm", "start_us", "fd", "holders")) | {"inode": 0}
+    names = {0: "root", 33: "www-data", 34: "backup"}
+    waits = [client(n, "TIME-WAIT", uid=0, user="root") | nobody for n in range(8)]
+    ending = [
+        client(8 + n, "FIN-WAIT-1", uid=uid, user=names[uid]) | nobody
+        for n, uid in enumerate(users)
+    ]
+    known = [
+        owner(10) | {"pid": 24 + n, "comm": "nginx", "uid": users[0], "user": names[users[0]]}
+        for n in range(processes)
+    ]
+    samples = [{"settings": ports, "sockets": waits + ending, "owners": known}]
+    (row,) = ask(play(tmp_path / "r", samples), finding)
+    assert row["sentence"].startswith(f"{who} ")
+    assert row["pid"] == (24 if "only" in who else None)
+
+
+SAME = {
+    "bufferbloat": ("rtt", "p95_us", 1_000.0),
+    "descriptor_leak": ("process_sockets", "peak", 1.0),
+    "port_exhaustion": ("port_exhaustion", "peak", 1.0),
+    "send_limit": ("throughput", "held_percent", 1.0),
+    "unix_unread": ("unix_sockets", "unread_s", 1.0),
+}
+"""The report that shows what a finding measured, its column, and of how many it is one."""
+
+
+@pytest.mark.parametrize(
+    ("finding", "name", "build"),
+    [one for one in CASES if one[0] in SAME],
+    ids=[name for finding, name, _ in CASES if finding in SAME],
+)
+def test_a_report_and_its_finding_give_the_same_number(
+    finding: str, name: str, build: Build, tmp_path: Path
+) -> None:
+    path = play(tmp_path / "r", build(True))
+    (row,) = ask(path, finding)
+    report, column, unit = SAME[finding]
+    by: Row = {"by": "process"} if report == "process_sockets" else {}
+    with analyzer.open(path) as opened:
+        shown = opened.report(report, top=0, **by).table().column(column).to_pylist()
+    assert row["report"] == report
+    assert any(value is not None and abs(value - unit * row["measured"]) < 0.51 for value in shown)

@@ -104,7 +104,7 @@ OF_ITS_OWN = {
     "network_stall": "stalls ends a standstill with each byte, this asks for retransmissions",
     "peer_stalled": "queue_growth judges queues that are not empty, this those that are full",
     "reader_stalled": "the same",
-    "short_connections": "short_lived knows lifetimes, this the rate of announcements",
+    "udp_waiting": "process_sockets counts sockets, this those that are open for long",
     "unanswered": "churn counts attempts, this names who does not answer",
 }
 """Findings that judge what no report shows yet, and what theirs shows instead."""

@@ -359,7 +359,7 @@ def test_queues_without_counters_are_stuck_while_their_length_is_the_same(tmp_pa
     assert set(report(path, "queue_growth", *columns)) == {
         ("u_str", "Recv-Q", "reader stalled", "nginx (100)", 2.0),
         ("u_str", "Send-Q", "peer stalled", "writer (300)", 3.0),
-        ("u_dgr", "Recv-Q", None, None, 0.0),
+        ("u_dgr", "Recv-Q", "reader stalled", "nginx (100)", 3.0),
         ("udp", "Recv-Q", "reader stalled", "nginx (100)", 3.0),
     }
 

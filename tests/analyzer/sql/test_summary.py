@@ -44,7 +44,7 @@ INCIDENTS = (
 ).split()
 
 # What else is true of an incident and may be told after its cause.
-RELATED = {"time_wait_storm": {"short_connections"}}
+RELATED = {"time_wait_storm": {"short_connections"}, "accept_overflow": {"resets"}}
 
 Numbers = Mapping[str, Any]
 TOLD: Mapping[str, Callable[[Numbers], list[tuple[float, float]]]] = {
@@ -255,6 +255,22 @@ def test_one_sample_is_not_called_healthy(tmp_path: Path) -> None:
     assert {one.finding for one in found.unchecked} == set(read_findings())
     both = summary(path, end="+1500ms")
     assert next(lines(both, "r")) == "nothing found"
+
+
+def test_what_needs_time_and_did_not_have_it_could_not_be_checked() -> None:
+    path = SAMPLES / "healthy/recording"
+    wanted = {"network_stall": 5.0, "short_connections": 10.0}
+    for seconds in (4, 6, 11):
+        found = summary(path, end=f"+{seconds}s")
+        unsure = {one.finding: one.why for one in found.unchecked}
+        named = {finding.name for finding in found.checked}
+        for finding, needed in wanted.items():
+            assert (finding in unsure) == (needed > seconds) == (finding not in named)
+            if finding in unsure:
+                said = f"it needs samples of {needed:g} s, and these are "
+                assert unsure[finding].startswith(said)
+    short = summary(path, end="+4s", parameters={"network_stall.seconds": 2.0})
+    assert "network_stall" in {finding.name for finding in short.checked}
 
 
 def test_what_one_sample_shows_is_found(tmp_path: Path) -> None:
@@ -539,3 +555,54 @@ def test_a_scope_in_the_past_of_a_counter(tmp_path: Path) -> None:
         for start, count in ((0, 1), (1, 1), (2, 0)):
             scope = Scope(start=micros(time_of(start)))
             assert opened.engine.table(query.sql, scope, query.values({})).num_rows == count
+
+
+def test_alike_findings_are_one_and_how_many_are_like_it(tmp_path: Path) -> None:
+    """Seventeen workers of one name, each with a full queue; and one of another name."""
+    writer = Writer(tmp_path / "r")
+    full = {"recv_q": 9, "send_q": 1}
+    workers = [
+        tcp(n, "LISTEN", local_port=8000 + n, pid=100 + n, comm="worker", **full) for n in range(18)
+    ]
+    for _ in range(3):
+        writer.sample([*workers, tcp(50, "LISTEN", comm="other", **full)])
+    found = summary(tmp_path / "r")
+    assert len(found) == 19
+    told = [line.strip() for line in lines(found, "r") if "UTC" not in line]
+    assert [line.split("its accept")[0] for line in told[:3]] == [
+        "warning   other (pid 100) accepts too slowly: ",
+        "warning   worker (pid 100) accepts too slowly: ",
+        "and 17 like this: pid 101, 102, 103, 104, 105 and 12 others",
+    ]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_finding_says_in_which_namespace_it_is_where_there_are_several(
+    several: bool, tmp_path: Path
+) -> None:
+    """By its name, else by its pod; of the recorder's own nothing is said."""
+    writer = Writer(tmp_path / "r")
+    names = {NETNS: None, NETNS + 1: "blue", NETNS + 2: None}
+    places = list(names)[: 3 if several else 1]
+    rows = [
+        {"netns": place, "name": names[place], "home": place == NETNS, "entered": True}
+        | {"valid_from": time_of(0)}
+        for place in places
+    ]
+    owners = [
+        {"pid": 100 + n, "start_us": 5, "comm": "web", "pod": f"pod{n}", "valid_from": time_of(0)}
+        for n in range(len(places))
+    ]
+    listening = [
+        {"netns": place, "recv_q": 9, "send_q": 1, "pid": 100 + n, "start_us": 5, "comm": "web"}
+        for n, place in enumerate(places)
+    ]
+    for n in range(3):
+        others: dict[str, Any] = {"namespaces": rows, "owners": owners} if n == 0 else {}
+        writer.sample([tcp(k, "LISTEN", **row) for k, row in enumerate(listening)], **others)
+    ends = [str(row["sentence"]).partition("3 samples")[2] for row in summary(tmp_path / "r")]
+    assert sorted(ends) == (
+        ["", f", in network namespace {NETNS + 2} of pod pod2", ", in network namespace blue"]
+        if several
+        else [""]
+    )

@@ -182,6 +182,43 @@ def test_a_socket_has_its_ends_and_its_process_as_people_write_them(tmp_path: Pa
         assert called.to_pylist() == [{"cookie": 1}]
 
 
+def test_where_takes_what_describes_process_cgroup_and_namespace(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    worker: Row = {"pid": 100, "start_us": 5_000_000, "user": "www"}
+    shell = worker | {"cmdline": "sh -c nginx", "unit": "nginx.service"}
+    nginx = worker | {"cmdline": "nginx -g", "unit": "nginx.service", "slice": "web.slice"}
+    nobody: Row = dict.fromkeys(("pid", "start_us", "comm"))
+    box: Row = {"cgroup_id": 7, "path": "/pods/a", "container": "c0ffee", "pod": "p1"}
+    writer.sample(
+        [tcp(1), tcp(3, cgroup_id=7, **nobody)],
+        owners=[shell | {"valid_from": time_of(0)}],
+        cgroups=[box],
+        namespaces=[{"name": "blue", "valid_from": time_of(0)}],
+    )
+    # The same process has become another program.
+    ends = shell | {"valid_from": time_of(0), "valid_to": time_of(1)}
+    starts = nginx | {"valid_from": time_of(1)}
+    closed = tcp(9) | {"sampled": False}
+    writer.sample([tcp(2)], owners=[ends, starts], closes=[closed])
+    chosen = {
+        "cmdline LIKE 'sh -c%'": ({1}, set()),
+        "cmdline LIKE 'nginx%'": ({2}, {9}),
+        "unit = 'nginx.service'": ({1, 2}, {9}),
+        "slice = 'web.slice' AND comm = 'nginx'": ({2}, {9}),
+        "container = 'c0ffee'": ({3}, set()),
+        "pod = 'p1' AND local_port = 80": ({3}, set()),
+        "netns_name = 'blue'": ({1, 2, 3}, {9}),
+        "netns_name = 'red'": (set(), set()),
+        "netns_name = 'blue' AND who = 'nginx (pid 100)'": ({1, 2}, {9}),
+    }
+    with analyzer.open(tmp_path / "r") as opened:
+        for condition, (sockets, closes) in chosen.items():
+            for table, cookies in (("sockets", sockets), ("closes", closes)):
+                query = f"SELECT cookie FROM {table}"
+                found = opened.sql(query, where=condition).table()["cookie"].to_pylist()
+                assert sorted(found) == sorted(cookies), (table, condition)
+
+
 def test_the_scope_stands_in_params(tmp_path: Path) -> None:
     small(tmp_path / "r")
     with analyzer.open(tmp_path / "r") as opened:

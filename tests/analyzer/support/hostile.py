@@ -83,8 +83,8 @@ def a_long_page(folder: Path) -> Path:
 
 
 def many_row_groups(folder: Path) -> Path:
-    """As many row groups as a footer of 16 MiB has room for."""
-    columns = {name: values for name, values in _columns(30_000).items() if name != "state"}
+    """Row groups of a row, of which a footer has the facts of each."""
+    columns = {name: values for name, values in _columns(10_000).items() if name != "state"}
     return _write(folder, columns, row_group_size=1)
 
 

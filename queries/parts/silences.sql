@@ -1,0 +1,48 @@
+-- title = "Connections whose peer may be gone"
+-- description = """
+-- One row per open connection that a process holds, with no data and no acknowledgement of the peer for
+-- ten seconds in a sample and nothing on its way, so that nothing would tell that the peer is gone; or
+-- with keepalive probes that were not answered. Where the other end is on this host it is not: a
+-- process that ends closes its connections.
+-- """
+-- uses = ["is_loopback", "opposite", "tcp_reads"]
+-- [columns]
+-- ns = "Network namespace."
+-- quiet_us = "Longest time without a sign of the peer in a sample, by the kernel's clocks."
+-- probes = "Most keepalive probes that were not answered."
+-- is_watched = "Whether the kernel probes it (SO_KEEPALIVE), or it has a timer of another kind."
+-- at_first = "Whether it was so when the scope began."
+-- at_last = "Whether it is so in the last sample that read TCP whole."
+WITH bounds AS (
+  SELECT ns, min(sample) AS first_sample, max(sample) AS last_sample
+  FROM tcp_reads
+  GROUP BY ns
+),
+quiet AS (
+  SELECT
+    s.ns, s.cookie, max_by(s.pid, s.sample) AS pid, max_by(s.start_us, s.sample) AS start_us, max_by(s.comm, s.sample) AS comm,
+    any_value(s.local_addr) AS local_addr, any_value(s.local_port) AS local_port, any_value(s.local) AS local,
+    any_value(s.peer_addr) AS peer_addr, any_value(s.peer_port) AS peer_port, any_value(s.peer) AS peer,
+    1000 * max(least(s.last_data_recv_ms, s.last_ack_recv_ms)) AS quiet_us,
+    max(CASE WHEN s.timer = 'keepalive' THEN s.retrans ELSE 0 END) AS probes, bool_or(s.timer IS NOT NULL AND s.timer <> 'off') AS is_watched,
+    min(s.sample_time) AS since, max(s.sample_time) AS until, min(s.sample) <= b.first_sample AS at_first,
+    max(s.sample) >= b.last_sample AS at_last, max(s.sample) AS last_sample
+  FROM sockets AS s JOIN bounds AS b USING (ns)
+  WHERE s.netid = 'tcp'
+    AND s.state = 'ESTAB'
+    AND s.inode > 0
+    AND s.send_q = 0
+    AND s.last_data_recv_ms >= 10000
+    AND (s.last_ack_recv_ms >= 10000 OR (s.timer = 'keepalive' AND s.retrans > 0))
+    AND NOT is_loopback(s.peer_addr)
+  GROUP BY s.ns, s.cookie, b.first_sample, b.last_sample
+)
+SELECT q.*
+FROM quiet AS q
+ANTI JOIN (
+  SELECT ns, sample, local_addr, local_port, peer_addr, peer_port FROM sockets WHERE netid = 'tcp' AND state = 'ESTAB'
+) AS s
+  ON opposite(
+    s.ns, s.local_addr, s.local_port, s.peer_addr, s.peer_port, q.ns, q.local_addr, q.local_port, q.peer_addr, q.peer_port
+  )
+  AND s.sample = q.last_sample

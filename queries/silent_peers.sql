@@ -1,0 +1,48 @@
+-- title = "Servers with connections whose peer may be gone"
+-- description = """
+-- Connections of servers of whose peers nothing was heard for ten seconds or more, neither data nor an
+-- acknowledgement, with nothing on its way: per process and port, the most first. Without keepalive
+-- a server that sends nothing never learns that a peer is gone: silent that only rises, with few that
+-- spoke, is that. unanswered counts those that the kernel probed in vain: they are gone. Idle clients
+-- look alike until they speak. Connections within this host are left out, and those of clients: a
+-- client that sends learns it, see stalls.
+-- """
+-- needs = ["tcp"]
+-- uses = ["netns_of", "silent_services"]
+-- ranks = ["silent", "comm", "pid", "local", "connections", "unanswered", "quiet_s"]
+--
+-- [columns]
+-- comm = "Process that holds them."
+-- pid = "Its number."
+-- local = "Address and port of the service, any one of several addresses."
+-- silent = "Connections silent in the last sample, without keepalive."
+-- first = "Those that were so in the first sample."
+-- spoke = "Those that were silent and spoke again, or were closed."
+-- unanswered = "Connections of which two keepalive probes or more were not answered."
+-- connections = "All that the process holds of that service in the last sample."
+-- quiet_s = "Longest silence of them, in seconds, by the kernel's clocks (last_data_recv_ms, last_ack_recv_ms)."
+-- since = "First sample that found one silent, UTC."
+-- until = "Last sample that did, UTC."
+-- netns = "Inode number of the network namespace."
+--
+-- [params.top]
+-- type = "BIGINT"
+-- default = 20
+-- doc = "How many rows are listed; 0 lists all."
+--
+-- [chart]
+-- mark = "bar"
+-- x = { field = "silent", type = "quantitative" }
+-- y = { field = "local", sort = "-x" }
+-- color = { field = "comm" }
+WITH ranked AS (
+  SELECT
+    s.*, row_number() OVER (ORDER BY s.unanswered DESC, s.silent DESC, s.ns, s.local_port, s.pid NULLS LAST, s.start_us NULLS LAST) AS place
+  FROM silent_services AS s CROSS JOIN params
+  QUALIFY params.top = 0 OR place <= params.top
+)
+SELECT
+  comm, pid, local, silent, silent_first AS first, spoke, unanswered, connections, round(quiet_us / 1000000.0, 1) AS quiet_s,
+  since, until, netns_of(ns) AS netns
+FROM ranked
+ORDER BY place
