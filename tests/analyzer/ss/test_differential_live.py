@@ -17,7 +17,7 @@ from io import StringIO
 
 import pytest
 import typer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 
 from analyzer.reading.recording import open_recording
@@ -350,7 +350,10 @@ def trees(leaves: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 
 def test_any_filter_lets_the_same_rows_through_as_the_kernel_and_ss(machine: Machine) -> None:
-    """ss has the kernel's bytecode filter first, and filters what comes once more."""
+    """ss has the kernel's bytecode filter first, and filters what comes once more.
+
+    Not with dev: then it does not ask the kernel, and takes :: and 0.0.0.0 for one address.
+    """
     states = "state established state listening state unconnected"
     kept: set[int] = set()
     half_open = {line.split()[3].rpartition(":")[2] for line in machine.ours("-Htan", *SYN_RECV)}
@@ -363,8 +366,10 @@ def test_any_filter_lets_the_same_rows_through_as_the_kernel_and_ss(machine: Mac
     @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
     @given(st.recursive(LEAVES, trees, max_leaves=8))
     def check_one(tree: str) -> None:
+        assume("dev" not in tree or not {"[::]", "[::/96]", "0.0.0.0"} & set(tree.split()))
         ours = settled(machine.ours("-Htuan", *states.split(), *tree.split()))
         theirs = settled(printed(machine.ss, f"-Htuan {states} {tree}"))
+        note(f"{tree}\n{ours}\n{theirs}")
         check(ours, theirs)
         kept.add(len(theirs))
 
