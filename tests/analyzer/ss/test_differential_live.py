@@ -352,7 +352,8 @@ def trees(leaves: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 def test_any_filter_lets_the_same_rows_through_as_the_kernel_and_ss(machine: Machine) -> None:
     """ss has the kernel's bytecode filter first, and filters what comes once more.
 
-    Not with dev: then it does not ask the kernel, and takes :: and 0.0.0.0 for one address.
+    There it does not look at families: negated, and with dev, of which the kernel is not asked,
+    addresses of zeros are those of both, which we do not imitate.
     """
     states = "state established state listening state unconnected"
     kept: set[int] = set()
@@ -366,7 +367,8 @@ def test_any_filter_lets_the_same_rows_through_as_the_kernel_and_ss(machine: Mac
     @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
     @given(st.recursive(LEAVES, trees, max_leaves=8))
     def check_one(tree: str) -> None:
-        assume("dev" not in tree or not {"[::]", "[::/96]", "0.0.0.0"} & set(tree.split()))
+        words = set(tree.split())
+        assume(not {"dev", "not", "!"} & words or not {"[::]", "[::/96]", "0.0.0.0"} & words)
         ours = settled(machine.ours("-Htuan", *states.split(), *tree.split()))
         theirs = settled(printed(machine.ss, f"-Htuan {states} {tree}"))
         note(f"{tree}\n{ours}\n{theirs}")
