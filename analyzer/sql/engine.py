@@ -346,8 +346,13 @@ class Engine:
 
     def _checked_scope(self, scope: Scope) -> list[str]:
         """Check the condition on sockets as a query is; that it is only one, views see to."""
+        filtered = [] if scope.filter is None else [scope.filter.sockets, scope.filter.closes]
+        trees = [
+            self._checked(f"SELECT 1 FROM {table} WHERE {condition}")
+            for table, condition in zip(("sockets", "closes"), filtered, strict=False)
+        ]
         if scope.where is None:
-            return []
+            return trees
         try:
             tree = self._checked(f"SELECT 1 FROM sockets WHERE (\n{scope.where}\n)")
         except QueryError as error:
@@ -356,7 +361,7 @@ class Engine:
             for line in getattr(error, "__notes__", ()):
                 refused.add_note(line)
             raise refused from error
-        return [tree]
+        return [*trees, tree]
 
     @contextmanager
     def run(
