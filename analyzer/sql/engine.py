@@ -38,6 +38,7 @@ from analyzer.sql.views import (
     Stream,
     Value,
     catalog,
+    describing,
     lay_raw,
     lay_scope,
     lay_together,
@@ -380,7 +381,9 @@ class Engine:
         scopes = self.scopes(scope)
         parts = [one.part or 0 for one in scopes]
         trees = [self._checked(query), *self._checked_scope(scopes[0])]
-        columns = named_columns(trees, pieces(), self._view_tree)
+        columns = dict(named_columns(trees, pieces(), self._view_tree))
+        for name in describing(scopes[0].where or ""):
+            columns[name] = frozenset(TABLES[name].names)
         self._leave_out_damaged(columns, parts)
         cursor = self._connection.cursor()
         journals = self._streams(parts)

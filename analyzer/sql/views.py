@@ -40,6 +40,15 @@ _DESCRIBED = {
 }
 """What ``--where`` may name beside the columns of sockets: of the process, by its cgroup, of ns."""
 
+def describing(where: str) -> frozenset[str]:
+    """Return the tables that tell what a condition names beside the columns of sockets."""
+    named = set(re.findall(r"\w+", where.lower()))
+    # user: sockets have it, closes only by their process
+    return frozenset() if named.isdisjoint({*_DESCRIBED, "user"}) else _DESCRIBE
+
+
+_DESCRIBE = frozenset({"owners", "namespaces", "cgroups"})
+
 LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
 
@@ -682,7 +691,8 @@ def _literal(value: Value | None) -> str:
     if value is None:
         return "NULL"
     if isinstance(value, str):
+        text = value.encode(errors="replace").decode()  # half a surrogate pair is no character
         # A text ends at the character of number zero for DuckDB 1.5's parser.
-        quoted = ("'" + part.replace("'", "''") + "'" for part in value.split("\0"))
+        quoted = ("'" + part.replace("'", "''") + "'" for part in text.split("\0"))
         return " || chr(0) || ".join(quoted)
     return repr(value) if not isinstance(value, bool) else str(value).lower()
