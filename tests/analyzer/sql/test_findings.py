@@ -1331,6 +1331,7 @@ def test_refused_attempts_tell_where_they_went_and_what_answers_there(tmp_path: 
     ]
     (row,) = ask(play(tmp_path / "r", samples), "failed_attempts")
     assert row["subject"] == "[::1]:2375"
+    assert row["sentence"].startswith("an unknown process ")
     assert row["sentence"].endswith(
         "60 of 120 attempts to open a connection failed (50 %), refused or given up, "
         "all of them to [::1]:2375; 127.0.0.1:2375 answers"
@@ -1340,12 +1341,24 @@ def test_refused_attempts_tell_where_they_went_and_what_answers_there(tmp_path: 
     ]
     (row,) = ask(play(tmp_path / "none", without), "failed_attempts")
     assert row["sentence"].endswith("all of them to [::1]:2375")
+    # One sample caught a connection of it to the other address.
+    caught = tcp(400, local_port=50_000, peer_port=2375, comm="check", pid=5, start_us=1)
+    seen = [dict(sample) | {"sockets": [*sample["sockets"], caught]} for sample in samples]
+    (row,) = ask(play(tmp_path / "seen", seen), "failed_attempts")
+    assert row["sentence"].startswith("probably check (pid 5) ")
+    assert (row["pid"], row["comm"]) == (5, "check")
+    rarely = [
+        dict(sample) | {"closes": refused + served[:20]} if "closes" in sample else sample
+        for sample in seen
+    ]
+    (row,) = ask(play(tmp_path / "rarely", rarely), "failed_attempts")
+    assert row["sentence"].startswith("an unknown process ")
 
 
 @pytest.mark.parametrize(
     ("users", "processes", "who"),
     [
-        ((33, 33), 1, "nginx (pid 24), the only process of user www-data,"),
+        ((33, 33), 1, "nginx (pid 24), the only one seen of user www-data,"),
         ((33, 33), 2, "a process of user www-data"),
         ((33, 34), 1, "an unknown process"),
         # As older kernels show every socket that no process holds.
