@@ -97,7 +97,7 @@ seen AS (
     max_by(w.window_bytes, w.sample) AS window_bytes, max_by(w.unacked, w.sample) AS unacked,
     max(w.retransmits) AS timeouts, max(w.probes) AS probes,
     count(*) FILTER (WHERE w.timer = 'on' AND (w.retransmits > 0 OR w.backoff > 0)) AS retransmitting,
-    count(*) FILTER (WHERE w.timer = 'persist' OR w.window_bytes < w.snd_mss) AS window_closed,
+    count(*) FILTER (WHERE coalesce(w.window_bytes < w.snd_mss, w.timer = 'persist')) AS window_closed,
     max(w.probes) FILTER (WHERE w.timer = 'persist') AS unanswered,
     max(w.rwnd_limited_us) - min(w.rwnd_limited_us) AS held_up_us
   FROM ranked AS r JOIN waiting AS w USING (ns, cookie, queue, moved)

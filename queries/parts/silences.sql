@@ -42,7 +42,7 @@ quiet AS (
 ),
 ends AS (
   SELECT ns, sample, t_us, state = 'ESTAB' AS is_open, local_addr, local_port, peer_addr, peer_port
-  FROM sockets
+  FROM sockets SEMI JOIN (SELECT DISTINCT last_sample AS sample FROM quiet) AS looked USING (sample)
   WHERE netid = 'tcp' AND state NOT IN ('LISTEN', 'SYN-SENT', 'SYN-RECV', 'TIME-WAIT')
   UNION ALL
   SELECT ns, NULL, t_us, false, local_addr, local_port, peer_addr, peer_port

@@ -488,7 +488,7 @@ def silent_peers__but_not_a_pool_on_this_host(above: bool) -> Samples:
 
 @case
 def silent_peers__whose_other_end_is_closed_here(above: bool) -> Samples:
-    """Three of its peers are closed in this recording too; an older use of a port does not count."""
+    """Three are closed in this recording too; an older use of a port does not count."""
     quiet = [heard(n, 20 + n) for n in range(3)]
     closes = [
         {"netid": "tcp", "connection": True, "sampled": False, "cookie": 700 + n}
@@ -623,6 +623,18 @@ def peer_stalled__unless_its_reader_is_here(above: bool) -> Samples:
     reader: Row = {"local_addr": "10.0.0.2", "local_port": 8080, "peer_addr": "10.0.0.1"}
     inner = full(**reader, peer_port=40_001, comm="slow", pid=8) | {"cookie": 77}
     return [{"sockets": [persist(), *([] if above else [inner])]} for _ in range(6)]
+
+
+@case
+def peer_stalled__but_not_a_fin_that_this_host_drops(above: bool) -> Samples:
+    """What does not leave this host runs the same timer, with the window open and no data."""
+    own: Row = {} if above else {"state": "FIN-WAIT-1", "send_q": 1, "snd_mss": 1448}
+    return run_of(persist() | own, client(1), 6)
+
+
+@case
+def peer_stalled__but_not_while_the_window_is_open(above: bool) -> Samples:
+    return run_of(persist() | {"snd_wnd": 1447 if above else 64_000, "snd_mss": 1448}, client(1), 6)
 
 
 def unsent(**columns: Any) -> Row:
@@ -1289,6 +1301,20 @@ def test_a_process_without_a_descriptor_cannot_accept(
     (row,) = ask(play(tmp_path / "r", samples), finding)
     said = "app (pid 7) has no descriptor left (100 of 100), so that accept() fails"
     assert row["sentence"].startswith(said) == (last == 99)
+
+
+def test_idle_clients_that_come_one_after_another_are_no_more_than_a_note(tmp_path: Path) -> None:
+    """They look like vanished ones: only what is known to be gone is a fault."""
+    path = play(tmp_path / "idle", silent_peers__more_and_more(True))
+    (row,) = ask(path, "silent_peers")
+    assert row["severity"] == "note"
+    assert "may be idle or gone" in row["sentence"]
+    path = play(tmp_path / "gone", silent_peers__whose_other_end_is_closed_here(True))
+    (row,) = ask(path, "silent_peers")
+    assert (row["severity"], row["measured"]) == ("warning", 3)
+    with analyzer.open(path) as opened:
+        (line,) = opened.report("silent_peers").table().to_pylist()
+    assert (line["gone"], line["silent"]) == (3, 3)
 
 
 def test_a_process_without_a_descriptor_at_another_time_is_not_the_cause(tmp_path: Path) -> None:
