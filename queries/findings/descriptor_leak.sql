@@ -58,7 +58,7 @@ chosen AS MATERIALIZED (
   WHERE c.is_near OR 2 * k.late >= k.at_half
 ),
 held AS (
-  SELECT s.*
+  SELECT s.pid, s.start_us, s.ns, s.netid, s.local_addr, s.local_port, s.peer_addr, s.peer_port, s.comm
   FROM chosen AS c
   JOIN sockets AS s ON s.pid = c.pid AND s.start_us = c.start_us AND s.sample = c.peak_sample
 ),

@@ -4,7 +4,7 @@
 -- through all samples, so that it is the same from any end of the recording and others may come and go
 -- meanwhile; it goes on if the second half rises at no less than half the pace.
 -- """
--- uses = ["fd_limits", "process_counts"]
+-- uses = ["fd_limits", "process_counts", "slope_of"]
 -- [columns]
 -- pid = "Process."
 -- start_us = "Its start after boot."
@@ -39,9 +39,9 @@ trends AS (
   SELECT
     pid, start_us, fd_limit, min_by(sockets, sample) AS at_first, max(sockets) AS peak,
     max_by(sample, 1000000000 * sockets - sample) AS peak_sample,
-    regr_slope(lived, second) AS per_second, regr_r2(lived, second) AS fit,
-    regr_slope(lived, second) FILTER (WHERE 2 * (t_us - begun_us) >= ended_us - begun_us) AS late_per_second,
-    regr_intercept(lived, second) + regr_slope(lived, second) * max(second) AS level,
+    slope_of(lived, second) AS per_second, regr_r2(lived, second) AS fit,
+    slope_of(CASE WHEN 2 * (t_us - begun_us) >= ended_us - begun_us THEN lived END, second) AS late_per_second,
+    regr_intercept(lived, second) + slope_of(lived, second) * max(second) AS level,
     min(sample) FILTER (WHERE 2 * (t_us - begun_us) >= ended_us - begun_us) AS half_sample,
     min(sample) FILTER (WHERE 5 * (t_us - begun_us) >= 4 * (ended_us - begun_us)) AS late_sample,
     max(ended_us) - max(begun_us) AS rise_us, min(sample) AS first_sample, max(sample) AS last_sample, max(sample_time) AS until,
