@@ -196,7 +196,7 @@ def _write_table(
     chart = read_chart(look.chart, schema.names) if on_terminal else None
     passing = rows(batches if chart is None else chart.gather(batches))
     most = MAX_TERMINAL_ROWS if on_terminal and not look.title else MAX_TABLE_ROWS
-    shown = list(islice(passing, most))
+    shown: Sequence[Sequence[object]] = list(islice(passing, most))
     more = sum(1 for _ in (passing if chart is not None else islice(passing, 1)))
     look.begin()
     if schema.names == _EXPLAINED:
@@ -232,10 +232,9 @@ def _called(
     places = [n for n, name in enumerate(schema.names) if name.endswith(NAMESPACE)]
     for place in places:
         schema = schema.set(place, schema.field(place).with_type(pa.string()))
-    called: Mapping[object, str] = dict(names)
     return schema, [
         [
-            called.get(cell, None if cell is None else str(cell)) if n in places else cell
+            names.get(cell, str(cell)) if n in places and isinstance(cell, int) else cell
             for n, cell in enumerate(row)
         ]
         for row in shown

@@ -613,7 +613,8 @@ def test_a_table_has_the_names_of_network_namespaces(tmp_path: Path) -> None:
     ]
     doors = [tcp(n, "LISTEN", netns=NETNS + n) for n in range(3)]
     for n in range(3):
-        writer.sample(doors, **({"namespaces": rows} if n == 0 else {}))
+        others: dict[str, Any] = {"namespaces": rows} if n == 0 else {}
+        writer.sample(doors, **others)
     done = CliRunner().invoke(app, ["report", "listen_queues", str(tmp_path / "r")])
     assert done.exit_code == 0, done.output
     head, *told = [re.split(r"  +", line.strip()) for line in done.stdout.splitlines()]
