@@ -54,7 +54,8 @@ def test_a_piece_uses_what_stands_in_its_layer_or_below(place: str) -> None:
 def test_a_piece_is_used_or_a_view_for_users(place: str) -> None:
     layer, _, name = place.partition("/")
     if layer != "views":
-        assert [other for other, query in ALL.items() if name in query.uses] or name == "who"
+        called = {"who", "address_bits"}  # by the analyzer: in columns that it adds, and filters
+        assert [other for other, query in ALL.items() if name in query.uses] or name in called
 
 
 def test_names_are_of_one_piece_and_of_no_table() -> None:
