@@ -85,6 +85,7 @@ class Request:
         """Print a report; if it has no rows, tell what of the recording it lacked."""
         from analyzer import Answer
         from analyzer.sql.hosts import charted, lacking_each, naming
+        from analyzer.sql.summary import netns_called
 
         values = report.values(given)  # of any names, which keywords could not have
         scope = self.scope(opened)
@@ -92,7 +93,8 @@ class Request:
         _, top = values.get("top", ("BIGINT", 0))
         chart = charted(opened.engine, report)
         ranks = (*naming(opened.engine)[0], *report.ranks)
-        look = Look(self.zone, report.title, chart, ranks, int(top))
+        called = netns_called(opened.engine, home=True) if self.form is Format.table else {}
+        look = Look(self.zone, report.title, chart, ranks, int(top), called=called)
         shown = self.show(opened, answer, look)
         why = "; ".join(lacking_each(opened.engine, scope, report))
         if not shown:
