@@ -3,8 +3,8 @@
 -- Rows of port_use, but where sockets are bound before they connect: then all destinations of a local
 -- address share one range, and stand as one without an address. That shows by more than half the
 -- range in use, a tenth of it to another destination than most, and no port twice: a connect() that
--- chooses its port itself takes the same half of the range (its even ports) for each destination first. And UDP: its ports are those of the
--- namespace, whichever address and destination they are of.
+-- chooses its port itself takes the same half of the range (its even ports) for each destination
+-- first. And UDP: its ports are those of the namespace, whatever address and destination they are of.
 -- """
 -- uses = ["doors", "endpoint", "port_ranges", "port_use", "unmapped"]
 --
@@ -31,7 +31,12 @@ fullest AS (
   SELECT ns, local_addr, max_by(sample, ports) AS sample
   FROM (
     SELECT ns, local_addr, sample, most, sum(ports) AS ports
-    FROM used
+    FROM (
+      -- TIME-WAIT has lost its process, and is of the same destination all the same.
+      SELECT ns, local_addr, sample, most, sum(ports) AS ports
+      FROM used
+      GROUP BY ns, local_addr, sample, most, peer_addr, peer_port
+    ) AS destinations
     GROUP BY ns, local_addr, sample, most
     HAVING 2 * sum(ports) > most AND 10 * max(ports) <= 9 * sum(ports)
   ) AS wide
