@@ -17,7 +17,7 @@ from analyzer.reading.journal import Journal, open_journals
 from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing, Segment, read_segment
 from recorder.format.facts import parse_facts, read_facts
 from recorder.format.files import LIST_FILE, FileError, number_of, segment_name
-from recorder.format.segments import Sealed, read_list
+from recorder.format.segments import Dropped, Listed, Sealed, read_list
 from recorder.schema import (
     JOURNAL_SUFFIX,
     RECORDING_FILE,
@@ -64,7 +64,8 @@ class Recording:
 
     ``facts`` is recording.json; ``whole`` is false for single Parquet files. ``unpacked`` holds the
     files of a zip, which ``close`` removes. ``sealed`` is the list of what was sealed, and
-    ``missing`` what cannot be read of it.
+    ``missing`` what cannot be read of it; ``dropped`` is what the recorder let go of itself, to
+    stay within its bounds.
     """
 
     path: Path
@@ -76,6 +77,7 @@ class Recording:
     unpacked: Unpacked | None = None
     missing: tuple[Missing, ...] = ()
     sealed: tuple[Sealed, ...] = ()
+    dropped: Dropped | None = None
 
     @property
     def identity(self) -> Identity:
@@ -104,6 +106,17 @@ class Recording:
         return sum(journal.bytes for journal in self.journals) + sum(
             segment.bytes for segment in self.segments
         )
+
+    def check_kept(self) -> None:
+        """Raise RecordingError if its recorder dropped of it what was opened."""
+        if not self.whole or self.unpacked is not None:
+            return
+        through = _read_list(self.path / LIST_FILE)[0].through
+        if any((segment.number or 0) <= through for segment in self.segments):
+            raise RecordingError(
+                f"{self.path}: its oldest segments were dropped while they were read, to stay "
+                "within --keep, --keep-size or --min-free: open it again"
+            )
 
     def close(self) -> None:
         """Let go of its files, and remove what was unpacked to read it."""
@@ -314,14 +327,16 @@ def _list(path: Path) -> dict[str, frozenset[str]]:
 
 def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
     facts = _facts(path / RECORDING_FILE)
-    sealed, missing = _read_list(path / LIST_FILE)
+    list_, missing = _read_list(path / LIST_FILE)
+    sealed = list_.sealed
     known = {one.number: one for one in sealed}
     segments: list[Segment] = []
     journals: list[Journal] = []
     left_out: list[LeftOut] = []
     refused: list[Exception] = []
     numbers = {number_of(name) for names in listed.values() for name in names} | known.keys()
-    for number in sorted(number for number in numbers if number is not None):
+    # What is there yet of a number that was dropped is about to be removed.
+    for number in sorted(number for number in numbers if number and number > list_.through):
         there = _present(path, listed, number, SEGMENT_SUFFIX)
         paths = _present(path, listed, number, JOURNAL_SUFFIX)
         # The samples are sealed last, so that without them the journals are what counts.
@@ -340,7 +355,11 @@ def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
                 missing.append(Missing(what, f"behind a damage: {committed.stopped}"))
     if refused and not segments and not journals:
         raise refused[0]
-    if not sealed and any(segment.footer for segment in segments) and facts.get("ended"):
+    if (
+        not (sealed or list_.dropped)
+        and any(segment.footer for segment in segments)
+        and facts.get("ended")
+    ):
         missing.append(Missing(LIST_FILE, "is not there: whether segments are missing is unknown"))
     missing += [
         Missing(
@@ -360,19 +379,20 @@ def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
         whole=True,
         missing=tuple(missing),
         sealed=tuple(sealed),
+        dropped=list_.dropped,
     )
 
 
-def _read_list(path: Path) -> tuple[list[Sealed], list[Missing]]:
+def _read_list(path: Path) -> tuple[Listed, list[Missing]]:
     """Return the list of what was sealed, and what of the list itself is lost."""
     try:
-        sealed, damaged = read_list(path)
+        listed = read_list(path)
     except FileNotFoundError:
-        return [], []
+        return Listed([], 0, None), []
     except FileError as error:
-        return [], [Missing(LIST_FILE, str(error).removeprefix(f"{path}: "))]
-    lost = f"{damaged} of its lines are damaged: whether more is missing is unknown"
-    return sealed, [Missing(LIST_FILE, lost)] if damaged else []
+        return Listed([], 0, None), [Missing(LIST_FILE, str(error).removeprefix(f"{path}: "))]
+    lost = f"{listed.damaged} of its lines are damaged: whether more is missing is unknown"
+    return listed, [Missing(LIST_FILE, lost)] if listed.damaged else []
 
 
 def _open_sealed(

@@ -152,7 +152,13 @@ def _verify(engine: Engine, part: int, report: Callable[[int], None]) -> Verifie
     done = 0
     for segment in recording.segments:
         found = list(_damaged(recording, segment))
-        problems += found or _disorder(recording, segment)
+        if found:
+            recording.check_kept()
+        try:
+            problems += found or _disorder(recording, segment)
+        except FileNotFoundError:
+            recording.check_kept()
+            raise
         done += segment.bytes
         report(done)
     older = sum(not segment.footer for segment in recording.segments)
@@ -162,7 +168,7 @@ def _verify(engine: Engine, part: int, report: Callable[[int], None]) -> Verifie
             "their pages do"
         )
     problems += _undecodable(recording)
-    if recording.whole and not recording.sealed and recording.segments:
+    if recording.whole and not (recording.sealed or recording.dropped) and recording.segments:
         unchecked.append("there is no list of what was sealed: a segment may be missing")
     if not recording.whole:
         unchecked.append("these are parts of a recording: what else there was is unknown")
@@ -231,16 +237,20 @@ def _undecodable(recording: Recording) -> Iterator[Problem]:
 def _miscounted(engine: Engine, part: int) -> Iterator[Problem]:
     """Compare with what the recorder counted until its end; an older one told no counts."""
     facts = engine.recordings[part].facts
+    dropped = engine.recordings[part].dropped
     told = {
-        name: count
+        name: count - gone
         for name in ("samples", "socket_rows")
-        if facts.get("ended") and isinstance(count := facts.get(name), int)
+        if facts.get("ended")
+        and isinstance(count := facts.get(name), int)
+        and isinstance(gone := getattr(dropped, name) if dropped else 0, int)
     }
     (counted,) = engine.table(_COUNTS, Scope(part=part)).to_pylist() if told else ({},)
     for name, count in told.items():
         if counted[name] != count:
             table = SAMPLES.name if name == "samples" else SOCKETS.name
             what = f"recording.json counts {count:,} {name.replace('_', ' ')}, there are {{:,}}"
+            what = what.replace(", there", " that were not dropped, there") if dropped else what
             yield Problem(table, table, None, None, None, None, what.format(counted[name]))
 
 

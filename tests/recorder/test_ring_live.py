@@ -1,0 +1,73 @@
+"""`sockrec record --keep`: what is kept can be read without what was dropped."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import analyzer
+from analyzer.sql.verify import verify
+from recorder.format.segments import read_list
+from recorder.host.facts import current_netns
+
+pytestmark = pytest.mark.live
+
+
+def sockrec(*args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sockrec", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_what_later_rows_need_outlives_the_segments_that_told_it_first(tmp_path: Path) -> None:
+    """The listener, its process, the settings and the namespace are there from the first sample."""
+    target = tmp_path / "r"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = sockrec("record", "-i", "100ms", "-d", "8s", "--keep", "2s", "-o", target)
+    assert done.returncode == 0, done.stderr
+    dropped = read_list(target / "segments.jsonl").dropped
+    assert dropped is not None
+    assert dropped.samples
+    here = current_netns()
+    with analyzer.open(target) as opened:
+        assert verify(opened.engine).whole
+
+        def rows(query: str) -> list[dict[str, object]]:
+            found: list[dict[str, object]] = opened.engine.table(query).to_pylist()
+            return found
+
+        (first,) = rows("SELECT min(sample) AS sample FROM samples")
+        assert first["sample"] == dropped.samples
+        assert rows(f"SELECT DISTINCT pid FROM sockets WHERE local_port = {port}") == [
+            {"pid": os.getpid()}
+        ]
+        owners = rows(f"SELECT DISTINCT comm, valid_from FROM owners WHERE pid = {os.getpid()}")
+        assert len(owners) == 1
+        names = {row["name"] for row in rows(f"SELECT name FROM settings WHERE netns = {here}")}
+        assert "net.core.somaxconn" in names
+        assert rows(f"SELECT DISTINCT home FROM namespaces WHERE netns = {here}") == [
+            {"home": True}
+        ]
+        used = rows(
+            "SELECT count(*) AS n FROM (SELECT DISTINCT cgroup_id FROM sockets WHERE cgroup_id > 0)"
+            " ANTI JOIN cgroups USING (cgroup_id)"
+        )
+        assert used == [{"n": 0}]
+    told = sockrec("info", "--format", "json", target)
+    assert json.loads(told.stdout)["dropped"]["samples"] == dropped.samples
+    assert "were dropped by plan (keep)" in told.stderr
+    summary = sockrec("summary", target)
+    assert summary.returncode == 0, summary.stderr
+    assert "missing" not in summary.stderr
+    assert "were dropped by plan (keep)" in summary.stderr
