@@ -258,7 +258,7 @@ class Ring:
 
     def _is_past(self, limit: int) -> bool:
         oldest = self._numbers[min(self._numbers)] if self._numbers else None
-        return oldest is not None and oldest.sealed and (oldest.last or 0) < limit
+        return oldest is not None and (oldest.last or 0) < limit
 
     def _drop_oldest(self, why: str) -> bool:
         """Drop the oldest number that is not written any more; tell whether there was one."""
@@ -296,8 +296,9 @@ class Ring:
             rows = sealed.files[SOCKETS.name].rows if SOCKETS.name in sealed.files else 0
             self._numbers[sealed.number] = _Number(
                 self._size_of(sealed.number),
-                sealed.samples,
-                rows,
+                # of those behind a damage it is unknown how many they were
+                None if sealed.aside else sealed.samples,
+                None if sealed.aside else rows,
                 sealed.first,
                 sealed.last,
                 sealed=True,
