@@ -410,7 +410,7 @@ def test_info_tells_how_each_table_was_read_and_what_was_missed(tmp_path: Path) 
 def test_what_a_recording_does_not_say_is_null_and_has_no_line(tmp_path: Path) -> None:
     small(tmp_path / "r", version=1).seal()
     found = told(tmp_path / "r")
-    assert not {"coverage", "closes", "namespaces", "reading", "dropped missing sysctls"} & set(found)
+    assert not {"coverage", "closes", "namespaces", "reading", "missing sysctls"} & set(found)
     facts = json.loads(run("info", tmp_path / "r", "--format", "json").stdout)
     assert set(facts["coverage"].values()) == {None}
     assert facts["closes"] == {"events": None, "lost": None}
@@ -427,7 +427,8 @@ def test_the_facts_of_info_stay(recording: Path) -> None:
             "recording state host kernel command first_sample last_sample span_s interval_s "
             "samples late_samples most_late_s skipped_samples rows bytes files namespaces reading "
             "coverage closes unresolved_owners most_unresolved_owners unreadable_processes "
-            "incomplete unknown_attributes missing_sysctls not_seen missing sandbox left_out"
+            "incomplete unknown_attributes missing_sysctls not_seen dropped missing sandbox "
+            "left_out"
         ).split()
     )
 

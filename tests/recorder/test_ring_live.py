@@ -71,3 +71,25 @@ def test_what_later_rows_need_outlives_the_segments_that_told_it_first(tmp_path:
     assert summary.returncode == 0, summary.stderr
     assert "missing" not in summary.stderr
     assert "were dropped by plan (keep)" in summary.stderr
+
+
+def test_without_room_no_sample_is_taken_but_the_last_and_that_is_told(tmp_path: Path) -> None:
+    target = tmp_path / "r"
+    done = sockrec("record", "-i", "100ms", "-d", "1s", "--min-free", "900000T", "-o", target)
+    assert done.returncode == 0, done.stderr
+    short, nothing, ended, _ = done.stderr.splitlines()
+    assert short.startswith(f"sockrec: {target}: room is short: ")
+    assert nothing.startswith(f"sockrec: {target}: nothing is left to drop: no sample is taken")
+    assert ended.startswith("1 sample (")
+    facts = json.loads((target / "recording.json").read_text())
+    assert facts["skipped"] >= 9
+    assert facts["keep"] == {"seconds": None, "bytes": None, "min_free": 900000 << 40}
+    assert "room is short" in facts["trouble"][0]["what"]
+
+
+def test_a_bound_that_is_none_is_refused_in_a_line(tmp_path: Path) -> None:
+    for option, value in [("--keep-size", "1M"), ("--keep-size", "2"), ("--min-free", "x")]:
+        done = sockrec("record", option, value, "-o", tmp_path / "r")
+        assert done.returncode == 2
+        assert f"'{value}' is not a size as 500M or 2G" in done.stderr
+        assert not (tmp_path / "r").exists()
