@@ -34,7 +34,7 @@ def test_what_later_rows_need_outlives_the_segments_that_told_it_first(tmp_path:
     target = tmp_path / "r"
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        done = sockrec("record", "-i", "100ms", "-d", "8s", "--keep", "2s", "-o", target)
+        done = sockrec("record", "-i", "100ms", "-d", "6s", "--keep", "1s", "-o", target)
     assert done.returncode == 0, done.stderr
     dropped = read_list(target / "segments.jsonl").dropped
     assert dropped is not None
