@@ -19,9 +19,9 @@ import typer
 from typer.core import TyperCommand
 
 import analyzer.cli
+import analyzer.cli_sharing
 import recorder.cli
 from analyzer import Analysis, Answer, open
-from analyzer.cli import READING
 from analyzer.supervisor import supervise
 from recorder.console import tell
 from recorder.schema import SockrecError
@@ -86,8 +86,9 @@ class Command(TyperCommand):
             if record is None:
                 continue
             name, text = record
+            text = text.removesuffix("[required]").rstrip()  # its sentence says it
             if parameter.param_type_name == "argument":
-                name, text = str(parameter.metavar), text.removesuffix("[required]").rstrip()
+                name = str(parameter.metavar)
             told[parameter.param_type_name].append((name, text))
         for kind, records in told.items():
             if records:
@@ -116,7 +117,7 @@ Examples:
 
 'sockrec COMMAND --help' has more of each.""",
 )
-for _part in (recorder.cli.app, analyzer.cli.app):
+for _part in (recorder.cli.app, analyzer.cli.app, analyzer.cli_sharing.app):
     for _command in _part.registered_commands:
         _command.cls = Command
     app.add_typer(_part)
@@ -171,7 +172,8 @@ def _said(error: Exception) -> str:
 
 def run() -> None:
     """Run the command in a process of its own, watched over, if it is to read a recording."""
-    if next((word for word in sys.argv[1:] if not word.startswith("-")), "") in READING:
+    reading = analyzer.cli.READING | analyzer.cli_sharing.READING
+    if next((word for word in sys.argv[1:] if not word.startswith("-")), "") in reading:
         supervise()
     main()
 

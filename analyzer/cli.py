@@ -276,7 +276,7 @@ def _named(recordings: Sequence[Path] | None) -> Sequence[Path]:
 
 
 @contextmanager
-def _wrong_options() -> Iterator[None]:
+def wrong_options() -> Iterator[None]:
     """Let what is wrong about an option end as a wrong use, and name it."""
     from analyzer.sql.catalog import ParameterError
     from analyzer.sql.times import TimeError
@@ -415,7 +415,7 @@ def summary(
     """
     recordings = _named(recording)
     request = _request(recordings, start, end, where, zone, form, output, threads, memory, timeout)
-    with _wrong_options(), request.opened() as opened:
+    with wrong_options(), request.opened() as opened:
         verdict = request.summary(opened, _pairs(param or []))
     if fail_on is None:
         return
@@ -543,7 +543,7 @@ def report(
     given = _given(found, param or [], top)
     recordings = _named(recording)
     request = _request(recordings, start, end, where, zone, form, output, threads, memory, timeout)
-    with _wrong_options(), request.opened() as opened:
+    with wrong_options(), request.opened() as opened:
         request.report(opened, found, given)
 
 
@@ -591,7 +591,7 @@ def sql(
             raise typer.BadParameter(
                 "give one, or let a terminal be the output", param_hint="QUERY"
             )
-        with _wrong_options(), request.opened() as opened:
+        with wrong_options(), request.opened() as opened:
             request.scope(opened)
             _converse(request, opened)
         return
@@ -601,7 +601,7 @@ def sql(
         query = read_query(sys.stdin)
         if not query:
             raise typer.BadParameter("there is none, nor at standard input", param_hint="QUERY")
-    with _wrong_options(), request.opened() as opened:
+    with wrong_options(), request.opened() as opened:
         request.sql(opened, query)
 
 

@@ -79,6 +79,8 @@ class Options:
     netns: tuple[str, ...] = ("all",)
     owners: bool = True
     closes: bool = True
+    command_lines: bool = True
+    unix_names: bool = True
     closes_buffer: int = EVENTS_BUFFER
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
@@ -213,6 +215,8 @@ class Recording:
                 owners=Owners() if options.owners else None,
                 closes=closes,
                 interval_s=options.interval,
+                command_lines=options.command_lines,
+                unix_names=options.unix_names,
             )
             try:
                 reason = self._loop(sampler, writer)
@@ -254,6 +258,11 @@ class Recording:
             unseen.append({"what": "owners", "why": "not asked for (--no-owners)"})
         if not options.closes:
             unseen.append({"what": "closes", "why": "not asked for (--no-closes)"})
+        if not options.command_lines:
+            unseen.append({"what": "command lines", "why": "not asked for (--no-cmdline)"})
+        if not options.unix_names:
+            why = "not asked for (--no-unix-paths)"
+            unseen.append({"what": "names of unix sockets", "why": why})
         if "all" not in options.netns:
             why = f"not asked for (--netns {' '.join(options.netns)})"
             unseen.append({"what": "other network namespaces", "why": why})
@@ -276,7 +285,7 @@ class Recording:
             "netns_selected": list(options.netns),
             "owners": options.owners,
             **({"keep": options.keep.facts()} if options.keep else {}),
-            "command": list(options.command) or None,
+            "command": (list(options.command) or None) if options.command_lines else None,
             "skipped": 0,
             "samples": 0,
             "socket_rows": 0,

@@ -47,7 +47,7 @@ from analyzer.sql.views import (
     with_inline,
 )
 from analyzer.sql.work import STOPPED, QueryError, Work, interruptible, query_error
-from recorder.schema import SockrecError
+from recorder.schema import TABLES, SockrecError
 
 MAX_QUERY = 1 << 20
 """Bytes of a query; DuckDB's parser takes seconds for more."""
@@ -432,12 +432,21 @@ class Engine:
             return pa.Table.from_batches(batches, schema=schema)
 
     def scopes(self, scope: Scope = WHOLE) -> tuple[Scope, ...]:
-        """Return the scope of each recording that it is about."""
+        """Return the scope of each recording that it is about; of a cut no more than that is."""
         if scope.each:
-            return scope.each
-        if scope.part is not None or not self.several:
-            return (scope,)
-        return tuple(replace(scope, part=part) for part in range(len(self.recordings)))
+            found = scope.each
+        elif scope.part is not None or not self.several:
+            found = (scope,)
+        else:
+            found = tuple(replace(scope, part=part) for part in range(len(self.recordings)))
+        cuts = (self.recordings[one.part or 0].cut for one in found)
+        return tuple(one.within(cut.start, cut.end) for one, cut in zip(found, cuts, strict=True))
+
+    def checked(self) -> list[Recording]:
+        """Return the recordings without what is damaged, as no query has looked yet."""
+        everything = {name: frozenset(table.names) for name, table in TABLES.items()}
+        self._leave_out_damaged(everything, range(len(self.recordings)))
+        return self.recordings
 
     def span(self, scope: Scope = WHOLE) -> tuple[int | None, int | None]:
         """Return the times of the first and the last sample in microseconds UTC."""

@@ -276,7 +276,8 @@ class Shared:
 def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:
     """Return what the recording lacks, in words of ``needs``, and why."""
     steps = {row["step"]: row for row in engine.table(_STEPS, scope).to_pylist()}
-    has = _filled(engine, Scope(part=scope.part), raw=True)
+    has = dict(_filled(engine, Scope(part=scope.part), raw=True))
+    has |= dict.fromkeys(engine.recordings[scope.part or 0].cut.had, 1)
     # A file of sockets alone has no samples; it says of what it has rows, not what was read.
     if not steps and (has["samples"] or not _filled(engine, scope)["sockets"]):
         return dict.fromkeys(_HINTS, _NO_SAMPLE if has["sockets"] else _HINTS["sockets"])

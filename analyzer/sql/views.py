@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -40,8 +40,11 @@ _DESCRIBED = {
 }
 """What ``--where`` may name beside the columns of sockets: of the process, by its cgroup, of ns."""
 
-_LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
+LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
+
+OWN = "own_sockets"
+"""Beside the raw relations, the rows of sockets that a cut is about: all, but for its context."""
 
 Value = str | int | float | bool
 
@@ -69,6 +72,12 @@ class Scope:
     where: str | None = None
     part: int | None = None
     each: tuple[Scope, ...] = ()
+
+    def within(self, start: int | None, end: int | None) -> Scope:
+        """Return what of it lies within a span of time."""
+        starts = [time for time in (self.start, start) if time is not None]
+        ends = [time for time in (self.end, end) if time is not None]
+        return replace(self, start=max(starts, default=None), end=min(ends, default=None))
 
 
 WHOLE = Scope()
@@ -177,6 +186,23 @@ def _lay_raw(
     for table in TABLES.values():
         select = _recorded(table, recording, part, table.names)
         connection.execute(f"CREATE OR REPLACE VIEW {raw}.{table.name} AS {select}")
+    own, select = _own(recording), f"SELECT * FROM {raw}.{SOCKETS.name}"
+    if own is not recording:
+        select = _recorded(SOCKETS, own, part, SOCKETS.names)
+    connection.execute(f"CREATE OR REPLACE VIEW {raw}.{OWN} AS {select}")
+
+
+def _own(recording: Recording) -> Recording:
+    """Return a recording without the context of a cut."""
+    context = recording.cut.context
+    segments = tuple(
+        segment
+        for segment in recording.segments
+        if segment.table != SOCKETS or segment.number not in context
+    )
+    if len(segments) == len(recording.segments):
+        return recording
+    return replace(recording, segments=segments)
 
 
 def _recorded(
@@ -206,11 +232,16 @@ def narrowed(recording: Recording, columns: Columns, part: int | None = None) ->
 
     To bind all 164 of sockets, wherever they are named, takes longer than a small answer.
     """
-    return {
-        name: f"SELECT *, {_made(TABLES[name], names)} "
-        f"FROM ({_recorded(TABLES[name], recording, part, names)})"
-        for name, names in columns.items()
-    }
+
+    def select(table: Table, of: Recording) -> str:
+        names = columns[table.name]
+        return f"SELECT *, {_made(table, names)} FROM ({_recorded(table, of, part, names)})"
+
+    found = {name: select(TABLES[name], recording) for name in columns}
+    own = _own(recording)
+    if own is not recording and SOCKETS.name in columns:
+        found[OWN] = select(SOCKETS, own)
+    return found
 
 
 def _key(table: Table, recording: Recording, part: int | None) -> str:
@@ -267,7 +298,7 @@ _BEGIN = re.compile(r"\s*(?:(WITH)\b(?!\s+RECURSIVE\b)|SELECT\b)", re.IGNORECASE
 
 def takes_inline(query: str, ctes: Collection[str]) -> bool:
     """Tell whether common table expressions may stand before a query that has some itself."""
-    own = {*TABLES, "baseline", "params", "chosen", *map(_narrow_name, TABLES), *pieces()}
+    own = {*TABLES, "baseline", "params", "chosen", *map(_narrow_name, (*TABLES, OWN)), *pieces()}
     return bool(_BEGIN.match(query)) and own.isdisjoint(ctes)
 
 
@@ -277,6 +308,21 @@ def with_inline(query: str, ctes: str) -> str:
     if not ctes or not begin:
         return query
     return f"WITH {ctes},\n{query[begin.end() :]}" if begin[1] else f"WITH {ctes}\n{query}"
+
+
+def lay_stored(connection: DuckDBPyConnection, scope: Scope) -> None:
+    """Create functions and views that stay in a database, which has the raw tables, of one scope.
+
+    A table OWN among them is what sockets are of a cut.
+    """
+    connection.execute(f"CREATE VIEW IF NOT EXISTS raw.{OWN} AS SELECT * FROM raw.{SOCKETS.name}")
+    everything = list(closure(frozenset(pieces())))
+    for piece in everything:
+        if piece.layer == "functions":
+            connection.execute(piece.statement.replace(" TEMP ", " ", 1))
+    wanted = [piece for piece in everything if piece.layer != "functions"]
+    for name, select in _relations(connection, scope, None, wanted, "raw", None):
+        connection.execute(f"CREATE VIEW {name} AS {select}")
 
 
 def lay_together(
@@ -310,7 +356,7 @@ def lay_together(
     }
     named = [piece.query.name for piece in wanted if piece.query.name in used]
     tables = [name for name in (*TABLES, "baseline") if all(name in one for one in laid.values())]
-    whole = [_narrow_name(name) for name in TABLES]
+    whole = [_narrow_name(name) for name in (*TABLES, OWN)]
     for name in (*tables, *named):
         own = {"chosen", name, *whole}
         if name not in TABLES:
@@ -374,19 +420,24 @@ def _relations(
     """Yield what a query sees of one recording: name and SELECT, each after what it uses itself."""
     if scope.where is not None:
         yield "chosen", _chosen(connection, scope, scope.where, raw)
+    own = None if narrow is None else _narrow_name(OWN if OWN in narrow else SOCKETS.name)
     for table in TABLES.values():
+        only = None
         if narrow is not None:
             if table.name not in narrow:
                 continue
             yield _narrow_name(table.name), narrow[table.name]
+            if table == SOCKETS and OWN in narrow:
+                yield _narrow_name(OWN), narrow[OWN]
+            only = own if table == SOCKETS else _narrow_name(table.name)
         conditions = [_bounds(table, scope)]
         if scope.where is not None and table in (SOCKETS, CLOSES):
             closes = table == CLOSES
             conditions.append(_closes_condition(connection, scope, raw) if closes else _CHOSEN)
-        rows = _timed(table, raw, narrow is not None)
+        rows = _timed(table, raw, only)
         yield table.name, f"SELECT * FROM {rows} WHERE {' AND '.join(conditions)}"
     if narrow is None or SOCKETS.name in narrow:
-        yield "baseline", _baseline(scope, raw, narrow is not None)
+        yield "baseline", _baseline(scope, raw, own)
     yield "params", _params(scope, parameters)
     for piece in wanted:
         read = rf"{raw}.\1" if narrow is None else _narrow_name(r"\1")
@@ -415,12 +466,13 @@ def _names_of_columns(connection: DuckDBPyConnection, scope: Scope) -> frozenset
     return made | names_in(connection, f"SELECT 1 WHERE (\n{scope.where}\n)")
 
 
-def _timed(table: Table, raw: str, narrow: bool = False) -> str:
+def _timed(table: Table, raw: str, narrow: str | None = None) -> str:
     """Return the whole table with what is made of it, under a name that a condition may use."""
     name = SOCKETS.name if table == CLOSES else table.name
     if narrow:
-        return f"{_narrow_name(table.name)} AS {name}"
-    return f"(SELECT *, {_made(table)} FROM {raw}.{table.name}) AS {name}"
+        return f"{narrow} AS {name}"
+    rows = OWN if table == SOCKETS else table.name
+    return f"(SELECT *, {_made(table)} FROM {raw}.{rows}) AS {name}"
 
 
 def _described(table: Table, raw: str) -> str:
@@ -471,7 +523,7 @@ def _made(table: Table, there: Collection[str] | None = None) -> str:
 
     Those made of columns that are ``there``, if these are given.
     """
-    made = [f"epoch_us({_TIME_COLUMN.get(table.name, 'sample_time')}) AS t_us"]
+    made = [f"epoch_us({time_column(table)}) AS t_us"]
     if table in (SOCKETS, CLOSES):
         made += [
             f"{function}({', '.join(columns)}) AS {name}"
@@ -481,10 +533,15 @@ def _made(table: Table, there: Collection[str] | None = None) -> str:
     return ", ".join(made)
 
 
+def time_column(table: Table) -> str:
+    """Return the column that tells when a row of the table was so."""
+    return _TIME_COLUMN.get(table.name, "sample_time")
+
+
 def _bounds(table: Table, scope: Scope) -> str:
-    time = _TIME_COLUMN.get(table.name, "sample_time")
+    time = time_column(table)
     bounds = ["true"]
-    if scope.start is not None and table.name not in _LASTING:
+    if scope.start is not None and table.name not in LASTING:
         bounds.append(f"{time} >= make_timestamp({scope.start})")
     if scope.end is not None:
         bounds.append(f"{time} < make_timestamp({scope.end})")
@@ -557,12 +614,12 @@ def _no_condition(text: str, error: Exception) -> ScopeError:
     return refused
 
 
-def _baseline(scope: Scope, raw: str, narrow: bool) -> str:
+def _baseline(scope: Scope, raw: str, narrow: str | None) -> str:
     """Return the last row before the scope of every socket that has a row in it."""
     if scope.start is None:
         return "SELECT * FROM sockets WHERE false"
     before = f"sample_time < make_timestamp({scope.start})"
-    rows = _narrow_name(SOCKETS.name) if narrow else f"{raw}.sockets"
+    rows = narrow or f"{raw}.{OWN}"
     made = "" if narrow else f", {_made(SOCKETS)}"
     return (
         f"SELECT s.*{made} FROM {rows} AS s "

@@ -98,7 +98,11 @@ def test_every_command_has_help(name: str) -> None:
 
 @pytest.mark.parametrize("width", [60, 110])
 @pytest.mark.parametrize(
-    "name", ["record", "recover", "info", "verify", "summary", "report", "sql"]
+    "name",
+    [
+        *("record", "recover", "info", "verify", "summary", "report", "sql"),
+        *("bundle", "cut", "compact", "merge", "export", "unredact"),
+    ],
 )
 def test_help_has_examples_the_width_of_the_terminal_and_no_types_of_python(
     name: str, width: int
