@@ -76,8 +76,8 @@ class Cut(NamedTuple):
 class Recording:
     """The files of a recording that count, as they were at one instant.
 
-    ``facts`` is recording.json; ``whole`` is false for single Parquet files. ``unpacked`` holds the
-    files of a zip, which ``close`` removes. ``sealed`` is the list of what was sealed, and
+    ``facts`` is recording.json, with its counts less what was dropped; ``whole`` is false for
+    single Parquet files. ``unpacked`` holds the files of a zip, which ``close`` removes. ``sealed`` is the list of what was sealed, and
     ``missing`` what cannot be read of it; ``dropped`` is what the recorder let go of itself, to
     stay within its bounds.
     """
@@ -408,7 +408,7 @@ def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
     ]
     return Recording(
         path,
-        facts,
+        _counted(facts, list_.dropped),
         tuple(segments),
         tuple(journals),
         tuple(left_out),
@@ -417,6 +417,17 @@ def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
         sealed=tuple(sealed),
         dropped=list_.dropped,
     )
+
+
+def _counted(facts: Mapping[str, object], dropped: Dropped | None) -> Mapping[str, object]:
+    """Return the facts with counts of what was not dropped, None if that is not known."""
+    if dropped is None:
+        return facts
+    counts = dict(facts)
+    for name, gone in (("samples", dropped.samples), ("socket_rows", dropped.socket_rows)):
+        count = facts.get(name)
+        counts[name] = count - gone if isinstance(count, int) and gone is not None else None
+    return counts
 
 
 def _read_list(path: Path) -> tuple[Listed, list[Missing]]:

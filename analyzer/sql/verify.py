@@ -241,20 +241,16 @@ def _undecodable(recording: Recording) -> Iterator[Problem]:
 def _miscounted(engine: Engine, part: int) -> Iterator[Problem]:
     """Compare with what the recorder counted until its end; an older one told no counts."""
     facts = engine.recordings[part].facts
-    dropped = engine.recordings[part].dropped
     told = {
-        name: count - gone
+        name: count
         for name in ("samples", "socket_rows")
-        if facts.get("ended")
-        and isinstance(count := facts.get(name), int)
-        and isinstance(gone := getattr(dropped, name) if dropped else 0, int)
+        if facts.get("ended") and isinstance(count := facts.get(name), int)
     }
     (counted,) = engine.table(_COUNTS, Scope(part=part)).to_pylist() if told else ({},)
     for name, count in told.items():
         if counted[name] != count:
             table = SAMPLES.name if name == "samples" else SOCKETS.name
             what = f"recording.json counts {count:,} {name.replace('_', ' ')}, there are {{:,}}"
-            what = what.replace(", there", " that were not dropped, there") if dropped else what
             yield Problem(table, table, None, None, None, None, what.format(counted[name]))
 
 

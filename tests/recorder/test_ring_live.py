@@ -67,6 +67,9 @@ def test_what_later_rows_need_outlives_the_segments_that_told_it_first(tmp_path:
     told = sockrec("info", "--format", "json", target)
     assert json.loads(told.stdout)["dropped"]["samples"] == dropped.samples
     assert "were dropped by plan (keep)" in told.stderr
+    for made in ("compact", "cut"):
+        assert sockrec(made, target, "-o", tmp_path / made).returncode == 0
+        assert sockrec("verify", tmp_path / made).stdout.startswith("whole")
     summary = sockrec("summary", target)
     assert summary.returncode == 0, summary.stderr
     assert "missing" not in summary.stderr
