@@ -77,9 +77,9 @@ class Recording:
     """The files of a recording that count, as they were at one instant.
 
     ``facts`` is recording.json, with its counts less what was dropped; ``whole`` is false for
-    single Parquet files. ``unpacked`` holds the files of a zip, which ``close`` removes. ``sealed`` is the list of what was sealed, and
-    ``missing`` what cannot be read of it; ``dropped`` is what the recorder let go of itself, to
-    stay within its bounds.
+    single Parquet files. ``unpacked`` holds the files of a zip, which ``close`` removes. ``sealed``
+    is the list of what was sealed, and ``missing`` what cannot be read of it; ``dropped`` is what
+    the recorder let go of itself, to stay within its bounds.
     """
 
     path: Path
