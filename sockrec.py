@@ -20,6 +20,7 @@ from typer.core import TyperCommand
 
 import analyzer.cli
 import analyzer.cli_sharing
+import analyzer.cli_ss
 import recorder.cli
 from analyzer import Analysis, Answer, open
 from analyzer.supervisor import supervise
@@ -117,7 +118,7 @@ Examples:
 
 'sockrec COMMAND --help' has more of each.""",
 )
-for _part in (recorder.cli.app, analyzer.cli.app, analyzer.cli_sharing.app):
+for _part in (recorder.cli.app, analyzer.cli.app, analyzer.cli_ss.app, analyzer.cli_sharing.app):
     for _command in _part.registered_commands:
         _command.cls = Command
     app.add_typer(_part)

@@ -38,6 +38,7 @@ from analyzer.sql.views import (
     Stream,
     Value,
     catalog,
+    describing,
     lay_raw,
     lay_scope,
     lay_together,
@@ -347,8 +348,13 @@ class Engine:
 
     def _checked_scope(self, scope: Scope) -> list[str]:
         """Check the condition on sockets as a query is; that it is only one, views see to."""
+        filtered = [] if scope.filter is None else [scope.filter.sockets, scope.filter.closes]
+        trees = [
+            self._checked(f"SELECT 1 FROM {table} WHERE {condition}")
+            for table, condition in zip(("sockets", "closes"), filtered, strict=False)
+        ]
         if scope.where is None:
-            return []
+            return trees
         try:
             tree = self._checked(f"SELECT 1 FROM sockets WHERE (\n{scope.where}\n)")
         except QueryError as error:
@@ -357,7 +363,7 @@ class Engine:
             for line in getattr(error, "__notes__", ()):
                 refused.add_note(line)
             raise refused from error
-        return [tree]
+        return [*trees, tree]
 
     @contextmanager
     def run(
@@ -376,7 +382,9 @@ class Engine:
         scopes = self.scopes(scope)
         parts = [one.part or 0 for one in scopes]
         trees = [self._checked(query), *self._checked_scope(scopes[0])]
-        columns = named_columns(trees, pieces(), self._view_tree)
+        columns = dict(named_columns(trees, pieces(), self._view_tree))
+        for name in describing(scopes[0].where or ""):
+            columns[name] = frozenset(TABLES[name].names)
         self._leave_out_damaged(columns, parts)
         cursor = self._connection.cursor()
         journals = self._streams(parts)

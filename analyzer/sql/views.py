@@ -40,6 +40,15 @@ _DESCRIBED = {
 }
 """What ``--where`` may name beside the columns of sockets: of the process, by its cgroup, of ns."""
 
+def describing(where: str) -> frozenset[str]:
+    """Return the tables that tell what a condition names beside the columns of sockets."""
+    named = set(re.findall(r"\w+", where.lower()))
+    # user: sockets have it, closes only by their process
+    return frozenset() if named.isdisjoint({*_DESCRIBED, "user"}) else _DESCRIBE
+
+
+_DESCRIBE = frozenset({"owners", "namespaces", "cgroups"})
+
 LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
 
@@ -57,14 +66,24 @@ class ScopeError(SockrecError):
 
 
 @dataclass(frozen=True, slots=True)
+class Filtered:
+    """A filter of ss, and as conditions of SQL: on a row of sockets, and on one of closes."""
+
+    text: str
+    sockets: str
+    closes: str
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """What a query is about: a half-open span of time, and which sockets.
 
     ``start`` and ``end`` are in microseconds UTC, None is unbounded; ``where`` is one SQL
     expression over the columns of sockets, or what describes its process, its cgroup and its
     namespace (cmdline, exe, unit, slice, runtime, container, pod, netns_name): a socket with a row
-    in the time for which it is true is chosen whole. ``part`` is the place of one among several
-    recordings, None is all that are open, of which ``each`` may have its own.
+    in the time for which it is true is chosen whole; ``filter`` is another, which has to be true as
+    well. ``part`` is the place of one among several recordings, None is all that are open, of which
+    ``each`` may have its own.
     """
 
     start: int | None = None
@@ -72,6 +91,14 @@ class Scope:
     where: str | None = None
     part: int | None = None
     each: tuple[Scope, ...] = ()
+    filter: Filtered | None = None
+
+    def condition(self, table: Table = SOCKETS) -> str | None:
+        """Return what rows are chosen by, None if all are."""
+        parts = [] if self.where is None else [f"(\n{self.where}\n)"]
+        if self.filter is not None:
+            parts.append(f"({self.filter.closes if table == CLOSES else self.filter.sockets})")
+        return " AND ".join(parts) or None
 
     def within(self, start: int | None, end: int | None) -> Scope:
         """Return what of it lies within a span of time."""
@@ -388,6 +415,7 @@ def together(scopes: Sequence[Scope]) -> Scope:
         max(ends) if len(ends) == len(scopes) else None,
         scopes[0].where,
         each=tuple(scopes),
+        filter=scopes[0].filter,
     )
 
 
@@ -418,8 +446,9 @@ def _relations(
     narrow: Narrowed | None,
 ) -> Iterator[tuple[str, str]]:
     """Yield what a query sees of one recording: name and SELECT, each after what it uses itself."""
-    if scope.where is not None:
-        yield "chosen", _chosen(connection, scope, scope.where, raw)
+    chosen = scope.condition()
+    if chosen is not None:
+        yield "chosen", _chosen(connection, scope, chosen, raw)
     own = None if narrow is None else _narrow_name(OWN if OWN in narrow else SOCKETS.name)
     for table in TABLES.values():
         only = None
@@ -431,7 +460,7 @@ def _relations(
                 yield _narrow_name(OWN), narrow[OWN]
             only = own if table == SOCKETS else _narrow_name(table.name)
         conditions = [_bounds(table, scope)]
-        if scope.where is not None and table in (SOCKETS, CLOSES):
+        if chosen is not None and table in (SOCKETS, CLOSES):
             closes = table == CLOSES
             conditions.append(_closes_condition(connection, scope, raw) if closes else _CHOSEN)
         rows = _timed(table, raw, only)
@@ -461,9 +490,8 @@ def _params(scope: Scope, parameters: Mapping[str, tuple[str, Value | None]] | N
 def _names_of_columns(connection: DuckDBPyConnection, scope: Scope) -> frozenset[str]:
     """Return the functions that the columns of the tables and the condition on sockets call."""
     made = frozenset({"endpoint", "who"})
-    if scope.where is None:
-        return made
-    return made | names_in(connection, f"SELECT 1 WHERE (\n{scope.where}\n)")
+    conditions = {scope.condition(SOCKETS), scope.condition(CLOSES)} - {None}
+    return made.union(*(names_in(connection, f"SELECT 1 WHERE {one}") for one in conditions))
 
 
 def _timed(table: Table, raw: str, narrow: str | None = None) -> str:
@@ -551,16 +579,17 @@ def _bounds(table: Table, scope: Scope) -> str:
 _CHOSEN = "(ns, cookie) IN (SELECT ns, cookie FROM chosen)"
 
 
-def _chosen(connection: DuckDBPyConnection, scope: Scope, where: str, raw: str) -> str:
+def _chosen(connection: DuckDBPyConnection, scope: Scope, condition: str, raw: str) -> str:
     """Return the sockets that have a row for which the condition is true, which is checked."""
     import duckdb
 
     def select(relation: str) -> str:
         return (
             f"SELECT DISTINCT ns, cookie FROM {relation} "
-            f"WHERE {_bounds(SOCKETS, scope)} AND (\n{where}\n)"
+            f"WHERE {_bounds(SOCKETS, scope)} AND {condition}"
         )
 
+    where = scope.where or "true"
     try:
         where.encode()
         duckdb.SQLExpression(where)  # refuses what is more than one expression
@@ -594,16 +623,18 @@ def _closes_condition(connection: DuckDBPyConnection, scope: Scope, raw: str) ->
     """
     import duckdb
 
+    condition = scope.condition(CLOSES)
+
     def select(relation: str) -> str:
-        return f"SELECT ns, cookie FROM {relation} WHERE (\n{scope.where}\n)"
+        return f"SELECT ns, cookie FROM {relation} WHERE {condition}"
 
     plain, described = _relations_of(CLOSES, raw, select)
     try:
         query = _first_bound(connection, plain, described)
     except duckdb.Error:
         return _CHOSEN
-    own = scope.where if query is plain else f"(ns, cookie) IN ({query})"
-    return f"({_CHOSEN} OR (\n{own}\n))"
+    own = condition if query is plain else f"(ns, cookie) IN ({query})"
+    return f"({_CHOSEN} OR ({own}))"
 
 
 def _no_condition(text: str, error: Exception) -> ScopeError:
@@ -660,7 +691,8 @@ def _literal(value: Value | None) -> str:
     if value is None:
         return "NULL"
     if isinstance(value, str):
+        text = value.encode(errors="replace").decode()  # half a surrogate pair is no character
         # A text ends at the character of number zero for DuckDB 1.5's parser.
-        quoted = ("'" + part.replace("'", "''") + "'" for part in value.split("\0"))
+        quoted = ("'" + part.replace("'", "''") + "'" for part in text.split("\0"))
         return " || chr(0) || ".join(quoted)
     return repr(value) if not isinstance(value, bool) else str(value).lower()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("record", "info", "reports", "report", "sql")
+COMMANDS = ("record", "info", "reports", "report", "sql", "ss")
 HEAVY = ("duckdb", "numpy", "pandas", "pyarrow", "pyroute2")
 
 # Runs the command as the entry point does, then tells which modules it loaded.
@@ -100,7 +100,7 @@ def test_every_command_has_help(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("record", "recover", "info", "verify", "summary", "report", "sql"),
+        *("record", "recover", "info", "verify", "summary", "report", "sql", "ss"),
         *("bundle", "cut", "compact", "merge", "export", "unredact"),
     ],
 )

@@ -21,6 +21,7 @@ COMMANDS = {
     "bundle": ("bundle", "{}", "-o", "made.zip"),
     "cut": ("cut", "{}", "-o", "made"),
     "export": ("export", "{}", "--format", "csv", "-o", "made.csv"),
+    "ss": ("ss", "{}", "-tan"),
     "recover": ("recover", "{}"),
     "record": ("record", "-n", "1", "-o", "{}"),
 }
