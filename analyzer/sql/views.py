@@ -40,6 +40,7 @@ _DESCRIBED = {
 }
 """What ``--where`` may name beside the columns of sockets: of the process, by its cgroup, of ns."""
 
+
 def describing(where: str) -> frozenset[str]:
     """Return the tables that tell what a condition names beside the columns of sockets."""
     named = set(re.findall(r"\w+", where.lower()))
