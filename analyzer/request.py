@@ -212,6 +212,7 @@ def opened(
                 yield analysis
             finally:
                 tell_missing(analysis)
+                _tell_dropped(analysis)
     except KeyboardInterrupt:
         leave(130)
         raise
@@ -228,6 +229,17 @@ def tell_missing(opened: Analysis) -> None:
         _note(f"missing: {missing}")
     if len(found) > _TOLD:
         _note(f"missing: and {len(found) - _TOLD:,} more: 'sockrec info' names all")
+
+
+def _tell_dropped(opened: Analysis) -> None:
+    """Say of which recordings the recorder itself let go of the beginning."""
+    from analyzer.sql.info import dropped_words
+
+    for recording in opened.engine.recordings:
+        if recording.dropped is not None:
+            name = f"{recording.path}: " if opened.engine.several else ""
+            words = dropped_words(recording.dropped)
+            _note(f"{name}the recording begins later than its recorder did: {words}")
 
 
 @contextmanager

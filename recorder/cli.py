@@ -35,6 +35,8 @@ Examples:
       every half second, for five minutes
   sockrec record -A tcp,udp -- ./load-test --all
       while a command runs; its exit status is passed on
+  sockrec record --keep 2h --keep-size 2G
+      left on: the last two hours, in two gigabytes at most
   sockrec record --netns current -A '!unix'
       this network namespace only, all but unix sockets
 """
@@ -73,6 +75,20 @@ def _count(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return count
+
+
+def _bytes(least: int) -> Callable[[str], int]:
+    """Return what reads a number of bytes such as 500M or 2G, at least so many."""
+
+    def read(text: str) -> int:
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([KMGT])(?:i?B)?", text, re.ASCII)
+        size = int(float(match[1]) * (1 << 10 * (1 + "KMGT".index(match[2])))) if match else 0
+        if not match or size < least:
+            smallest = f"; the least is {least >> 20}M" if least > 1 else ""
+            raise typer.BadParameter(f"{text!r} is not a size as 500M or 2G{smallest}")
+        return size
+
+    return read
 
 
 def _default_directory() -> Path:
@@ -169,6 +185,33 @@ def record(
             help="Kernel memory for close events, in each namespace; the default is 32 MiB.",
         ),
     ] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            "--keep",
+            metavar="TIME",
+            parser=duration,
+            help="Keep what was recorded in this time, and drop what is older.",
+        ),
+    ] = None,
+    keep_size: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-size",
+            metavar="SIZE",
+            parser=_bytes(16 << 20),
+            help="Keep the directory below this size, always, by dropping the oldest: 500M, 2G.",
+        ),
+    ] = None,
+    min_free: Annotated[
+        int | None,
+        typer.Option(
+            "--min-free",
+            metavar="SIZE",
+            parser=_bytes(1),
+            help="Leave so much of the disk free, by dropping the oldest.",
+        ),
+    ] = None,
     sync: Annotated[
         Sync,
         typer.Option(
@@ -212,6 +255,7 @@ def record(
         from recorder.kernel.tables import QueryError, parse_query
         from recorder.kernel.transport import EVENTS_BUFFER
         from recorder.recording import CommandError, Options, Recording
+        from recorder.store.ring import Keep
 
         try:
             choice = parse_query(",".join(tables or ["all"]))
@@ -232,6 +276,7 @@ def record(
             command=argv,
             environment=environment,
             sync=sync is Sync.sample,
+            keep=Keep(keep, keep_size, min_free),
         )
         line = StatusLine()
         status = _Status(line)
@@ -240,10 +285,14 @@ def record(
             line.erase()
             tell(f"sockrec: not recorded: {what}: {why}", patience_s=0)
 
+        def news(text: str) -> None:
+            line.erase()
+            tell(f"sockrec: {options.directory}: {text}", patience_s=0)
+
         # What a command prints goes to the same terminal, and nothing tells when.
         show = None if quiet or argv else status.show
         try:
-            result = Recording(options, signals, show, warn, room).run()
+            result = Recording(options, signals, show, warn, room, news).run()
         except NamespaceError as error:
             raise typer.BadParameter(str(error), param_hint="--netns") from error
         except CommandError as error:

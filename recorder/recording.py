@@ -28,6 +28,8 @@ from recorder.sampling.sampler import Sample, Sampler
 from recorder.schema import SockrecError
 from recorder.signals import Signals
 from recorder.store.manifest import Manifest, iso_time
+from recorder.store.ring import Keep
+from recorder.store.writer import EVERYTHING as EVERYTHING_KEPT
 from recorder.store.writer import Writer
 
 SEAL_ROWS = 1_000_000
@@ -86,6 +88,8 @@ class Options:
     seal_rows: int = SEAL_ROWS
     seal_seconds: float = SEAL_SECONDS
     sync: bool = False
+    keep: Keep = EVERYTHING_KEPT
+    """Bounds within which the oldest is dropped."""
 
 
 @dataclass
@@ -148,16 +152,22 @@ class Recording:
         on_progress: Callable[[Progress], None] | None = None,
         on_lack: Callable[[str, str], None] | None = None,
         room: Room | None = None,
+        on_news: Callable[[str], None] | None = None,
     ) -> None:
-        """``on_lack`` is told what is not recorded for want of something, and of what."""
+        """``on_lack`` is told what is not recorded for want of something, and of what.
+
+        ``on_news`` is told what begins and ends meanwhile, in a sentence.
+        """
         self._options = options
         self._signals = signals
         self._on_progress = on_progress or (lambda progress: None)
         self._on_lack = on_lack or (lambda what, why: None)
+        self._on_news = on_news or (lambda text: None)
         self._room = room or Room()
         self._progress = Progress()
         self._child: int | None = None
         self._status = 0
+        self._waits_for_room = False
 
     def run(self) -> Result:
         """Record until the end asked for, a signal, or the end of the command.
@@ -169,7 +179,13 @@ class Recording:
         raise_descriptor_limit()
         try:
             with self._room.bounded():
-                writer = Writer(self._options.directory, self._facts(), sync=self._options.sync)
+                writer = Writer(
+                    self._options.directory,
+                    self._facts(),
+                    sync=self._options.sync,
+                    keep=self._options.keep,
+                    tell=self._on_news,
+                )
                 try:
                     reason = self._record(namespaces, writer)
                 except _FAILURES as error:
@@ -268,6 +284,7 @@ class Recording:
             "tables": describe(options.choice),
             "netns_selected": list(options.netns),
             "owners": options.owners,
+            **({"keep": options.keep.facts()} if options.keep else {}),
             "command": (list(options.command) or None) if options.command_lines else None,
             "skipped": 0,
             "samples": 0,
@@ -285,8 +302,9 @@ class Recording:
         start = time.monotonic()
         schedule = Schedule(options.interval, start)
         self._sealed_at = start
+        self._seal_seconds, self._seal_bytes = writer.ring.bounds(options.seal_seconds, SEAL_BYTES)
         end = None if options.duration is None else start + options.duration
-        number, ending, begun = 0, "", start
+        number, ending, begun, left_out = 0, "", start, 0
         while not ending:
             due, skipped = schedule.next_due(time.monotonic())
             if end is not None and due > end:
@@ -299,6 +317,10 @@ class Recording:
             if ending in ("signal", "duration") and now - begun < LAST_SECONDS:
                 self._write_closes(number, sampler, writer)
                 return ending
+            skipped, left_out = skipped + left_out, 0
+            if not self._has_room(writer) and not ending:
+                left_out = skipped + 1
+                continue
             begun = now
             self._room.check()
             self._progress.skipped += skipped
@@ -352,12 +374,24 @@ class Recording:
         now = time.monotonic()
         if (
             writer.rows >= self._options.seal_rows
-            or writer.size >= SEAL_BYTES
-            or now - self._sealed_at >= self._options.seal_seconds
+            or writer.size >= self._seal_bytes
+            or now - self._sealed_at >= self._seal_seconds
         ):
             self._sealed_at = now
             writer.rotate()
             sampler.begin_journal()
+
+    def _has_room(self, writer: Writer) -> bool:
+        """Drop what is past the bounds; tell when there is no room even so, and when there is."""
+        enough = writer.keep_up()
+        if enough == self._waits_for_room:
+            self._waits_for_room = not enough
+            self._on_news(
+                "samples are taken again"
+                if enough
+                else "nothing is left to drop: no sample is taken until there is room"
+            )
+        return enough
 
     def _note(self, sample: Sample, manifest: Manifest) -> bool:
         """Bring the facts up to date; tell whether there is more news than higher counts."""

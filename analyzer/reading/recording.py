@@ -17,7 +17,7 @@ from analyzer.reading.journal import Journal, open_journals
 from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing, Segment, read_segment
 from recorder.format.facts import parse_facts, read_facts
 from recorder.format.files import LIST_FILE, FileError, number_of, segment_name
-from recorder.format.segments import Sealed, read_list
+from recorder.format.segments import Dropped, Listed, Sealed, read_list
 from recorder.schema import (
     JOURNAL_SUFFIX,
     RECORDING_FILE,
@@ -76,9 +76,10 @@ class Cut(NamedTuple):
 class Recording:
     """The files of a recording that count, as they were at one instant.
 
-    ``facts`` is recording.json; ``whole`` is false for single Parquet files. ``unpacked`` holds the
-    files of a zip, which ``close`` removes. ``sealed`` is the list of what was sealed, and
-    ``missing`` what cannot be read of it.
+    ``facts`` is recording.json, with its counts less what was dropped; ``whole`` is false for
+    single Parquet files. ``unpacked`` holds the files of a zip, which ``close`` removes. ``sealed``
+    is the list of what was sealed, and ``missing`` what cannot be read of it; ``dropped`` is what
+    the recorder let go of itself, to stay within its bounds.
     """
 
     path: Path
@@ -90,6 +91,7 @@ class Recording:
     unpacked: Unpacked | None = None
     missing: tuple[Missing, ...] = ()
     sealed: tuple[Sealed, ...] = ()
+    dropped: Dropped | None = None
 
     @property
     def identity(self) -> Identity:
@@ -134,6 +136,17 @@ class Recording:
         return sum(journal.bytes for journal in self.journals) + sum(
             segment.bytes for segment in self.segments
         )
+
+    def check_kept(self) -> None:
+        """Raise RecordingError if its recorder dropped of it what was opened."""
+        if not self.whole or self.unpacked is not None:
+            return
+        through = _read_list(self.path / LIST_FILE)[0].through
+        if any((segment.number or 0) <= through for segment in self.segments):
+            raise RecordingError(
+                f"{self.path}: its oldest segments were dropped while they were read, to stay "
+                "within --keep, --keep-size or --min-free: open it again"
+            )
 
     def close(self) -> None:
         """Let go of its files, and remove what was unpacked to read it."""
@@ -350,14 +363,16 @@ def _list(path: Path) -> dict[str, frozenset[str]]:
 
 def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
     facts = _facts(path / RECORDING_FILE)
-    sealed, missing = _read_list(path / LIST_FILE)
+    list_, missing = _read_list(path / LIST_FILE)
+    sealed = list_.sealed
     known = {one.number: one for one in sealed}
     segments: list[Segment] = []
     journals: list[Journal] = []
     left_out: list[LeftOut] = []
     refused: list[Exception] = []
     numbers = {number_of(name) for names in listed.values() for name in names} | known.keys()
-    for number in sorted(number for number in numbers if number is not None):
+    # What is there yet of a number that was dropped is about to be removed.
+    for number in sorted(number for number in numbers if number and number > list_.through):
         there = _present(path, listed, number, SEGMENT_SUFFIX)
         paths = _present(path, listed, number, JOURNAL_SUFFIX)
         # The samples are sealed last, so that without them the journals are what counts.
@@ -376,7 +391,11 @@ def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
                 missing.append(Missing(what, f"behind a damage: {committed.stopped}"))
     if refused and not segments and not journals:
         raise refused[0]
-    if not sealed and any(segment.footer for segment in segments) and facts.get("ended"):
+    if (
+        not (sealed or list_.dropped)
+        and any(segment.footer for segment in segments)
+        and facts.get("ended")
+    ):
         missing.append(Missing(LIST_FILE, "is not there: whether segments are missing is unknown"))
     missing += [
         Missing(
@@ -389,26 +408,38 @@ def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
     ]
     return Recording(
         path,
-        facts,
+        _counted(facts, list_.dropped),
         tuple(segments),
         tuple(journals),
         tuple(left_out),
         whole=True,
         missing=tuple(missing),
         sealed=tuple(sealed),
+        dropped=list_.dropped,
     )
 
 
-def _read_list(path: Path) -> tuple[list[Sealed], list[Missing]]:
+def _counted(facts: Mapping[str, object], dropped: Dropped | None) -> Mapping[str, object]:
+    """Return the facts with counts of what was not dropped, None if that is not known."""
+    if dropped is None:
+        return facts
+    counts = dict(facts)
+    for name, gone in (("samples", dropped.samples), ("socket_rows", dropped.socket_rows)):
+        count = facts.get(name)
+        counts[name] = count - gone if isinstance(count, int) and gone is not None else None
+    return counts
+
+
+def _read_list(path: Path) -> tuple[Listed, list[Missing]]:
     """Return the list of what was sealed, and what of the list itself is lost."""
     try:
-        sealed, damaged = read_list(path)
+        listed = read_list(path)
     except FileNotFoundError:
-        return [], []
+        return Listed([], 0, None), []
     except FileError as error:
-        return [], [Missing(LIST_FILE, str(error).removeprefix(f"{path}: "))]
-    lost = f"{damaged} of its lines are damaged: whether more is missing is unknown"
-    return sealed, [Missing(LIST_FILE, lost)] if damaged else []
+        return Listed([], 0, None), [Missing(LIST_FILE, str(error).removeprefix(f"{path}: "))]
+    lost = f"{listed.damaged} of its lines are damaged: whether more is missing is unknown"
+    return listed, [Missing(LIST_FILE, lost)] if listed.damaged else []
 
 
 def _open_sealed(

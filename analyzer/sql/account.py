@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from analyzer.screen.cells import plain
 from analyzer.sql.engine import Engine
-from analyzer.sql.info import coverage, iso, lost
+from analyzer.sql.info import coverage, dropped, iso, lost
 from analyzer.sql.summary import SEVERITIES, Summary, sampled
 from analyzer.sql.views import Scope
 
@@ -37,6 +37,7 @@ def account(engine: Engine, found: Summary, scope: Scope) -> dict[str, object]:
             {
                 "coverage": coverage(engine, one),  # before what is missing, as it may find some
                 "missing": [lost(missing) for missing in engine.recordings[one.part or 0].missing],
+                "dropped": dropped(recording.dropped),
             },
         )
         for recording, one in zip(engine.recordings, engine.scopes(), strict=True)

@@ -266,6 +266,7 @@ class Engine:
                 raise query_error(error) from error
             if not damaged:
                 continue
+            recording.check_kept()
             found = True
             halves = {segment.number for segment in damaged if segment.table.name in TOGETHER}
             for segment in recording.segments if recording.whole else ():
@@ -422,6 +423,8 @@ class Engine:
         try:
             yield work.start(), work.batches()
         except duckdb.Error as error:
+            for part in parts:
+                self.recordings[part].check_kept()
             raise query_error(error, query, self._refused) from error
         finally:
             work.stop()

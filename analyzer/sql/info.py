@@ -13,6 +13,7 @@ from analyzer.screen.render import printable
 from analyzer.sql.catalog import find_report
 from analyzer.sql.engine import Engine
 from analyzer.sql.views import Scope
+from recorder.format.segments import Dropped
 from recorder.schema import TABLES
 
 LATE_SHARE = 0.1
@@ -100,6 +101,9 @@ class Info:
       closes the total; step ``all`` is every table of some namespaces;
     * ``unknown_attributes``: by table and number, how often; ``missing_sysctls``: their names;
     * ``not_seen``: ``what`` and ``why``;
+    * ``dropped``, what the recorder let go of to stay within its bounds, null if nothing:
+      ``numbers`` of segments, ``samples``, ``socket_rows``, ``first``, ``last``, and ``why``, the
+      bound;
     * ``missing``, what no answer rests on: ``file``, ``rows``, ``first``, ``last``, and ``why``;
     * ``sandbox``, what keeps SQL from other files while this is read;
     * ``left_out``: ``bytes`` at the end of the journals of a ``number``, and ``why``.
@@ -118,6 +122,8 @@ class Info:
                     value = says
                 case "reading", list():
                     value = _joined(value)
+                case "dropped", dict():
+                    value = _dropped_words(value)
                 case "incomplete", list():
                     value = [
                         item | {"of": self.facts["samples"]}
@@ -187,6 +193,7 @@ def describe(
             "unknown_attributes": _counts(said.get("unknown_attributes")),
             "missing_sysctls": _texts(said.get("missing_sysctls")),
             "not_seen": _unseen(said.get("unseen")),
+            "dropped": dropped(recording.dropped),
             "missing": [lost(missing) for missing in engine.recordings[part].missing],
             "sandbox": engine.sandbox,
             "left_out": [
@@ -295,6 +302,32 @@ def lost(missing: Missing) -> dict[str, object]:
         "last": iso(missing.last),
         "why": missing.why,
     }
+
+
+def dropped(what: Dropped | None) -> dict[str, object] | None:
+    """Return what the recorder let go of itself, in words of facts."""
+    if what is None:
+        return None
+    return {
+        "numbers": what.numbers,
+        "samples": what.samples,
+        "socket_rows": what.socket_rows,
+        "first": iso(what.first),
+        "last": iso(what.last),
+        "why": what.why,
+    }
+
+
+def dropped_words(what: Dropped) -> str:
+    """Return the same in words."""
+    return _dropped_words(dropped(what) or {})
+
+
+def _dropped_words(facts: Mapping[str, object]) -> str:
+    samples = facts["samples"]
+    count = f"{samples:,} samples" if isinstance(samples, int) else "all"
+    span = f" from {facts['first']} to {facts['last']}" if facts["first"] and facts["last"] else ""
+    return f"{count}{span} were dropped by plan ({facts['why']})"
 
 
 def iso(microseconds: int | None) -> str | None:

@@ -156,7 +156,13 @@ def _verify(engine: Engine, part: int, report: Callable[[int], None]) -> Verifie
     done = 0
     for segment in recording.segments:
         found = list(_damaged(recording, segment))
-        problems += found or _disorder(recording, segment)
+        if found:
+            recording.check_kept()
+        try:
+            problems += found or _disorder(recording, segment)
+        except FileNotFoundError:
+            recording.check_kept()
+            raise
         done += segment.bytes
         report(done)
     older = sum(not segment.footer for segment in recording.segments)
@@ -166,7 +172,7 @@ def _verify(engine: Engine, part: int, report: Callable[[int], None]) -> Verifie
             "their pages do"
         )
     problems += _undecodable(recording)
-    if recording.whole and not recording.sealed and recording.segments:
+    if recording.whole and not (recording.sealed or recording.dropped) and recording.segments:
         unchecked.append("there is no list of what was sealed: a segment may be missing")
     if not recording.whole:
         unchecked.append("these are parts of a recording: what else there was is unknown")

@@ -160,6 +160,13 @@ class Committed:
             total += commit.rows.get(table, 0)
         return total
 
+    @property
+    def samples(self) -> int | None:
+        """How many samples they are, as others commit closes only; None if that was not counted."""
+        if self.rows(SAMPLES.name) is None:
+            return None
+        return sum(1 for commit in self.commits if (commit.rows or {}).get(SAMPLES.name))
+
 
 def read_commits(journals: Mapping[str, JournalFile]) -> Committed:
     """Find the last sample that is whole in all journals of one number.

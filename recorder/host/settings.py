@@ -115,6 +115,10 @@ class Settings:
         rows: Changed = [(n, value) for n, value in values.items() if last.get(n) != value]
         return rows + [(name, None) for name in last if name not in values]
 
+    def all(self) -> list[tuple[int, Changed]]:
+        """Return what was read last, of every namespace."""
+        return [(netns, list(values.items())) for netns, values in self._last.items()]
+
     def missing(self) -> list[str]:
         """Return the sysctls that no reading so far has shown."""
         return [name for name in (*NAMESPACE_SYSCTLS, *HOST_SYSCTLS) if name not in self._seen]

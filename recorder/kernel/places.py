@@ -239,6 +239,11 @@ class Places:
         unseen, self._unseen = self._unseen, []
         return unseen
 
+    def again(self) -> None:
+        """Have ``rows`` tell of all that are there, as if they had just come."""
+        told = {namespace.inode for come, namespace, _ in self._news if come}
+        self._tell(True, *(n for n in self._namespaces.current if n.inode not in told))
+
     def rows(self, sample_us: int) -> Iterator[dict[str, object]]:
         """Return the rows of ``namespaces`` for what came and went since the last call."""
         for come, namespace, entered in self._news:
@@ -252,8 +257,8 @@ class Places:
                 "entered": int(entered),
             }
             if come:
-                self._since[namespace.inode] = sample_us
-                yield row | {"valid_from": sample_us}
+                since = self._since.setdefault(namespace.inode, sample_us)
+                yield row | {"valid_from": since}
             else:
                 since = self._since.pop(namespace.inode, sample_us)
                 yield row | {"valid_from": since, "valid_to": sample_us}

@@ -149,6 +149,10 @@ class Owners:
             verified_us=self._slots.verified_us[slot],
         )
 
+    def processes(self) -> list[Process]:
+        """Return the processes that were described and have not ended."""
+        return [one.process for one in self._census.known.values() if one.process is not None]
+
     def unexplained(self, dumped: Inodes) -> Inodes:
         """Return the inodes that processes hold and that are not among those dumped, ascending.
 

@@ -19,6 +19,9 @@ from recorder.wire.columns import Arrays, Columns, Values
 WALK_PAUSE = 40
 """Looks at a table between two walks of the tree of cgroups: about ten samples."""
 
+MOST_CGROUPS = 10_000
+"""Cgroups that are told again with each number, those met last."""
+
 
 class Labels:
     """Looks names up, each once, and lists the cgroups it met."""
@@ -29,6 +32,7 @@ class Labels:
         self._interfaces = Interfaces(self._read_interfaces)
         self._cgroups = Cgroups(pause=WALK_PAUSE)
         self._met: list[Cgroup] = []
+        self._known: dict[int, Cgroup] = {}
         self.unseen = [(item["what"], item["why"]) for item in self._cgroups.unseen()]
 
     def close(self) -> None:
@@ -67,9 +71,16 @@ class Labels:
             result |= {} if found is None else {"cgroup": found}
         return result
 
+    def again(self) -> None:
+        """Have ``cgroups`` tell of all that were met of late, as if for the first time."""
+        self._met = list(self._known.values())
+
     def cgroups(self) -> Iterator[Row]:
         """Return the rows of ``cgroups`` for those met since the last call."""
         for cgroup in self._met:
+            self._known[cgroup.cgroup_id] = cgroup
+            if len(self._known) > MOST_CGROUPS:
+                del self._known[next(iter(self._known))]
             yield {
                 "cgroup_id": cgroup.cgroup_id,
                 "path": cgroup.path,

@@ -19,6 +19,9 @@ from recorder.wire.columns import Arrays, Values, code_words
 CARRIED = (TCP, "udp")
 """Tables whose sockets are announced when they are closed, or outlive their descriptors."""
 
+MOST_ENDED = 10_000
+"""Processes that ended after which those are let go of that no socket refers to."""
+
 TIMER_TIMEWAIT = 3
 
 Row = dict[str, Any]
@@ -49,6 +52,7 @@ class Ownership:
         self._carry = Carry(MOST_LEFT if announced else 0)
         self._valid_from: dict[tuple[int, int], int] = {}
         self._news: list[tuple[bool, Process]] = []  # (appeared, process) in order
+        self._ended: dict[int, Row] = {}  # by slot, as long as sockets may refer to it
 
     def update(self, inodes: npt.NDArray[np.uint32], now_us: int, budget_s: float) -> OwnersStep:
         """Look at the processes; ``inodes`` are those of all dumps."""
@@ -58,6 +62,25 @@ class Ownership:
         self._news += [(False, process) for process in step.ended]
         self._news += [(True, process) for process in step.appeared]
         return step
+
+    def again(self) -> list[Row]:
+        """Return the rows of ``owners`` for all that sockets may still refer to.
+
+        To be called when ``rows`` has told all news.
+        """
+        there = self._owners.processes() if self._owners is not None else []
+        rows = []
+        for process in there:
+            since = self._valid_from.get((process.pid, process.start_us))
+            if since is not None:
+                rows.append(self._row(process) | {"valid_from": since})
+        self._forget_ended()
+        return rows + list(self._ended.values())
+
+    def _forget_ended(self) -> None:
+        """Let go of processes that ended and of which no socket is remembered."""
+        slots = set(self._carry.slots().tolist())
+        self._ended = {slot: row for slot, row in self._ended.items() if slot in slots}
 
     def unheld(self, inodes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         """Return those of some inodes that no process was found to hold, each once."""
@@ -123,11 +146,16 @@ class Ownership:
             row = self._row(process)
             if appeared:
                 self._valid_from[key] = sample_us
+                self._ended.pop(process.slot, None)
                 yield row | {"valid_from": sample_us}
             else:
                 since = self._valid_from.pop(key, sample_us)
-                yield row | {"valid_from": since, "valid_to": sample_us}
+                row |= {"valid_from": since, "valid_to": sample_us}
+                self._ended[process.slot] = row
+                yield row
         self._news = []
+        if len(self._ended) > MOST_ENDED:
+            self._forget_ended()
 
     def _row(self, process: Process) -> Row:
         return {

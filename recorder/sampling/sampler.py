@@ -124,6 +124,8 @@ class Sampler:
         self._closed: dict[int, _Closed] = {}
         self._closes_dump = Dump()
         self._new_places: list[int] = []
+        self._again = False
+        """Whether this sample tells all that is known."""
         self._gone: list[Changes] = []
         self._begin(0)
 
@@ -150,8 +152,12 @@ class Sampler:
             self._who.closed(self._closes.take())
 
     def begin_journal(self) -> None:
-        """Tell again in the next sample what is otherwise only told when it changes."""
+        """Tell again in the next sample what is otherwise only told when it changes.
+
+        So each number can be read without those before it.
+        """
         self._counters.restart()
+        self._again = True
 
     def take(self, number: int, *, late_us: int = 0, skipped: int = 0) -> Sample:
         """Take a sample; it must be written before the next is taken."""
@@ -167,7 +173,10 @@ class Sampler:
         self._log_closes(cost, dumped)
         self._read_counters("counters_after", "after", dumped)
         self._read_settings()
+        if self._again:
+            self._labels.again()
         self._add_rows("cgroups", self._labels.cgroups())
+        self._again = False
         for inode in self.places.left:  # now that its last events have their interfaces' names
             self._labels.forget(inode)
         for row in log.rows:
@@ -224,6 +233,8 @@ class Sampler:
             self._settings.forget(namespace.inode)
             self._checked.pop(namespace.inode, None)
             self._kernels.pop(namespace.inode, None)
+        if self._again:
+            self.places.again()
         self._add_rows("namespaces", self.places.rows(self._sample.time_us))
         self._sample.unseen += self.places.take_unseen()
 
@@ -359,13 +370,20 @@ class Sampler:
                 why = "descriptors are unreadable"
                 self._sample.unseen.append(("owners in some processes", why))
             if self._unexplained is not None and self.places.complete:
+                if self._again:
+                    self._unexplained.again()
                 before = [part for place in self.places for part in place.uncounted.values()]
                 shown = np.concatenate([self._inodes(), *before])
                 self._add_rows(
                     "unexplained",
                     self._unexplained.update(shown, self._sample.number, self.places.oldest),
                 )
-        self._add_rows("owners", self._who.rows(self._sample.time_us))
+        rows = list(self._who.rows(self._sample.time_us))
+        if self._again:
+            told = {(row["pid"], row["start_us"], row["comm"]) for row in rows}
+            keys = ("pid", "start_us", "comm")
+            rows += [r for r in self._who.again() if tuple(r[k] for k in keys) not in told]
+        self._add_rows("owners", rows)
 
     def _make_sockets(self) -> None:
         """Make the rows of all dumps, and count the connections first seen."""
@@ -450,6 +468,9 @@ class Sampler:
             self._checked[place.inode] = number
             if not isinstance(values, OSError):
                 changed.append((place.inode, self._settings.changed(place.inode, values)))
+        if self._again:
+            gone = [(netns, [row for row in rows if row[1] is None]) for netns, rows in changed]
+            changed = self._settings.all() + gone
         self._sample.missing_sysctls = self._settings.missing()
         self._add("settings", settings.columns(changed))
 

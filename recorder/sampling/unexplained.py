@@ -26,6 +26,10 @@ class Unexplained:
         self._missing = self._listed = np.zeros(0, np.uint32)
         self._since = np.zeros(0, np.int64)
 
+    def again(self) -> None:
+        """List anew, with the next update, what is still in no table."""
+        self._listed = np.zeros(0, np.uint32)
+
     def update(self, dumped: npt.NDArray[np.uint32], sample: int, oldest: int) -> Iterator[Row]:
         """Return the rows of ``unexplained`` for sockets that no dump of two samples showed.
 

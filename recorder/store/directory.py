@@ -8,16 +8,23 @@ is made, renamed and removed relative to them.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from recorder.format.files import LIST_FILE, TEMPORARY, named, open_regular
 from recorder.schema import SockrecError
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h: Python has posix_fallocate only
+
+LIST_ROOM = 64 << 10
+"""Bytes that are taken on the disk for lines of the list to come."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -120,10 +127,14 @@ class Directory:
     def exists(self, name: str) -> bool:
         """Tell whether there is something of that name."""
         try:
-            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+            self.status(name)
         except FileNotFoundError:
             return False
         return True
+
+    def status(self, name: str) -> os.stat_result:
+        """Return what lstat(2) says of a name in it. Raises OSError."""
+        return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
 
     def create(self, name: str) -> int:
         """Make a file that is not there, readable by its owner only; return its descriptor."""
@@ -182,21 +193,68 @@ def open_list(directory: Directory) -> int:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     path = directory.path / LIST_FILE
     try:
-        file = os.open(LIST_FILE, flags, 0o600, dir_fd=directory.descriptor)
-        try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise DirectoryError(f"{path}: not a regular file")
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException:
-            os.close(file)
-            raise
+        while True:
+            file = os.open(LIST_FILE, flags, 0o600, dir_fd=directory.descriptor)
+            try:
+                if not stat.S_ISREG(os.fstat(file).st_mode):
+                    raise DirectoryError(f"{path}: not a regular file")
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file), directory.status(LIST_FILE)):
+                    return file
+            except BaseException:
+                os.close(file)
+                raise
+            os.close(file)  # a shorter one took its place meanwhile
     except BlockingIOError as error:
         raise InUseError(
             f"{directory.path}: is being written, by a recorder or by recover: wait until it ends"
         ) from error
     except OSError as error:
         raise named(error, path) from error
+
+
+def shorten_list(directory: Directory, lines: Iterable[bytes]) -> int:
+    """Put a list of these lines in place of the one that is locked; return it, open and locked.
+
+    Who waits for the lock of the one before finds that it is not the list any more.
+    """
+    file = directory.create_temporary(LIST_FILE)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.fcntl(file, fcntl.F_SETFL, os.O_APPEND)
+        for line in lines:
+            append_line(file, line)
+        directory.place(LIST_FILE)
+    except BaseException:
+        os.close(file)
+        directory.discard(LIST_FILE + TEMPORARY)
+        raise
     return file
+
+
+def keep_room(listing: int) -> None:
+    """Take space on the disk for lines to come, where the file system can and has some.
+
+    What another process frees or takes meanwhile does not matter then.
+    """
+    size = os.fstat(listing).st_size
+    _LIBC.fallocate(listing, _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size + LIST_ROOM))
+
+
+def append_line(listing: int, line: bytes) -> None:
+    """Add a line to the list of segments, durably. Raises OSError, ENOSPC also if part of it fits.
+
+    A line that is torn counts as damage, so that one that does not fit is taken back.
+    """
+    size = os.fstat(listing).st_size
+    torn = size and os.pread(listing, 1, size - 1) != b"\n"
+    line = b"\n" * bool(torn) + line
+    written = os.write(listing, line)
+    if written != len(line):
+        if os.fstat(listing).st_size == size + written:
+            os.ftruncate(listing, size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), LIST_FILE)
+    os.fsync(listing)
 
 
 def _user(uid: int) -> str:

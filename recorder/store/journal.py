@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import IO
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,12 @@ import pyarrow as pa
 
 from recorder.format.files import journal_name, number_of
 from recorder.format.journal import COMMIT_KEY, CRC_KEY, JournalFile
-from recorder.schema import JOURNAL_SUFFIX, TABLES, Table, journal_schema
+from recorder.schema import JOURNAL_SUFFIX, SAMPLES, SOCKETS, TABLES, Table, journal_schema
 from recorder.store.directory import Directory
 from recorder.wire.columns import Values
 
 _FILE_BUFFER = 1 << 20
+_SAMPLE_TIME = SAMPLES.names.index("sample_time")
 
 
 class BatchMaker:
@@ -83,20 +84,44 @@ def _bitmap(valid: npt.NDArray[np.bool_] | None, bitmaps: dict[int, pa.Buffer]) 
     return known
 
 
+class Room(Protocol):
+    """What makes room for what is to be written."""
+
+    def grow(self, size: int) -> None:
+        """Make room for so many bytes, which are written next. Raises SockrecError or OSError."""
+
+    def full(self, error: OSError) -> bool:
+        """Tell whether something that failed for want of room may be tried again."""
+
+
+class _Unbounded:
+    def grow(self, size: int) -> None:
+        pass
+
+    def full(self, error: OSError) -> bool:
+        return False
+
+
 class _Checked:
     """A file opened for appending that counts and checksums what is written to it."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._file: IO[bytes] = os.fdopen(descriptor, "wb", buffering=_FILE_BUFFER)
+    def __init__(self, descriptor: int, room: Room) -> None:
+        self._descriptor = descriptor
+        self._room = room
+        self._waiting: list[bytes] = []
+        self._held = 0
         self.start = self.end = 0
         self._crc = 0
         self.closed = False
 
     def write(self, data: bytes) -> int:
         self._crc = zlib.crc32(data, self._crc)
-        self._file.write(data)
         size = memoryview(data).nbytes
+        self._waiting.append(data)
+        self._held += size
         self.end += size
+        if self._held >= _FILE_BUFFER:
+            self.flush()
         return size
 
     def take_range(self) -> tuple[int, int, int]:
@@ -106,24 +131,37 @@ class _Checked:
         return taken
 
     def flush(self) -> None:
-        self._file.flush()
+        if not self._held:
+            return
+        data = memoryview(b"".join(self._waiting))
+        self._waiting, self._held = [], 0
+        self._room.grow(len(data))
+        while data:  # of a disk that gets full the first part is written
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except OSError as error:
+                if not self._room.full(error):
+                    raise
 
     def sync(self) -> None:
         """Make durable what was flushed."""
-        os.fdatasync(self._file.fileno())
+        os.fdatasync(self._descriptor)
 
     def close(self) -> None:
+        """Close the file; what is not committed by now is of no worth."""
         if not self.closed:
             self.closed = True
-            with contextlib.suppress(OSError):  # what is not committed by now is of no worth
-                self._file.close()
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
 
 
 class _Stream:
-    def __init__(self, directory: Directory, number: int, table: Table, *, sync: bool) -> None:
+    def __init__(
+        self, directory: Directory, number: int, table: Table, room: Room, *, sync: bool
+    ) -> None:
         self.rows = 0  # since the last commit
         with directory.folder(table.name, make=True) as folder:
-            self.file = _Checked(folder.create(journal_name(number)))
+            self.file = _Checked(folder.create(journal_name(number)), room)
             if sync:
                 folder.sync()
         self._sink = pa.PythonFile(self.file, mode="w")
@@ -139,16 +177,24 @@ class Journals:
     """The open journals of one number; ``commit`` makes a sample part of the recording.
 
     With ``sync`` a commit returns once the sample is on the disk, else once the kernel has it.
+    ``samples`` and ``socket_rows`` count what was committed; ``span`` are the times of the first
+    and the last sample, in us UTC.
     """
 
-    def __init__(self, directory: Directory, number: int, *, sync: bool = False) -> None:
+    def __init__(
+        self, directory: Directory, number: int, *, sync: bool = False, room: Room | None = None
+    ) -> None:
         self.number = number
-        self.rows = 0
+        self.rows = self.samples = self.socket_rows = 0
+        self.span: tuple[int | None, int | None] = (None, None)
         self._sync = sync
         with contextlib.ExitStack() as opened:
             self._streams: dict[str, _Stream] = {}
             for name, table in TABLES.items():
-                self._streams[name] = _Stream(directory, number, table, sync=sync)
+                opened.callback(_discard, directory, name, number)
+                self._streams[name] = _Stream(
+                    directory, number, table, room or _Unbounded(), sync=sync
+                )
                 opened.callback(self._streams[name].close)
             if sync:
                 directory.sync()
@@ -166,12 +212,17 @@ class Journals:
         stream.writer.write_batch(batch)
         stream.rows += batch.num_rows
         self.rows += batch.num_rows
+        if table == SAMPLES.name and batch.num_rows:
+            time = batch.column(_SAMPLE_TIME)[0].value
+            self.span = (time if self.span[0] is None else self.span[0], time)
 
     def commit(self, sample: int) -> None:
         """Flush the sample's batches of all tables, then write and flush its commit."""
         samples = self._streams["samples"]
         rows = {name: stream.rows for name, stream in self._streams.items() if stream.rows}
         ranges = {name: stream.file.take_range() for name, stream in self._streams.items()}
+        self.samples += bool(rows.get(SAMPLES.name))
+        self.socket_rows += rows.get(SOCKETS.name, 0)
         for name, stream in self._streams.items():
             stream.file.flush()
             stream.rows = 0
@@ -190,6 +241,12 @@ class Journals:
     def close(self) -> None:
         for stream in self._streams.values():
             stream.close()
+
+
+def _discard(directory: Directory, table: str, number: int) -> None:
+    """Remove a journal that was made and will not be written."""
+    with contextlib.suppress(OSError), directory.folder(table) as folder:
+        folder.discard(journal_name(number))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from recorder.format.segments import Sealed, read_list
 from recorder.schema import RECORDING_FILE, VERSION, SockrecError
 from recorder.store.directory import Directory, open_list
 from recorder.store.journal import numbers
+from recorder.store.ring import remove_dropped
 from recorder.store.salvage import salvage as salvage_number
 from recorder.store.segment import seal
 
@@ -62,6 +63,8 @@ def _check(directory: Directory) -> None:
 def _recover(directory: Directory, listing: int, *, salvage: bool) -> Recovered:
     result = Recovered()
     sealed = samples = 0
+    through = read_list(directory.path / LIST_FILE, directory=directory.descriptor).through
+    remove_dropped(directory, through)  # what a killed recorder was about to
     for number in numbers(directory):
         try:
             done = seal(directory, listing, number)
@@ -77,7 +80,7 @@ def _recover(directory: Directory, listing: int, *, salvage: bool) -> Recovered:
                 f"damage and are kept there ({done.aside.why}): recover --salvage reads from them "
                 "what can be proven"
             )
-    known, damaged = read_list(directory.path / LIST_FILE, directory=directory.descriptor)
+    known, damaged, _ = read_list(directory.path / LIST_FILE, directory=directory.descriptor)
     if damaged:
         result.told.append(f"{directory.path / LIST_FILE}: {damaged} of its lines are damaged")
         result.failed = True

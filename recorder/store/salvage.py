@@ -117,8 +117,8 @@ def _check_schema(directory: Directory) -> None:
 
 def _free_number(directory: Directory) -> int:
     """Return a number above all that are taken."""
-    known, _ = read_list(directory.path / LIST_FILE, directory=directory.descriptor)
-    taken = {0, *numbers(directory), *(one.number for one in known)}
+    listed = read_list(directory.path / LIST_FILE, directory=directory.descriptor)
+    taken = {listed.through, *numbers(directory), *(one.number for one in listed.sealed)}
     with directory.folder(SAMPLES.name) as folder:
         taken.update(number_of(name, SEGMENT_SUFFIX) or 0 for name in folder.names())
     return max(taken) + 1

@@ -8,11 +8,13 @@ It ends, when what it has begun is sealed, at the end of its input: also if the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TextIO
 
@@ -47,6 +49,10 @@ class Sealer:
         self._cpu = 0.0  # of the children that ended
         self.failures: dict[int, str] = {}
         self.events: list[str] = []
+        self.done: list[int] = []
+        """Numbers that were sealed, for who asks to take from."""
+        self.full: list[tuple[int, int]] = []
+        """Numbers that could not be, as the disk is full, and the error's number; likewise."""
         self._launch()
 
     def _launch(self) -> bool:
@@ -129,11 +135,46 @@ class Sealer:
             self._pending.pop(number, None)
             if answer["error"] is None:
                 self.failures.pop(number, None)
-                del self._tries[number]
+                self._tries.pop(number, None)
+                self.done.append(number)
             else:
                 self.failures[number] = answer["error"]
+                if answer["errno"] in (errno.ENOSPC, errno.EDQUOT):
+                    self.full.append((number, answer["errno"]))
         if ended:
             self._bury()
+
+    def again(self, number: int) -> None:
+        """Have a number sealed again that could not be, as often as if it were new."""
+        if number in self._tries and number not in self._pending:
+            self._tries[number] = 0
+            self._hand_over(number)
+
+    def settle(self, number: int, patience_s: float) -> None:
+        """Wait until a number is not being sealed; a child that takes longer than that is ended."""
+        until = time.monotonic() + patience_s
+        while number in self._pending:
+            self.poll()
+            if number in self._pending and self._child is not None:
+                if time.monotonic() > until:
+                    self._child.kill()
+                    self._child.wait()
+                time.sleep(0.01)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing left to seal."""
+        return not self._tries
+
+    def use(self, listing: int) -> None:
+        """Go on with another list of segments; the child of before must have ended."""
+        self._listing = listing
+        self._launch()
+
+    def forget(self, number: int) -> None:
+        """Seal a number no more that is not being sealed, as it is dropped."""
+        self._tries.pop(number, None)
+        self.failures.pop(number, None)
 
     def finish(self) -> None:
         """Let the child seal what it was given, and wait for it; what failed is tried again."""
@@ -212,10 +253,13 @@ def _serve(directory: Directory, listing: int, orders: TextIO, answers: TextIO) 
     for order in orders:
         number, which = map(int, order.split())
         error: str | None = None
+        reason: int | None = None
         try:
             seal(directory, listing, number, columns_at_once=COLUMNS_AT_ONCE if which == 1 else 1)
         except Exception as failure:
             error = lack(failure) or str(failure) or type(failure).__name__
+            reason = getattr(failure, "errno", None)
         pa.default_memory_pool().release_unused()
         with contextlib.suppress(BrokenPipeError):
-            print(json.dumps({"number": number, "error": error}), file=answers, flush=True)
+            answer = json.dumps({"number": number, "error": error, "errno": reason})
+            print(answer, file=answers, flush=True)

@@ -43,7 +43,7 @@ from recorder.schema import (
     Table,
     journal_schema,
 )
-from recorder.store.directory import Directory
+from recorder.store.directory import Directory, append_line
 from recorder.store.journal import open_journals
 
 # Samples last: its segment says that the others are complete.
@@ -89,8 +89,9 @@ def seal(
                 _write_tables(directory, number, journals, committed, columns_at_once),
                 _aside(number, committed),
                 salvaged,
+                committed.samples,
             )
-        _append(listing, sealed)
+        append_line(listing, sealed.line())
     if sealed.aside is not None:
         _put_aside(directory, number)
     else:
@@ -100,8 +101,8 @@ def seal(
 
 def _listed(directory: Directory, listing: int, number: int) -> Sealed | None:
     """Return what the list says of a number whose segments are all there, as they were sealed."""
-    known, _ = read_list(directory.path / LIST_FILE, directory=directory.descriptor)
-    sealed = next((one for one in known if one.number == number), None)
+    listed = read_list(directory.path / LIST_FILE, directory=directory.descriptor)
+    sealed = next((one for one in listed.sealed if one.number == number), None)
     if sealed is None:
         return None
     for name, file in sealed.files.items():
@@ -189,16 +190,6 @@ def _span(committed: Committed, samples: JournalFile | None) -> tuple[int | None
             first = low if first is None else min(first, low)
             last = high if last is None else max(last, high)
     return first, last
-
-
-def _append(listing: int, sealed: Sealed) -> None:
-    """Add a number to the list of segments, durably."""
-    size = os.fstat(listing).st_size
-    torn = size and os.pread(listing, 1, size - 1) != b"\n"
-    line = b"\n" * bool(torn) + sealed.line()
-    if os.write(listing, line) != len(line):
-        raise SealError(f"{LIST_FILE}: could not be written")
-    os.fsync(listing)
 
 
 def _remove(directory: Directory, number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,46 @@ import pyarrow as pa
 from recorder.store.directory import Directory, open_list
 from recorder.store.journal import Journals
 from recorder.store.manifest import Manifest, iso_time
+from recorder.store.ring import LONG_LIST, Keep, Ring
 from recorder.store.sealer import Sealer
+
+EVERYTHING = Keep()
+
+SEALING_PATIENCE_S = 60.0
+"""How long the oldest number is waited for that is to be dropped and is being sealed."""
 
 
 class Writer:
     """Makes a recording on the disk; ``end`` must be called, whatever happened before.
 
-    With ``sync`` a committed sample is on the disk; a segment always is. Raises DirectoryError if
-    the recording cannot be made there, OSError for what befalls it later.
+    With ``sync`` a committed sample is on the disk; a segment always is. ``keep`` are bounds
+    to stay within by dropping the oldest; ``tell`` is told when room gets short, and when not.
+    Raises DirectoryError if the recording cannot be made there, OSError for what befalls it later,
+    RingError if a bound cannot be kept.
     """
 
-    def __init__(self, path: Path, facts: dict[str, Any], *, sync: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        facts: dict[str, Any],
+        *,
+        sync: bool = False,
+        keep: Keep = EVERYTHING,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._sync = sync
+        self._tell = tell
         self._told = 0  # of the sealer's events
         self._directory = Directory.make(path)
         self._listing = -1
+        self._ring: Ring | None = None
         try:
             self._listing = open_list(self._directory)
             self.manifest = Manifest(self._directory, facts)
             self.manifest.save()
+            self._ring = Ring(
+                self._directory, self._listing, keep, settle=self._settle, tell=self._say
+            )
             self._sealer = Sealer(self._directory, self._listing)
         except BaseException:
             self._close()
@@ -38,10 +60,24 @@ class Writer:
         self._journals: Journals | None = None
 
     @property
+    def ring(self) -> Ring:
+        assert self._ring is not None
+        return self._ring
+
+    @property
     def _open(self) -> Journals:
         if self._journals is None:
-            self._journals = Journals(self._directory, 1, sync=self._sync)
+            self._journals = self._begin(1)
         return self._journals
+
+    def _begin(self, number: int) -> Journals:
+        made: list[Journals] = []
+
+        def begin() -> None:
+            made.append(Journals(self._directory, number, sync=self._sync, room=self.ring))
+
+        self.ring.retry(begin)
+        return made[0]
 
     @property
     def rows(self) -> int:
@@ -77,34 +113,96 @@ class Writer:
 
     def tell(self, *, news: bool) -> None:
         """Write recording.json if there is news, or if something befell the sealing child."""
-        self._sealer.poll()
+        self._poll()
         if self._note_events() or news:
-            self.manifest.save()
+            self._save()
+
+    def keep_up(self) -> bool:
+        """Drop what is past the bounds; tell whether there is room for a sample."""
+        self._poll()
+        return self.ring.keep_up()
 
     def rotate(self) -> None:
         """Have the open journals sealed and begin new ones."""
         journals = self._open
-        self.manifest.save()
-        journals.close()
-        self._sealer.seal(journals.number)
-        self._journals = Journals(self._directory, journals.number + 1, sync=self._sync)
+        self._save()
+        self._shorten_list()
+        self._hand_over(journals)
+        self._journals = self._begin(journals.number + 1)
 
     def end(self, reason: str) -> None:
         """Seal what is recorded, and say in recording.json how and when it ended."""
         try:
             if self._journals is not None:
-                self._journals.close()
-                self._sealer.seal(self._journals.number)
-            self._sealer.finish()
+                self._hand_over(self._journals)
+            self._finish()
             self._note_events()
             for number, why in self.unsealed.items():
                 self.manifest.add_trouble(f"the journals {number} are not sealed: {why}")
             self.manifest.facts["exit"] = reason
             self.manifest.facts["ended"] = iso_time(time.time_ns() // 1000)
-            self.manifest.save()
+            self._save()
         finally:
             self.manifest.close()
             self._close()
+
+    def _hand_over(self, journals: Journals) -> None:
+        """Have closed journals sealed."""
+        journals.close()
+        self.ring.closed(
+            journals.number,
+            size=journals.size,
+            samples=journals.samples,
+            socket_rows=journals.socket_rows,
+            span=journals.span,
+        )
+        self._sealer.seal(journals.number)
+
+    def _shorten_list(self) -> None:
+        """Write a list anew that got long, which takes a child of its own."""
+        if not self._sealer.idle or os.fstat(self._listing).st_size < LONG_LIST:
+            return
+        self._sealer.finish()
+        listing = self.ring.shorten()
+        if listing is not None:
+            os.close(self._listing)
+            self._listing = listing
+        self._sealer.use(self._listing)
+
+    def _finish(self) -> None:
+        """Wait until all is sealed, with room made for what a full disk keeps from it."""
+        while True:
+            self._sealer.finish()
+            if not self._poll():
+                return
+
+    def _poll(self) -> bool:
+        """Take what became of sealing; tell whether something is tried again."""
+        self._sealer.poll()
+        while self._sealer.done:
+            self.ring.sealed(self._sealer.done.pop())
+        again = False
+        while self._sealer.full:
+            number, reason = self._sealer.full.pop()
+            if self.ring.full(OSError(reason, os.strerror(reason))):
+                self._sealer.again(number)
+                again = True
+        return again
+
+    def _settle(self, number: int) -> None:
+        """Wait until a number is sealed, or is not: then it is not tried any more."""
+        self._sealer.settle(number, SEALING_PATIENCE_S)
+        while self._sealer.done:
+            self.ring.sealed(self._sealer.done.pop())
+        self._sealer.forget(number)
+
+    def _save(self) -> None:
+        self.ring.retry(self.manifest.save)
+        self.ring.count_rest()
+
+    def _say(self, text: str) -> None:
+        self.manifest.add_trouble(text)
+        self._tell(text)
 
     def _note_events(self) -> bool:
         new = self.trouble[self._told :]

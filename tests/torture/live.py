@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from recorder.format.files import LIST_FILE
+from recorder.format.segments import read_list
 from tests.torture.recordings import DEADLINE, TortureError, check_end, command, read
 
 _PROGRAM = """
@@ -25,7 +27,11 @@ with Signals() as signals:
     leave_out_pandas()
     from recorder.recording import Options, Recording
     from recorder.schema import SockrecError
-    options = Options(Path(sys.argv[1]), interval=0.02, seal_rows=400, netns=("current",))
+    from recorder.store.ring import Keep
+    options = Options(
+        Path(sys.argv[1]), interval=0.02, seal_rows=400, netns=("current",),
+        keep=Keep(float(sys.argv[2]) or None),
+    )
     try:
         result = Recording(options, signals, lambda p: print(p.samples, flush=True)).run()
     except (SockrecError, OSError) as error:
@@ -66,12 +72,14 @@ def play(folder: Path, kind: str, chance: random.Random, faults: Path | None) ->
             "FAULT_ERRNO": str(chance.choice(ERRORS)),
         }
     how = " ".join(f"{k}={v}" for k, v in environment.items() if k.startswith("FAULT_"))
+    kept = chance.choice([0.0, 0.0, 0.3, 3600.0])  # seconds; of an hour only a full disk drops
+    how += f" keep={kept}"
     with _disk(folder, chance if kind == "full disk" else None) as place:
         target = place / "r"
         # what it says goes to files: nobody reads while it runs
         with (folder / "log").open("w+") as log, (folder / "said").open("w+") as said:
             recorder = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(target)],
+                [sys.executable, "-c", _PROGRAM, str(target), str(kept)],
                 stdout=log,
                 stderr=said,
                 env=environment,
@@ -100,6 +108,7 @@ def play(folder: Path, kind: str, chance: random.Random, faults: Path | None) ->
             if truth:
                 raise TortureError(f"recording.json is gone ({kind} {how})")
             return 0, 0
+        truth -= set(range(_dropped(target)))
         before = _samples(target)
         lost = len(truth - before)
         command("recover", target, may_fail=True)
@@ -123,6 +132,19 @@ def _wait_for_samples(recorder: subprocess.Popen[bytes], log: Path, count: int) 
 def _samples(target: Path) -> frozenset[int]:
     found = read(target)
     return frozenset() if found is None else found.samples
+
+
+def _dropped(target: Path) -> int:
+    """Return how many samples were dropped to stay within a bound, the first ones."""
+    try:
+        dropped = read_list(target / LIST_FILE).dropped
+    except FileNotFoundError:
+        return 0
+    if dropped is None:
+        return 0
+    if dropped.samples is None:
+        raise TortureError("it is unknown how many samples were dropped")
+    return dropped.samples
 
 
 def _befall(

@@ -56,6 +56,7 @@ def write(
                 1,
                 {
                     "sample": Values(np.array([sample], np.uint32)),
+                    "sample_time": Values(np.array([10**15 + sample], np.int64)),
                     "step": pa.array(["tcp"]).dictionary_encode(),
                 },
             ),
