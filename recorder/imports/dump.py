@@ -164,7 +164,8 @@ def _write(recording: Recording, decoders: Steps, file: _File, time_us: int) -> 
         for words, framing in _chunks(file.data, ends):
             way.decode(words, framing, dump)
         repeated = gathered.end_dump(NETNS, 0, None)
-        outcome, detail = "ok", None
+        outcome: str = "ok"
+        detail: str | None = None
         if dump.bad:
             outcome, detail = "corrupt", f"{dump.bad} broken messages left out"
         elif file.error:

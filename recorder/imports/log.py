@@ -22,12 +22,16 @@ from recorder.schema import SockrecError
 FIRST_UNREAD = 5
 """Lines that are shown of those that could not be read."""
 
+_LONGEST = 1 << 20
+"""Bytes of a line; of what is longer the rest counts as another."""
+
 _GAP_US = 1_000_000
 """Lines that bear their own dates and have no header are of one sample if no more lies between."""
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _OLD_V6 = re.compile(r"(?:^|\s):::(?:\d+|\*)(?=\s|$)", re.ASCII)
 _NEW = re.compile(r"(?:^|\s)(?:0\.0\.0\.0(?:%\S+)?:(?:\d+|\*)|\[[0-9a-fA-F:.]*\])", re.ASCII)
+_HAS_OPTIONS = re.compile(r"(?:^|\s)(?:ts|sack)\s", re.ASCII)
 _WORDS = re.compile(r"\b(?:(retrans):\d+/\d+|([a-z_]+):\d)")
 _LEFT_OUT_WORDS = {
     "retrans": ("tcpi_retrans", "total_retrans"),
@@ -62,6 +66,7 @@ class Table:
     broken: int = 0
     """Lines that look like sockets and could not be read."""
     line: int = 0
+    headed: bool = True
 
 
 @dataclass(slots=True)
@@ -101,12 +106,12 @@ class Style:
 
     dates: int = 0
     """Different times in it, of lines of their own or before each line."""
-    prefixed: bool = False
     headers: int = 0
+    has_options: bool = False
+    """Whether its ss names TCP options other than the window scale, which it does by -o or -e."""
     any_family: str = "inet6"
     known: set[str] = field(default_factory=lambda: set(_ALWAYS_KNOWN))
     """Columns that its ss knows, so that they are 0 where it leaves them out."""
-    listens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +144,8 @@ class Log:
         self._moments = self._make_moments()
         self.start: int | None = None
         """The first time in it."""
+        self.assumed_utc = self.undated = False
         self.style = self._look()
-        self.assumed_utc = self._moments.without_zone
         self._kinds: dict[int, str] = {}
         """The kind of each listing of a sample, as a sample before told it."""
         self.assumed_tcp = False
@@ -162,7 +167,7 @@ class Log:
     def _lines(self) -> Iterator[_Line]:
         moments = self._moments
         with self.path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
+            for number, raw in enumerate(iter(lambda: file.readline(_LONGEST), b""), 1):
                 text = _ESCAPE.sub("", raw.decode("utf-8", "backslashreplace")).strip()
                 if not text:
                     continue
@@ -186,23 +191,18 @@ class Log:
                 style.dates += 1
                 last = when
                 self.start = when if self.start is None else self.start
-            style.prefixed |= line.stamp is not None
             if ss_log.header(text) or netstat.header(text):
                 style.headers += 1
+            style.has_options |= _HAS_OPTIONS.search(text) is not None
             old |= _OLD_V6.search(text) is not None
             new |= _NEW.search(text) is not None
-            style.listens |= "LISTEN" in text
             for found in _WORDS.finditer(text):
                 style.known.update(_LEFT_OUT_WORDS.get(found[1] or found[2], ()))
         if old and not new:
             style.any_family = "inet"
-        self._moments = self._make_moments() if not self._moments.without_zone else self._again()
+        self.assumed_utc, self.undated = self._moments.without_zone, self._moments.undated
+        self._moments = self._make_moments()
         return style
-
-    def _again(self) -> Moments:
-        moments = self._make_moments()
-        moments.without_zone = True
-        return moments
 
     def samples(self) -> Iterator[Sample]:
         """Yield its samples, those without any table left out."""
@@ -221,9 +221,13 @@ class Log:
                 self._unread.add_words(told.unknown)
                 row = told.row
                 if TCP_INFO_MARK in row:
-                    row.setdefault("options", 0)
+                    if self.style.has_options:
+                        row.setdefault("options", 0)
+                    else:
+                        row.pop("options", None)
                     for name in self.style.known:
-                        row.setdefault(name, 0)
+                        if name != "sacked" or row.get("state") != "LISTEN":  # its backlog then
+                            row.setdefault(name, 0)
                 if "cookie" in row and row["family"] in ("inet", "inet6"):
                     row.setdefault("uid", 0)  # ss leaves it out
         return sample
@@ -371,9 +375,9 @@ class _Reader:
         if self._read(line, text):
             return
         if self._row is not None:
-            rest = Told(self._row.row)
-            # what is no word of ss must not become the name of a congestion control
-            if self._is_rest(text) and read_words(text, rest):
+            rest = Told(dict(self._row.row))
+            if read_words(text, rest):
+                self._row.row |= rest.row
                 self._row.unknown += rest.unknown
                 return
         if ss_log.is_half(text):
@@ -382,21 +386,21 @@ class _Reader:
             return
         self._refuse(line)
 
-    @staticmethod
-    def _is_rest(text: str) -> bool:
-        return any(mark in text for mark in (":", "ts ", "bps", "<->", "-->", "<--", "---"))
-
     def _read(self, line: _Line, text: str) -> bool:
         table = self._table
         columns = table.columns if table is not None else ss_log.SsHeader()
-        told = netstat.read(text)
+        # after a header of ss a line may look like netstat's
+        told = netstat.read(text) if table is None or table.by_netstat else None
         by_netstat = told is not None
         if told is None:
             told = ss_log.read(text, columns, self._style.any_family)
+        if told is None and not by_netstat:
+            told = netstat.read(text) if table is not None and not table.headed else None
+            by_netstat = told is not None
         if told is None:
             return False
         if table is None:
-            table = Table(columns, by_netstat)
+            table = Table(columns, by_netstat, headed=False)
             self._open(line.number, table)
             table = self._table
         assert table is not None
@@ -419,6 +423,6 @@ class _Reader:
             self._table.broken += 1
 
 
-def step_of(row: Row) -> str | None:
+def step_of(row: Row) -> str:
     """Return the table of the kernel that a socket is of."""
-    return STEPS.get(str(row.get("netid")))
+    return STEPS[str(row["netid"])]

@@ -72,6 +72,8 @@ def import_logs(
     first = next(samples, None)
     if first is None:
         shown = "".join(f"; {line}" for line in _unread_lines(unread)[:1])
+        if any(log.undated for log in logs):
+            shown += "; its times lack the day or the year: give --start"
         raise LogError(f"{paths[0]}: no socket of ss or netstat is in it{shown}")
     recording = Recording(output, "log", [path.name for path in paths], first[0], host)
     reason = "failed"
@@ -161,16 +163,14 @@ class _Writer:
     def _take(self, table: Table, found: dict[str, list[Row]]) -> None:
         """Add the rows of a listing to those of its tables."""
         if table.columns.has_netid or table.by_netstat:
-            self._kinds.update(dict.fromkeys(filter(None, (step_of(t.row) for t in table.rows))))
-            for step in self._kinds:
-                found.setdefault(step, [])
+            self._kinds.update((step_of(told.row), None) for told in table.rows)
+            for kind in self._kinds:
+                found.setdefault(kind, [])
         for told in table.rows:
-            step = step_of(told.row)
-            if step is not None:
-                found.setdefault(step, []).append(told.row)
+            found.setdefault(step_of(told.row), []).append(told.row)
         if not table.rows and not table.columns.has_netid:
-            for step in self.steps - self._kinds.keys():
-                found.setdefault(step, [])
+            for kind in self.steps - self._kinds.keys():
+                found.setdefault(kind, [])
 
     @staticmethod
     def _once(rows: list[Row], sample: Sample) -> tuple[list[Row], int]:

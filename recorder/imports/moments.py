@@ -80,8 +80,11 @@ class Moments:
         self._given = given
         self._day = day
         self._last: int | None = None
+        self._last_of_day: int | None = None
         self.without_zone = False
         """Whether a time had no zone and none was given: it was taken for UTC."""
+        self.undated = False
+        """Whether a time lacked a date, or its year, and no day was given."""
 
     def of_line(self, text: str) -> int | None:
         """Return the microseconds of a line that is a date and nothing else, or None."""
@@ -123,6 +126,7 @@ class Moments:
 
     def _without_year(self, text: str, first: datetime, second: datetime) -> int | None:
         """Return a time that has day and month only, as ts writes them, in the year given."""
+        self.undated |= self._day is None
         if self._day is None or (first.month, first.day) != (second.month, second.day):
             return None
         full = self._parsed(text, self._day)
@@ -131,9 +135,9 @@ class Moments:
     def _continued(self, moment: int) -> int:
         """Return a time of the day given, or of a later one if it would be before the last."""
         day = 86_400_000_000
-        while self._last is not None and moment < self._last - day // 2:
+        while self._last_of_day is not None and moment < self._last_of_day - day // 2:
             moment += day
-        self._last = moment
+        self._last_of_day = moment
         return moment
 
     def _parsed(self, text: str, default: datetime) -> datetime | None:

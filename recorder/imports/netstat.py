@@ -50,6 +50,8 @@ _UNIX = re.compile(
     r"(?:\s+(?:-|(?P<pid>\d+)/(?P<comm>\S*)))?(?:\s+(?P<path>\S.*?))?\s*",
     re.ASCII | re.DOTALL,
 )
+_LONGEST = 1024
+"""Characters; netstat prints less."""
 _UNIX_NETIDS = {"STREAM": "u_str", "DGRAM": "u_dgr", "SEQPACKET": "u_seq"}
 _UNIX_STATES = {"LISTENING": "LISTEN", "CONNECTED": "ESTAB", "CONNECTING": "SYN-SENT"}
 _HEADER = re.compile(
@@ -77,10 +79,12 @@ def begins(text: str) -> bool:
 
 def read(text: str) -> Told | None:
     """Return the socket of a line, None if it is none."""
+    if len(text) > _LONGEST or not begins(text):
+        return None
     if found := _UNIX.fullmatch(text):
         return _read_unix(found)
     found = _INET.fullmatch(text)
-    if found is None:
+    if found is None or (found["proto"] == "tcp" and found["state"] is None):
         return None
     netid = _NETIDS[found["proto"]]
     local, peer = (endpoint(found[side], netid, "inet") for side in ("local", "peer"))

@@ -29,6 +29,8 @@ _UNIX = re.compile(
     r"(?=users:\(|skmem:\(|\s|$)",
     re.ASCII | re.DOTALL,
 )
+_UNIX_SIZE = 4096
+"""Characters within which the names of a unix socket and its peer end, padded as they may be."""
 _LINK = re.compile(r"(?P<local>\S+):(?P<dev>\S+)\s+\*(?=\s|$)", re.ASCII)
 _NETLINK = re.compile(r"(?P<local>[^\s:]+):(?P<id>\S.*?)\s+\*(?=\s|$)", re.ASCII)
 _HEADER = re.compile(r"(?:(?P<netid>Netid)\s*)?(?:(?P<state>State)\s*)?Recv-Q\s*Send-Q\b", re.ASCII)
@@ -132,11 +134,13 @@ def _read_ends(netid: str, rest: str, told: Told, any_family: str) -> int:
     """Read both addresses; return where they end, -1 if they cannot be read."""
     row = told.row
     step = STEPS.get(netid, "")
-    if step == "unix" and (found := _UNIX.match(rest)):
+    if step == "unix" and (found := _UNIX.match(rest, 0, _UNIX_SIZE)):
         for side in ("local", "peer"):
             row[f"{side}_addr"] = None if found[side] == "*" else found[side]
         row |= {"family": "unix", "inode": _u32(found["inode"])}
-        row["peer_inode"] = _u32(found["peer_inode"])
+        peer = _u32(found["peer_inode"])
+        # ss prints 0 where the kernel names none, too
+        row["peer_inode"] = None if not peer and row.get("state") != "ESTAB" else peer
         return found.end()
     if step == "packet" and (found := _LINK.match(rest)):
         row |= {"family": "packet", "local_addr": found["local"]}

@@ -180,12 +180,11 @@ _TEXTS = {
 _TIMER = re.compile(r"timer:\((?P<timer>\w+),(?P<expires>[^,)]*),(?P<retrans>-?\d+)\)")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _USER = re.compile(r'\("(?P<comm>.*?)",(?:pid=)?(?P<pid>\d+),(?:tid=\d+,)?(?:fd=)?(?P<fd>\d+)\),?')
-_NO_WORDS = frozenset({"app_limited", "fallback_mode"})
 _CONG = re.compile(r"[a-z][a-z0-9_-]{1,15}")
 
 
 def read_words(text: str, told: Told) -> bool:
-    """Add what the words say to a socket; tell whether there was any that is known."""
+    """Add what the words say to a socket; tell whether there was any that only ss writes."""
     row = told.row
     is_unix = str(row.get("netid", "")).startswith("u_")
     known = False
@@ -205,6 +204,8 @@ def read_words(text: str, told: Told) -> bool:
         at += len(word)
         if _read_bare(word, row):
             known = True
+        elif _CONG.fullmatch(word) and "cong" not in row:
+            row["cong"] = word  # any word may be one, so it makes no line known
         else:
             told.unknown.append(word)
     return known
@@ -245,8 +246,6 @@ def _read_bare(word: str, row: Row) -> bool:
         row["delivery_rate_app_limited"] = 1
     elif word.startswith("tcp-ulp-"):
         row["ulp"] = word.removeprefix("tcp-ulp-")
-    elif _CONG.fullmatch(word) and word not in _NO_WORDS and "cong" not in row:
-        row["cong"] = word
     else:
         return False
     return True
@@ -268,7 +267,7 @@ def _read_text(found: re.Match[str], row: Row) -> None:
         if column == "sockopt":
             row[column] = sum(_SOCKOPT.get(word.strip(), 0) for word in value.split(","))
         elif column == "icons":
-            row[column] = ",".join(value.split())
+            row[column] = ",".join(value.split()) or None
         elif column == "vfs_device":
             major, minor = (int(part) for part in value.split("/"))
             row["vfs_dev"] = os.makedev(major, minor)  # ss takes the kernel's number for glibc's
