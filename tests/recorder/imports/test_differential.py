@@ -17,7 +17,8 @@ import pytest
 
 from recorder.imports.dump import import_dumps
 from recorder.imports.ss_words import ZERO_WHEN_LEFT_OUT
-from tests.recorder.support.imported import imported, sockets
+from recorder.schema import SOCKETS
+from tests.recorder.support.imported import imported, samples_of, sockets
 from tests.recorder.support.recorded import read, record
 
 DUMPS = Path(__file__).resolve().parents[1] / "dumps"
@@ -73,6 +74,14 @@ def wanted_of(options: str) -> frozenset[str]:
     return _HEAD.union(both, *(_BY_OPTION.get(letter, frozenset()) for letter in options))
 
 
+def printed(directory: Path, text: str) -> list[Row]:
+    """Return the rows that a text gives, None where it says nothing."""
+    samples, unread = samples_of(directory, DATE + text)
+    assert unread.count == 0, unread.first
+    empty = dict.fromkeys(SOCKETS.names)
+    return [empty | told.row for each in samples for table in each.tables for told in table.rows]
+
+
 def unequal(mine: Row, theirs: Row, wanted: frozenset[str]) -> list[str]:
     """Say where an imported row is wrong: it has another value, or lacks one that was printed."""
     wrong = []
@@ -84,9 +93,9 @@ def unequal(mine: Row, theirs: Row, wanted: frozenset[str]) -> list[str]:
             name not in wanted or (name in _ZERO_WHERE_NOT_MEASURED and not value)
         ):
             continue
-        if name in _ROUNDED and isinstance(found, int) and isinstance(value, int):
-            if 0 <= value - found < _ROUNDED[name]:
-                continue
+        both = isinstance(found, int) and isinstance(value, int)
+        if name in _ROUNDED and both and 0 <= value - found < _ROUNDED[name]:
+            continue
         if name == "uid" and theirs["family"] == "unix":  # not printed
             continue
         if name == "cookie" and "cookie" not in wanted:
@@ -112,7 +121,7 @@ def test_a_dump_has_what_the_kernel_gave(dumped: dict[tuple[object, ...], Row]) 
     assert {row["pid"] for row in rows} == {None}
 
 
-@pytest.mark.parametrize("options", ["-tanoeimO", "-tanoeim", "-tani", "-taneo", "-tanm", "-Htan"])
+@pytest.mark.parametrize("options", ["-tanoeimO", "-tanoeim", "-tani", "-Htan"])
 def test_what_ss_prints_of_a_dump_is_imported_as_the_dump_is(
     options: str, dumped: dict[tuple[object, ...], Row], tmp_path: Path
 ) -> None:
@@ -165,7 +174,7 @@ _MOVES = frozenset(
 
 @pytest.mark.live
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace of its own")
-@pytest.mark.parametrize("options", ["-anpeimoO", "-anpeimo", "-tuxan", "-Htuxanp"])
+@pytest.mark.parametrize("options", ["-anpeimo", "-Htuxanp"])
 def test_what_ss_prints_is_imported_as_it_is_recorded_meanwhile(
     options: str, tmp_path: Path
 ) -> None:
@@ -199,7 +208,7 @@ def _differences(directory: Path, before: str, after: str, options: str) -> list
     rows = []
     for name, text in (("1", before), ("2", after)):
         (directory / name).mkdir()
-        rows.append({ends(row): row for row in sockets(imported(directory / name, DATE + text))})
+        rows.append({ends(row): row for row in printed(directory / name, text)})
     recorded = {ends(row): row for row in read(directory / "r", "sockets").to_pylist()}
     common = rows[0].keys() & rows[1].keys()
     missed = [key for key in recorded.keys() - common if key[0] in ("tcp", "udp")]
@@ -240,7 +249,7 @@ def test_netstat_shows_the_sockets_that_ss_does(tmp_path: Path) -> None:
                 ).stdout
                 place = directory / str(len(seen))
                 place.mkdir(parents=True)
-                rows = sockets(imported(place, DATE + text))
+                rows = printed(place, text)
                 seen.append(Counter(tuple(row[name] for name in names) for row in rows))
             if seen[0] == seen[1] == seen[2] and seen[0].total() >= 16:
                 return

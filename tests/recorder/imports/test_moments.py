@@ -63,7 +63,7 @@ def test_a_time_without_zone_is_of_the_zone_given_and_else_of_utc_which_is_told(
 
 def test_an_abbreviation_needs_a_place() -> None:
     line = "Mon Jan  1 13:00:00 CET 2024"
-    with pytest.raises(MomentError, match="CET may be several time zones: .*--timezone"):
+    with pytest.raises(MomentError, match="CET may be several time zones"):
         Moments().of_line(line)
     assert Moments(zone("Europe/Berlin")).of_line(line) == NOON
 

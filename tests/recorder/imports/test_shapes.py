@@ -139,7 +139,7 @@ def test_old_words_rates_with_units_and_users_without_names(tmp_path: Path) -> N
     (row,) = rows_of(
         tmp_path,
         DATE + "State      Recv-Q Send-Q     Local Address:Port         Peer Address:Port\n"
-        'ESTAB      0      0          ::ffff:192.0.2.1:80      ::ffff:192.0.2.2:999   users:(("a",3,'
+        'ESTAB      0      0          ::ffff:192.0.2.1:80      ::ffff:192.0.2.2:999 users:(("a",3,'
         "4)) timer:(keepalive,9.604ms,0) ino:5 sk:ffff880036d5b480\n"
         "\t mem:(r1,w2,f3,t4) cubic wscale:7,7 rto:204 rtt:0.98/0.49 cwnd:10 send 118.2Mbps "
         "pacing_rate 236.4Mbps rcv_space:29200\n",
@@ -257,7 +257,7 @@ def test_netstat(tmp_path: Path) -> None:
         tmp_path,
         DATE + "$ netstat -tanpoe\n"
         "Active Internet connections (servers and established)\n"
-        "Proto Recv-Q Send-Q Local Address Foreign Address State User Inode PID/Program name Timer\n"
+        "Proto Recv-Q Send-Q Local Address Foreign Address State User Inode PID/Program name\n"
         "tcp    41480    5 ::ffff:192.0.2.35:10911    ::ffff:198.51.100.145:59666   ESTABLISHED "
         "1000 4711 18554/java  keepalive (6995.89/0/1)\n"
         "tcp6   1    0 :::80   :::*   LISTEN  0 12 7/nginx: worker pr off (0.00/0/0)\n"
