@@ -9,6 +9,7 @@ N ?= 20
 SECONDS ?= 60
 LIVE ?=
 SAMPLES ?=
+KERNEL_ARGS ?=
 PYTHONS ?= python3.12 python3.13
 # What differs between versions of Python shows here: the commands, the parsers, files, processes.
 PORTABLE := tests/project/test_door.py tests/project/test_sweep.py tests/analyzer/test_cli.py \
@@ -24,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME
 
 .DELETE_ON_ERROR:
-.PHONY: help demo samples test test-often torture bench lint format docs wheel test-duckdb15 test-pythons test-python constraints clean
+.PHONY: help demo samples test test-often test-kernels torture bench lint format docs wheel test-duckdb15 test-pythons test-python constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +47,9 @@ test: lint ## lint, types, import contracts, tests, and the wheel without dev pa
 
 test-often: $(VENV)/.dev ## run the tests N=20 times, quiet and beside others; LIVE=1: those of live sockets only
 	$(BIN)/python -m tests.often $(N) $(PYTEST_ARGS) $(if $(LIVE),-m live)
+
+test-kernels: $(VENV)/.dev ## run the live tests under other kernels, or KERNEL_ARGS="6.12 --short" (root, QEMU)
+	$(BIN)/python -m tests.kernels $(KERNEL_ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check $(CHECKED)
@@ -96,7 +100,7 @@ constraints: ## take the newest version of every dependency into constraints.txt
 	rm -rf .venv-constraints
 
 clean: ## remove what make made, the environments included
-	rm -rf .venv .venv-3.* .venv-duckdb15 .venv-constraints demo-recording dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-3.* .venv-duckdb15 .venv-constraints .kernels demo-recording dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # An environment, its stamps newer than what was installed into it.
 $(VENV)/bin/python:

@@ -13,7 +13,8 @@
 -- """
 -- needs = ["tcp"]
 -- uses = [
---   "endpoint", "half_closed", "netns_of", "slice_of", "slice_width_by", "tcp_reads", "the_only",
+--   "endpoint", "half_closed", "history", "netns_of", "slice_of", "slice_width_by", "tcp_reads",
+--   "the_only",
 -- ]
 -- ranks = [
 --   "verdict", "comm", "pid", "sockets", "peer", "local", "growth", "oldest_s", "at_least", "since", "unread_bytes",
@@ -89,7 +90,7 @@ counted AS (
     h.holder, w.sample, count(*) AS sockets, max(w.t_us - h.since_us) AS oldest_us,
     sum(CASE WHEN w.recv_q > 0 THEN w.recv_q - 1 ELSE w.recv_q END) AS unread_bytes
   FROM held AS h
-  JOIN (SELECT * FROM sockets UNION ALL SELECT * FROM baseline) AS w USING (ns, cookie)
+  JOIN history AS w USING (ns, cookie)
   WHERE w.state = 'CLOSE-WAIT'
   GROUP BY h.holder, w.sample
 ),

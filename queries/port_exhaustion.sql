@@ -16,7 +16,7 @@
 -- of a namespace, whatever its addresses.
 -- """
 -- needs = ["tcp", "settings"]
--- uses = ["netns_of", "port_claims", "tcp_reads", "the_only"]
+-- uses = ["netns_of", "port_claims", "slope_of", "tcp_reads", "the_only"]
 -- ranks = [
 --   "comm", "pid", "netid", "local_addr", "service", "peak_percent", "room", "ports", "exhausted_in_s", "last", "reusable",
 --   "time_wait_percent", "peak", "peak_time",
@@ -111,8 +111,8 @@ told AS (
     SELECT
       place, max(ports) FILTER (WHERE is_last) AS last, max(waiting) FILTER (WHERE is_last) AS last_waiting,
       max(reusable) FILTER (WHERE is_last) AS reusable, max(kept) FILTER (WHERE is_last) AS kept,
-      regr_slope(CASE WHEN is_recent THEN kept END, second) AS slope,
-      regr_slope(CASE WHEN is_former THEN kept END, second) AS former_slope
+      slope_of(CASE WHEN is_recent THEN kept END, second) AS slope,
+      slope_of(CASE WHEN is_former THEN kept END, second) AS former_slope
     FROM paces
     GROUP BY place
   ) AS t USING (place)

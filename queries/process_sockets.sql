@@ -14,7 +14,7 @@
 -- where these connections are recorded themselves: nothing is counted twice.
 -- """
 -- needs = ["sockets"]
--- uses = ["fd_limits", "process_counts", "slice_of", "slice_width_by", "table_reads"]
+-- uses = ["fd_limits", "process_counts", "slice_of", "slice_width_by", "slope_of", "table_reads"]
 -- ranks = [
 --   "time", "pid", "comm", "owner", "netid", "state", "peak", "last", "growth", "limit_percent", "fd_limit",
 --   "limit_in_s", "first", "peak_time",
@@ -138,8 +138,8 @@ uses AS (
   -- Growth is told of samples that saw every kind; a process that has ended needs no forecast.
   SELECT
     t.holder, t.start_us, t.slice, max(t.descriptors) AS peak, max_by(t.descriptors, w.sample) AS last,
-    regr_slope(CASE WHEN w.t_us >= v.recent_us THEN t.descriptors END, (w.t_us - s.start_us) / 1000000.0) AS slope,
-    regr_slope(CASE WHEN w.t_us >= v.former_us THEN t.descriptors END, (w.t_us - s.start_us) / 1000000.0) AS former_slope,
+    slope_of(CASE WHEN w.t_us >= v.recent_us THEN t.descriptors END, (w.t_us - s.start_us) / 1000000.0) AS slope,
+    slope_of(CASE WHEN w.t_us >= v.former_us THEN t.descriptors END, (w.t_us - s.start_us) / 1000000.0) AS former_slope,
     max(w.sample) AS last_sample
   FROM (
     SELECT holder, start_us, slice, sample, sum(descriptors) AS descriptors

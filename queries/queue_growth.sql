@@ -15,7 +15,7 @@
 -- their TCP subflows. Netlink is left out; listeners have a report of their own, listen_queues.
 -- """
 -- needs = ["sockets"]
--- uses = ["culprit", "endpoint", "netns_of", "opposite"]
+-- uses = ["culprit", "endpoint", "history", "netns_of", "opposite"]
 -- ranks = [
 --   "queue", "verdict", "culprit", "local", "peer", "peak_bytes", "stuck_s", "comm", "pid", "since", "until",
 --   "moved_bytes_per_s", "duration_s",
@@ -75,7 +75,9 @@ hot AS (
 looks AS (
   -- A SYN and a FIN count as a byte in a queue, and are no data.
   SELECT
-    s.*, h.queue,
+    s.ns, s.cookie, s.sample, s.sample_time, s.t_us, s.netid, s.state, s.local_addr, s.local_port, s.peer_addr, s.peer_port,
+    s.peer_inode, s.inode, s.pid, s.comm, s.timer, s.retransmits, s.backoff, s.probes, s.unacked, s.drops,
+    s.rcv_wnd, s.rcv_mss, s.snd_wnd, s.snd_mss, s.rmem_alloc, s.rcvbuf, s.rwnd_limited_us, s.sndbuf_limited_us, h.queue,
     CASE
       WHEN h.queue = 'Recv-Q' AND s.recv_q > 0 AND s.state IN ('CLOSE-WAIT', 'LAST-ACK', 'CLOSING') THEN s.recv_q - 1
       WHEN h.queue = 'Recv-Q' THEN s.recv_q
@@ -83,7 +85,7 @@ looks AS (
       ELSE s.send_q
     END AS bytes,
     CASE WHEN h.queue = 'Recv-Q' THEN s.bytes_received - s.recv_q ELSE s.bytes_acked END AS moved
-  FROM hot AS h JOIN (SELECT * FROM sockets UNION ALL SELECT * FROM baseline) AS s USING (ns, cookie)
+  FROM hot AS h JOIN history AS s USING (ns, cookie)
 ),
 steps AS (
   SELECT

@@ -11,7 +11,7 @@
 -- have no counters that would show a standstill: see queue_growth, udp_drops, unix_sockets.
 -- """
 -- needs = ["tcp"]
--- uses = ["culprit", "netns_of", "opposite"]
+-- uses = ["culprit", "history", "netns_of", "opposite"]
 -- ranks = [
 --   "queue", "verdict", "culprit", "local", "peer", "stuck_s", "waiting_bytes", "comm", "pid", "state", "since",
 --   "until", "timeouts", "probes",
@@ -67,7 +67,7 @@ WITH waiting AS (
       ]) AS waiting_bytes,
       unnest([bytes_received - recv_q, bytes_acked]) AS moved,
       unnest([rcv_wnd, snd_wnd]) AS window_bytes
-    FROM (SELECT * FROM sockets UNION ALL SELECT * FROM baseline) AS connected
+    FROM history
     WHERE netid = 'tcp' AND state NOT IN ('LISTEN', 'SYN-SENT', 'SYN-RECV', 'TIME-WAIT')
       AND (recv_q > 0 OR send_q > 0)
   ) AS both_queues

@@ -56,7 +56,8 @@
 -- y = { field = "path", sort = "-x" }
 -- color = { field = "state" }
 WITH local AS (
-  SELECT *
+  SELECT
+    ns, cookie, sample, sample_time, t_us, netid, state, local_addr, inode, peer_inode, pid, start_us, comm, recv_q, send_q
   FROM sockets
   WHERE family = 'unix'
 ),

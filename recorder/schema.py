@@ -103,8 +103,8 @@ _SOCKET = _columns(
     (
         "state",
         "word",
-        "State as ss prints it: ESTAB, LISTEN, TIME-WAIT, UNCONN and so on; SCTP associations "
-        "and SMC have words of their own.",
+        "State as ss prints it: ESTAB, LISTEN, TIME-WAIT, UNCONN and so on; SCTP associations, "
+        "DCCP and SMC have words of their own.",
     ),
     (
         "recv_q",

@@ -27,11 +27,12 @@ from analyzer.reading.recording import Recording
 from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing
 from analyzer.reading.spill import Folder
 from analyzer.sql import landlock
-from analyzer.sql.library import names_of, pieces
+from analyzer.sql.library import ctes_of, names_of, pieces
 from analyzer.sql.memory import SizeError, default_size, parse_size
 from analyzer.sql.reads import Columns, named_columns
 from analyzer.sql.views import (
     WHOLE,
+    Narrowed,
     Scope,
     ScopeError,
     Stream,
@@ -40,7 +41,10 @@ from analyzer.sql.views import (
     lay_raw,
     lay_scope,
     lay_together,
+    narrowed,
     streams,
+    takes_inline,
+    with_inline,
 )
 from analyzer.sql.work import STOPPED, QueryError, Work, interruptible, query_error
 from recorder.schema import SockrecError
@@ -183,8 +187,11 @@ class Engine:
             found |= streams(self.recordings[part], part if self.several else None)
         return found
 
-    def _lay_raw(self) -> None:
-        linked = [
+    def _linked(self) -> list[Recording]:
+        """Return the recordings, their segments by paths that DuckDB takes as they are."""
+        if not self._links:
+            return self.recordings
+        return [
             replace(
                 recording,
                 segments=tuple(
@@ -194,11 +201,13 @@ class Engine:
             )
             for recording in self.recordings
         ]
+
+    def _lay_raw(self) -> None:
         journals = self._streams(range(len(self.recordings)))
         try:
             for name, stream in journals.items():
                 self._connection.register(name, stream)
-            lay_raw(self._connection, linked)
+            lay_raw(self._connection, self._linked())
         finally:
             for name in journals:
                 self._connection.unregister(name)
@@ -366,11 +375,14 @@ class Engine:
         scopes = self.scopes(scope)
         parts = [one.part or 0 for one in scopes]
         trees = [self._checked(query), *self._checked_scope(scopes[0])]
-        self._leave_out_damaged(named_columns(trees, pieces(), self._view_tree), parts)
+        columns = named_columns(trees, pieces(), self._view_tree)
+        self._leave_out_damaged(columns, parts)
         cursor = self._connection.cursor()
         journals = self._streams(parts)
+        for stream in journals.values():
+            stream.columns &= columns.get(stream.table, frozenset())
 
-        def prepare() -> None:
+        def prepare() -> str:
             self._ruleset.enter()
             for name, value in _PROGRESS.items():
                 cursor.execute(f"SET {name} = {value}")
@@ -378,15 +390,25 @@ class Engine:
                 cursor.register(name, stream)
             for name, rows in given.items():
                 cursor.register(name, rows)
+            if self.several and len(scopes) == 1:
+                cursor.execute(f"USE {catalog(parts[0])}")
+            narrow = [
+                narrowed(recording, columns, part if self.several else None)
+                for part, recording in enumerate(self._linked())
+            ]
+            return lay(narrow)
+
+        def lay(narrow: Sequence[Narrowed] | None = None) -> str:
             names = names_of(trees[0])
             if len(scopes) > 1:
-                lay_together(cursor, self.recordings, scopes, parameters, names)
-                return
-            if self.several:
-                cursor.execute(f"USE {catalog(parts[0])}")
-            lay_scope(cursor, scopes[0], parameters, names, given)
+                lay_together(cursor, self.recordings, scopes, parameters, names, narrow)
+                return query
+            only = narrow[parts[0]] if narrow else None
+            inline = narrow is not None and takes_inline(query, ctes_of(trees[0]))
+            ctes = lay_scope(cursor, scopes[0], parameters, names, given, only, inline)
+            return with_inline(query, ctes)
 
-        work = Work(cursor, prepare, query, journals.values(), self._timeout, self._refused)
+        work = Work(cursor, prepare, lay, query, journals.values(), self._timeout, self._refused)
         self._work = work
         try:
             yield work.start(), work.batches()

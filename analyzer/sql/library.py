@@ -35,7 +35,8 @@ class Piece:
         """The statement that creates it for one run."""
         name, sql = self.query.name, self.query.sql
         if self.layer == "functions":
-            return f"CREATE TEMP MACRO {name}({', '.join(self.query.arguments)}) AS (\n{sql}\n)"
+            arguments = ", ".join(self.query.arguments)
+            return f"CREATE OR REPLACE TEMP MACRO {name}({arguments}) AS (\n{sql}\n)"
         return f"CREATE TEMP VIEW {name} AS {sql}"
 
 
@@ -87,6 +88,21 @@ def names_in(connection: DuckDBPyConnection, query: str) -> frozenset[str]:
     """Return the relations and functions that a SELECT names, by DuckDB's own parser."""
     ((tree,),) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
     return names_of(tree)
+
+
+def ctes_of(text: str) -> frozenset[str]:
+    """Return the names of the common table expressions in the tree of a SELECT."""
+    found: set[str] = set()
+    waiting: list[object] = [json.loads(text)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += node
+        elif isinstance(node, dict):
+            waiting += node.values()
+            if isinstance(ctes := node.get("cte_map"), dict):
+                found.update(str(cte["key"]).lower() for cte in ctes["map"])
+    return frozenset(found)
 
 
 def names_of(text: str) -> frozenset[str]:

@@ -6,20 +6,21 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from recorder.schema import TABLES
 
-_MADE = {
-    "local": ("local_addr", "local_port"),
-    "peer": ("peer_addr", "peer_port"),
-    "who": ("comm", "pid"),
+MADE = {
+    "local": ("endpoint", "local_addr", "local_port"),
+    "peer": ("endpoint", "peer_addr", "peer_port"),
+    "who": ("who", "comm", "pid"),
 }
-"""What the columns are made of that analyzer.sql.views adds, but for what is implied."""
+"""Columns that sockets and closes have beside the recorded ones: a function, and of what."""
 
 Columns = Mapping[str, frozenset[str]]
 
 _PLAIN_FUNCTIONS = frozenset("generate_series json_each json_tree range repeat unnest".split())
+_SCHEMAS = ("raw", "temp", "main")
 _EVERY = {name: frozenset(table.names) for name, table in TABLES.items()}
 
 _KNOWN = frozenset(name for names in _EVERY.values() for name in names)
@@ -34,29 +35,34 @@ def named_columns(
     """Return the columns, by table, that statements name, as DuckDB writes their trees.
 
     ``views`` are the names of those that they may name, functions too, of which ``tree_of`` gives
-    the tree. Where a tree leaves it open, all columns are named.
+    the tree. Where a tree leaves it open, all columns are named. A ``*`` within a view stands for
+    what anybody names; in what it gives, for all if who asks it takes all.
     """
     words, named, stars = set[str](), set[str](), set[str]()
+    handed: dict[str, set[str]] = {}
     relations = frozenset({*_EVERY, *views, "baseline"})
     seen = set[str]()
     try:
-        waiting = [_reads(tree, relations) for tree in trees]
+        waiting = [("", _reads(tree, relations)) for tree in trees]
         while waiting:
-            reads = waiting.pop()
+            view, reads = waiting.pop()
             if reads is None:
                 return _EVERY
-            words |= reads[0]
-            named |= reads[1]
-            stars |= reads[2]
+            words |= reads.words
+            named |= reads.named
+            stars |= reads.rows if view else reads.rows | reads.stars
+            handed[view] = reads.stars if reads.gives_all else set()
             more = {name for name in views if name in named} - seen
             seen |= more
-            waiting += [_reads_of_view(tree_of(name), relations) for name in more]
+            waiting += [(name, _reads_of_view(tree_of(name), relations)) for name in more]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return _EVERY
+    while more := {star for name in stars & handed.keys() for star in handed[name]} - stars:
+        stars |= more
     if "baseline" in named:
         named.add("sockets")
         stars |= {"sockets"} if "baseline" in stars else set()
-    words.update(column for made in words & _MADE.keys() for column in _MADE[made])
+    words.update(column for made in words & MADE.keys() for column in MADE[made][1:])
     return {
         name: columns if name in stars else columns & (words | _IMPLIED)
         for name, columns in _EVERY.items()
@@ -64,10 +70,24 @@ def named_columns(
     }
 
 
-def _reads(text: str, relations: Collection[str]) -> tuple[set[str], set[str], set[str]] | None:
-    """Return the words of a tree, what it names, and of what it takes all; None if it is open."""
-    words, named, stars = set[str](), set[str](), set[str]()
-    for node in _nodes(json.loads(text)):
+class _Reads(NamedTuple):
+    """What a tree reads: its words, what it names, of what it takes ``*``, of what whole rows.
+
+    ``gives_all`` tells whether a ``*`` may be in what it gives.
+    """
+
+    words: set[str]
+    named: set[str]
+    stars: set[str]
+    rows: set[str]
+    gives_all: bool
+
+
+def _reads(text: str, relations: Collection[str]) -> _Reads | None:
+    """Return what a tree reads, None if it leaves that open."""
+    words, named, stars, rows = set[str](), set[str](), set[str](), set[str]()
+    tree = json.loads(text)
+    for node in _nodes(tree):
         if _leaves_open(node):
             return None
         words |= _words(node)
@@ -75,8 +95,9 @@ def _reads(text: str, relations: Collection[str]) -> tuple[set[str], set[str], s
             named.add(str(node["table_name"]).lower())
         if "function_name" in node:
             named.add(str(node["function_name"]).lower())
-        stars |= _starred(node) | _rows_named(node, relations)
-    return words, named, stars
+        stars |= _starred(node)
+        rows |= _rows_named(node, relations)
+    return _Reads(words, named, stars, rows, any(_star_in(node) for node in _given(tree)))
 
 
 _reads_of_view = cache(_reads)
@@ -109,19 +130,37 @@ def _leaves_open(node: Mapping[str, Any]) -> bool:
         return True
     if kind == "TABLE_FUNCTION":
         return str(node["function"]["function_name"]).lower() not in _PLAIN_FUNCTIONS
-    if kind == "BASE_TABLE":  # a file by its name, or columns under other names
-        return not re.fullmatch(r"\w+", str(node["table_name"])) or bool(node["column_name_alias"])
+    if kind == "BASE_TABLE":  # a file by its name, columns under other names, or what there is
+        named = re.fullmatch(r"\w+", str(node["table_name"]))
+        own = node.get("schema_name") in (None, "", *_SCHEMAS)
+        return not named or not own or bool(node["column_name_alias"])
     return False
 
 
 def _starred(node: Mapping[str, Any]) -> set[str]:
     """Return the tables of which a SELECT takes whatever columns they have."""
-    if "select_list" not in node or not any(
-        inner.get("class") == "STAR" for inner in _own(list(node.values()))
-    ):
+    if "select_list" not in node or not _star_in(node):
         return set()
     tables = (inner for inner in _own(node.get("from_table")) if inner.get("type") == "BASE_TABLE")
     return {str(table["table_name"]).lower() for table in tables}
+
+
+def _star_in(node: Mapping[str, Any]) -> bool:
+    return any(inner.get("class") == "STAR" for inner in _own(list(node.values())))
+
+
+def _given(tree: object) -> Iterator[dict[str, Any]]:
+    """Yield the SELECTs of which the rows are those that a tree gives: one, or several united."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += node
+        elif isinstance(node, dict):
+            if "select_list" in node:
+                yield node
+            else:
+                waiting += (value for name, value in node.items() if name != "cte_map")
 
 
 def _own(tree: object) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from analyzer.reading.recording import Recording
 from analyzer.reading.segment import Segment
 from analyzer.sql.complaint import complaint
 from analyzer.sql.library import Piece, closure, names_in, pieces
+from analyzer.sql.reads import MADE, Columns
 from recorder.schema import CLOSES, KINDS, SOCKETS, TABLES, SockrecError, Table, public_schema
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ _LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
 
 Value = str | int | float | bool
+
+Narrowed = Mapping[str, str]
+"""The SELECT of all rows of each table that is read."""
 
 
 class ScopeError(SockrecError):
@@ -77,9 +81,15 @@ class Stream:
     """
 
     def __init__(self, table: Table, journals: Sequence[Journal]) -> None:
+        self.table = table.name
         self.columns = frozenset(table.names)
         self._journals = tuple(journals)
         self._schema = public_schema(table)
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether all columns are handed over."""
+        return len(self.columns) == len(self._schema)
 
     def __arrow_c_schema__(self) -> object:
         schema: object = self._schema.__arrow_c_schema__()
@@ -165,25 +175,42 @@ def _lay_raw(
     connection: DuckDBPyConnection, recording: Recording, raw: str, part: int | None
 ) -> None:
     for table in TABLES.values():
-        branches = [
-            _segments_select(table, names, list(group))
-            for names, group in groupby(
-                sorted(
-                    (s for s in recording.segments if s.table == table),
-                    key=lambda segment: segment.columns,
-                ),
+        select = _recorded(table, recording, part, table.names)
+        connection.execute(f"CREATE OR REPLACE VIEW {raw}.{table.name} AS {select}")
+
+
+def _recorded(
+    table: Table, recording: Recording, part: int | None, columns: Collection[str]
+) -> str:
+    """Return the SELECT of all rows of a table, of these columns and those that name them."""
+    branches = [
+        _segments_select(table, names, list(group), columns)
+        for names, group in groupby(
+            sorted(
+                (s for s in recording.segments if s.table == table),
                 key=lambda segment: segment.columns,
-            )
-        ]
-        if any(journal.table == table for journal in recording.journals):
-            branches.append(f"SELECT {', '.join(table.names)} FROM {_stream_name(table, part)}")
-        if not branches:
-            branches.append(f"SELECT {_selection(table, ())} WHERE false")
-        rows = " UNION ALL ".join(branches)
-        key = _key(table, recording, part)
-        connection.execute(
-            f"CREATE OR REPLACE VIEW {raw}.{table.name} AS SELECT *, {key} FROM ({rows})"
+            ),
+            key=lambda segment: segment.columns,
         )
+    ]
+    if any(journal.table == table for journal in recording.journals):
+        selection = _selection(table, table.names, columns)
+        branches.append(f"SELECT {selection} FROM {_stream_name(table, part)}")
+    if not branches:
+        branches.append(f"SELECT {_selection(table, (), columns)} WHERE false")
+    return f"SELECT *, {_key(table, recording, part)} FROM ({' UNION ALL '.join(branches)})"
+
+
+def narrowed(recording: Recording, columns: Columns, part: int | None = None) -> Narrowed:
+    """Return the SELECT of all rows of each table of which columns are read, of no others.
+
+    To bind all 164 of sockets, wherever they are named, takes longer than a small answer.
+    """
+    return {
+        name: f"SELECT *, {_made(TABLES[name], names)} "
+        f"FROM ({_recorded(TABLES[name], recording, part, names)})"
+        for name, names in columns.items()
+    }
 
 
 def _key(table: Table, recording: Recording, part: int | None) -> str:
@@ -213,16 +240,43 @@ def lay_scope(
     parameters: Mapping[str, tuple[str, Value | None]] | None = None,
     names: Collection[str] | None = None,
     given: Collection[str] = (),
-) -> None:
-    """Create the temporary views of one run; ``parameters`` gives type and value by name.
+    narrow: Narrowed | None = None,
+    inline: bool = False,
+) -> str:
+    """Create the temporary views of one run, or anew; ``parameters`` gives type and value by name.
 
     Of functions, parts and derived views those that a query with ``names`` uses, if they are given,
-    but for those that are there already. Of several recordings the catalog of one is in use. Raises
-    ScopeError.
+    but for those that are there already; of tables the ``narrow`` ones, if they are. Of several
+    recordings the catalog of one is in use. ``inline`` parts and derived views are returned as
+    common table expressions, rather than created, as each view is bound when it is created and
+    again wherever it is named. Raises ScopeError.
     """
     pieces_of_run = _lay_functions(connection, scope, _used(names), given)
-    for name, select in _relations(connection, scope, parameters, pieces_of_run, "raw"):
-        connection.execute(f"CREATE TEMP VIEW {name} AS {select}")
+    apart = {piece.query.name for piece in pieces_of_run} if inline else set()
+    ctes = []
+    for name, select in _relations(connection, scope, parameters, pieces_of_run, "raw", narrow):
+        if name in apart:
+            ctes.append(f"{name} AS NOT MATERIALIZED (\n{select}\n)")
+        else:
+            connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {select}")
+    return ", ".join(ctes)
+
+
+_BEGIN = re.compile(r"\s*(?:(WITH)\b(?!\s+RECURSIVE\b)|SELECT\b)", re.IGNORECASE)
+
+
+def takes_inline(query: str, ctes: Collection[str]) -> bool:
+    """Tell whether common table expressions may stand before a query that has some itself."""
+    own = {*TABLES, "baseline", "params", "chosen", *map(_narrow_name, TABLES), *pieces()}
+    return bool(_BEGIN.match(query)) and own.isdisjoint(ctes)
+
+
+def with_inline(query: str, ctes: str) -> str:
+    """Put common table expressions before a query that takes them."""
+    begin = _BEGIN.match(query)
+    if not ctes or not begin:
+        return query
+    return f"WITH {ctes},\n{query[begin.end() :]}" if begin[1] else f"WITH {ctes}\n{query}"
 
 
 def lay_together(
@@ -231,6 +285,7 @@ def lay_together(
     scopes: Sequence[Scope],
     parameters: Mapping[str, tuple[str, Value | None]] | None = None,
     names: Collection[str] | None = None,
+    narrow: Sequence[Narrowed] | None = None,
 ) -> None:
     """Create the temporary views of one run over several recordings, each in its own scope.
 
@@ -240,13 +295,24 @@ def lay_together(
     used = _used(names)
     wanted = _lay_functions(connection, scopes[0], used)
     laid = {
-        part: dict(_relations(connection, scope, parameters, wanted, f"{catalog(part)}.raw"))
+        part: dict(
+            _relations(
+                connection,
+                scope,
+                parameters,
+                wanted,
+                f"{catalog(part)}.raw",
+                narrow[part] if narrow else None,
+            )
+        )
         for scope in scopes
         if (part := scope.part) is not None
     }
     named = [piece.query.name for piece in wanted if piece.query.name in used]
-    for name in (*TABLES, "baseline", *named):
-        own = {"chosen", name}
+    tables = [name for name in (*TABLES, "baseline") if all(name in one for one in laid.values())]
+    whole = [_narrow_name(name) for name in TABLES]
+    for name in (*tables, *named):
+        own = {"chosen", name, *whole}
         if name not in TABLES:
             own |= {*TABLES, "baseline", "params", *(p.query.name for p in closure({name}))}
         branches = []
@@ -257,12 +323,14 @@ def lay_together(
                 for other, select in relations.items()
                 if other in own
             )
-            whole = f"WITH {ctes} SELECT * FROM {name} LIMIT 0"
-            there = {column[0] for column in connection.execute(whole).description or ()}
+            none = f"WITH {ctes} SELECT * FROM {name} LIMIT 0"
+            there = {column[0] for column in connection.execute(none).description or ()}
             columns = ", ".join([*_named(recordings[part], there), "*"])
             branches.append(f"(WITH {ctes} SELECT {columns} FROM {name})")
-        connection.execute(f"CREATE TEMP VIEW {name} AS {' UNION ALL '.join(branches)}")
-    connection.execute(f"CREATE TEMP VIEW params AS {_params(together(scopes), parameters)}")
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {' UNION ALL '.join(branches)}")
+    connection.execute(
+        f"CREATE OR REPLACE TEMP VIEW params AS {_params(together(scopes), parameters)}"
+    )
 
 
 def together(scopes: Sequence[Scope]) -> Scope:
@@ -301,21 +369,33 @@ def _relations(
     parameters: Mapping[str, tuple[str, Value | None]] | None,
     wanted: Sequence[Piece],
     raw: str,
+    narrow: Narrowed | None,
 ) -> Iterator[tuple[str, str]]:
     """Yield what a query sees of one recording: name and SELECT, each after what it uses itself."""
     if scope.where is not None:
         yield "chosen", _chosen(connection, scope, scope.where, raw)
     for table in TABLES.values():
+        if narrow is not None:
+            if table.name not in narrow:
+                continue
+            yield _narrow_name(table.name), narrow[table.name]
         conditions = [_bounds(table, scope)]
         if scope.where is not None and table in (SOCKETS, CLOSES):
             closes = table == CLOSES
             conditions.append(_closes_condition(connection, scope, raw) if closes else _CHOSEN)
-        yield table.name, f"SELECT * FROM {_timed(table, raw)} WHERE {' AND '.join(conditions)}"
-    yield "baseline", _baseline(scope, raw)
+        rows = _timed(table, raw, narrow is not None)
+        yield table.name, f"SELECT * FROM {rows} WHERE {' AND '.join(conditions)}"
+    if narrow is None or SOCKETS.name in narrow:
+        yield "baseline", _baseline(scope, raw, narrow is not None)
     yield "params", _params(scope, parameters)
     for piece in wanted:
-        sql = piece.query.sql
-        yield piece.query.name, sql if raw == "raw" else re.sub(r"\braw\.", f"{raw}.", sql)
+        read = rf"{raw}.\1" if narrow is None else _narrow_name(r"\1")
+        yield piece.query.name, re.sub(r"\braw\.(\w+)", read, piece.query.sql)
+
+
+def _narrow_name(table: str) -> str:
+    """Return by which name a run knows all rows of a table, of the columns that it reads."""
+    return f"raw_{table}"
 
 
 def _params(scope: Scope, parameters: Mapping[str, tuple[str, Value | None]] | None) -> str:
@@ -335,12 +415,12 @@ def _names_of_columns(connection: DuckDBPyConnection, scope: Scope) -> frozenset
     return made | names_in(connection, f"SELECT 1 WHERE (\n{scope.where}\n)")
 
 
-def _timed(table: Table, raw: str) -> str:
+def _timed(table: Table, raw: str, narrow: bool = False) -> str:
     """Return the whole table with what is made of it, under a name that a condition may use."""
-    return (
-        f"(SELECT *, {_made(table)} FROM {raw}.{table.name}) AS "
-        f"{SOCKETS.name if table == CLOSES else table.name}"
-    )
+    name = SOCKETS.name if table == CLOSES else table.name
+    if narrow:
+        return f"{_narrow_name(table.name)} AS {name}"
+    return f"(SELECT *, {_made(table)} FROM {raw}.{table.name}) AS {name}"
 
 
 def _described(table: Table, raw: str) -> str:
@@ -386,16 +466,19 @@ def added(table: Table) -> dict[str, str]:
     return columns
 
 
-def _made(table: Table) -> str:
-    """Return the columns that are made of others: the time as a number, and what people read."""
-    columns = [f"epoch_us({_TIME_COLUMN.get(table.name, 'sample_time')}) AS t_us"]
+def _made(table: Table, there: Collection[str] | None = None) -> str:
+    """Return the columns that are made of others: the time as a number, and what people read.
+
+    Those made of columns that are ``there``, if these are given.
+    """
+    made = [f"epoch_us({_TIME_COLUMN.get(table.name, 'sample_time')}) AS t_us"]
     if table in (SOCKETS, CLOSES):
-        columns += [
-            "endpoint(local_addr, local_port) AS local",
-            "endpoint(peer_addr, peer_port) AS peer",
-            "who(comm, pid) AS who",
+        made += [
+            f"{function}({', '.join(columns)}) AS {name}"
+            for name, (function, *columns) in MADE.items()
+            if there is None or set(columns) <= set(there)
         ]
-    return ", ".join(columns)
+    return ", ".join(made)
 
 
 def _bounds(table: Table, scope: Scope) -> str:
@@ -474,36 +557,41 @@ def _no_condition(text: str, error: Exception) -> ScopeError:
     return refused
 
 
-def _baseline(scope: Scope, raw: str) -> str:
+def _baseline(scope: Scope, raw: str, narrow: bool) -> str:
     """Return the last row before the scope of every socket that has a row in it."""
     if scope.start is None:
         return "SELECT * FROM sockets WHERE false"
     before = f"sample_time < make_timestamp({scope.start})"
+    rows = _narrow_name(SOCKETS.name) if narrow else f"{raw}.sockets"
+    made = "" if narrow else f", {_made(SOCKETS)}"
     return (
-        f"SELECT s.*, {_made(SOCKETS)} FROM {raw}.sockets AS s "
-        f"JOIN (SELECT b.ns, b.cookie, max(b.sample) AS sample FROM {raw}.sockets AS b "
+        f"SELECT s.*{made} FROM {rows} AS s "
+        f"JOIN (SELECT b.ns, b.cookie, max(b.sample) AS sample FROM {rows} AS b "
         "JOIN (SELECT DISTINCT ns, cookie FROM sockets) AS k USING (ns, cookie) "
         f"WHERE b.{before} GROUP BY b.ns, b.cookie) AS l "
         f"ON s.ns = l.ns AND s.cookie = l.cookie AND s.sample = l.sample WHERE s.{before}"
     )
 
 
-def _segments_select(table: Table, names: tuple[str, ...], segments: Sequence[Segment]) -> str:
+def _segments_select(
+    table: Table, names: tuple[str, ...], segments: Sequence[Segment], columns: Collection[str]
+) -> str:
     files = ", ".join(_literal(str(segment.path)) for segment in segments)
     # Never what the names of folders or files suggest: hive_partitioning would add columns.
     return (
-        f"SELECT {_selection(table, names)} FROM read_parquet([{files}], "
+        f"SELECT {_selection(table, names, columns)} FROM read_parquet([{files}], "
         "hive_partitioning = false, union_by_name = false)"
     )
 
 
-def _selection(table: Table, present: Sequence[str]) -> str:
-    """Return every column of the table, NULL of its type where a file has none."""
+def _selection(table: Table, present: Sequence[str], columns: Collection[str]) -> str:
+    """Return these columns of the table in its order, NULL of their type where a file has none."""
     return ", ".join(
         column.name
         if column.name in present
         else f"CAST(NULL AS {KINDS[column.kind][2]}) AS {column.name}"
         for column in table.columns
+        if column.name in columns
     )
 
 

@@ -45,12 +45,17 @@ class QueryError(SockrecError):
 
 
 class Work:
-    """A query in a thread of its own: DuckDB in the main thread would not notice Ctrl-C."""
+    """A query in a thread of its own: DuckDB in the main thread would not notice Ctrl-C.
+
+    ``prepare`` lays what the query names, ``widen`` all that could be meant by a wrong name. Both
+    give the query as it is to be run.
+    """
 
     def __init__(
         self,
         cursor: duckdb.DuckDBPyConnection,
-        prepare: Callable[[], None],
+        prepare: Callable[[], str],
+        widen: Callable[[], str],
         query: str,
         journals: Collection[Stream],
         timeout: float | None,
@@ -59,6 +64,7 @@ class Work:
         self._cursor = cursor
         self._closing = threading.Lock()
         self._prepare = prepare
+        self._widen = widen
         self._query = query
         self._refused = refused
         self._journals = journals
@@ -123,12 +129,17 @@ class Work:
 
     def _run(self) -> None:
         try:
-            self._prepare()
-            wanted = columns_read(self._cursor, self._query) if self._journals else None
-            if wanted is not None:
+            query = self._prepare()
+            if any(journal.whole for journal in self._journals):
+                wanted = columns_read(self._cursor, query)
                 for journal in self._journals:
-                    journal.columns &= wanted
-            reader = self._cursor.sql(self._query).to_arrow_reader(_ROWS_AT_ONCE)
+                    journal.columns &= journal.columns if wanted is None else wanted
+            try:
+                relation = self._cursor.sql(query)
+            except (duckdb.BinderException, duckdb.CatalogException):
+                self._cursor.sql(self._widen())  # what is wrong is told as of all columns
+                raise
+            reader = relation.to_arrow_reader(_ROWS_AT_ONCE)
             self._put(reader.schema)
             for batch in reader:
                 if self._stopped.is_set():

@@ -55,7 +55,9 @@ bloated AS MATERIALIZED (
 ),
 moments AS (
   -- Looks of the connections that are late at some time, from the first late one to the last.
-  SELECT b.*, s.cookie, s.sample_time, s.t_us, s.bytes_acked, s.rtt_us >= b.late_us AS is_late
+  SELECT
+    b.ns, b.pid, b.start_us, b.comm, b.peer_addr, b.min_rtt_us, b.p95_us, s.cookie, s.sample_time, s.t_us, s.bytes_acked,
+    s.rtt_us >= b.late_us AS is_late
   FROM bloated AS b
   JOIN sockets AS s
     ON s.ns = b.ns AND s.peer_addr = b.peer_addr AND s.pid IS NOT DISTINCT FROM b.pid

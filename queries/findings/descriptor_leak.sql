@@ -7,7 +7,7 @@
 -- """
 -- needs = ["sockets", "owners", "limits"]
 -- lasts = 10.0
--- uses = ["endpoint", "fd_limits", "netns_of", "process_counts", "rise_time", "who"]
+-- uses = ["endpoint", "fd_limits", "netns_of", "process_counts", "rise_time", "slope_of", "who"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -53,9 +53,9 @@ trends AS (
   SELECT
     pid, start_us, fd_limit, min_by(sockets, sample) AS at_first, max(sockets) AS peak,
     max_by(sample, 1000000000 * sockets - sample) AS peak_sample,
-    regr_slope(lived, second) AS per_second, regr_r2(lived, second) AS fit,
-    regr_slope(lived, second) FILTER (WHERE 2 * (t_us - begun_us) >= ended_us - begun_us) AS late_per_second,
-    regr_intercept(lived, second) + regr_slope(lived, second) * max(second) AS level,
+    slope_of(lived, second) AS per_second, regr_r2(lived, second) AS fit,
+    slope_of(CASE WHEN 2 * (t_us - begun_us) >= ended_us - begun_us THEN lived END, second) AS late_per_second,
+    regr_intercept(lived, second) + slope_of(lived, second) * max(second) AS level,
     min(sample) FILTER (WHERE 2 * (t_us - begun_us) >= ended_us - begun_us) AS half_sample,
     min(sample) FILTER (WHERE 5 * (t_us - begun_us) >= 4 * (ended_us - begun_us)) AS late_sample,
     max(ended_us) - max(begun_us) AS span_us, min(sample) AS first_sample, max(sample_time) AS until,
@@ -97,7 +97,7 @@ chosen AS MATERIALIZED (
   WHERE c.is_near OR 2 * k.late >= k.at_half
 ),
 held AS (
-  SELECT s.*
+  SELECT s.pid, s.start_us, s.ns, s.netid, s.local_addr, s.local_port, s.peer_addr, s.peer_port, s.comm
   FROM chosen AS c
   JOIN sockets AS s ON s.pid = c.pid AND s.start_us = c.start_us AND s.sample = c.peak_sample
 ),

@@ -6,7 +6,7 @@
 -- kernel's own clock (last_ack_recv_ms) tells how long it is so at least, from before the recording
 -- too.
 -- """
--- uses = ["tcp_reads"]
+-- uses = ["history", "tcp_reads"]
 -- [columns]
 -- ns = "Network namespace."
 -- state = "CLOSE-WAIT or FIN-WAIT-2."
@@ -37,7 +37,7 @@ SELECT
     WHEN max_by(w.recv_q, w.sample) > 0 THEN 'not read'
     WHEN max_by(w.recv_q, w.sample) = 0 THEN 'not closed'
   END AS verdict
-FROM (SELECT * FROM sockets UNION ALL SELECT * FROM baseline) AS w
+FROM history AS w
 LEFT JOIN bounds AS b USING (ns)
 WHERE w.netid IN ('tcp', 'mptcp')
   AND (w.state = 'CLOSE-WAIT' OR (w.state = 'FIN-WAIT-2' AND w.inode > 0))

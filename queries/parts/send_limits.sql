@@ -5,7 +5,7 @@
 -- time in which something waited to be sent or acknowledged, and how much of it the peer's window or
 -- the own send buffer was the limit. A window that is mostly shut is a reader that is slow.
 -- """
--- uses = ["endpoint", "tcp_reads"]
+-- uses = ["endpoint", "history", "tcp_reads"]
 -- [columns]
 -- ns = "Network namespace."
 -- busy_us = "Time with something to send."
@@ -24,7 +24,7 @@ WITH sending AS (
     max(rwnd_limited_us) AS window_us, min(sndbuf_limited_us) AS first_buffer_us, max(sndbuf_limited_us) AS buffer_us,
     max(bytes_acked) - min(bytes_acked) AS acked, max(snd_wnd) AS most_window, avg(snd_wnd) AS mean_window,
     max_by(sndbuf, sample) AS sndbuf, median(rtt_us) AS rtt_us
-  FROM (SELECT * FROM sockets UNION ALL SELECT * FROM baseline) AS seen
+  FROM history AS seen
   WHERE netid = 'tcp' AND busy_time_us > 0 AND state NOT IN ('LISTEN', 'TIME-WAIT', 'UNCONN')
   GROUP BY ns, cookie
 ),

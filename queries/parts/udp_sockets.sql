@@ -1,6 +1,6 @@
 -- title = "UDP sockets and the datagrams that they dropped"
 -- description = "One row per socket: what its receive buffer dropped in this time."
--- uses = ["grown", "newborn"]
+-- uses = ["grown", "history", "newborn"]
 -- [columns]
 -- ns = "Network namespace."
 -- cookie = "Identity of the socket, the key together with ns."
@@ -8,12 +8,7 @@
 -- drops = "Datagrams it dropped in this time; nothing if the kernel did not tell."
 -- drops_before = "Datagrams it had dropped before; 0 if it came while it was recorded."
 -- peak_per_s = "Most drops a second from one sample to the next."
-WITH seen AS (
-  SELECT true AS wanted, * FROM sockets WHERE netid IN ('udp', 'udplite')
-  UNION ALL
-  SELECT false AS wanted, * FROM baseline WHERE netid IN ('udp', 'udplite')
-),
-steps AS (
+WITH steps AS (
   SELECT
     s.*,
     s.t_us - lag(s.t_us) OVER life AS dt_us,
@@ -22,7 +17,8 @@ steps AS (
       WHEN n.cookie IS NOT NULL THEN 0
       ELSE s.drops
     END AS former_drops
-  FROM seen AS s LEFT JOIN newborn AS n ON n.kind = 'udp' AND n.ns = s.ns AND n.cookie = s.cookie
+  FROM history AS s LEFT JOIN newborn AS n ON n.kind = 'udp' AND n.ns = s.ns AND n.cookie = s.cookie
+  WHERE s.netid IN ('udp', 'udplite')
   WINDOW life AS (PARTITION BY s.ns, s.cookie ORDER BY s.sample)
 )
 SELECT

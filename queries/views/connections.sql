@@ -142,6 +142,16 @@ ends AS (
   FROM closes
   WHERE connection
 ),
+shared AS (
+  -- No process holds the TCP connection that SMC makes for one of its own; one holds that of the same ends.
+  SELECT
+    ns, local_addr, local_port, peer_addr, peer_port,
+    max_by(pid, sample) AS pid, max_by(start_us, sample) AS start_us, max_by(comm, sample) AS comm,
+    max_by(owner_by, sample) AS owner_by
+  FROM sockets
+  WHERE netid = 'smc' AND pid IS NOT NULL AND peer_port <> 0
+  GROUP BY ns, local_addr, local_port, peer_addr, peer_port
+),
 waits AS (
   -- TIME-WAIT alone: it has another cookie than the announcement, if no sample had shown it before.
   SELECT s.ns, s.cookie, s.local_addr, s.local_port, s.peer_addr, s.peer_port, s.fin_wait_us, s.time_wait_us, s.remains_us
@@ -166,11 +176,11 @@ known AS (
     coalesce(s.family, e.family) AS family, coalesce(s.netid, e.netid) AS netid,
     coalesce(s.local_addr, e.local_addr) AS local_addr, coalesce(s.local_port, e.local_port) AS local_port,
     coalesce(s.peer_addr, e.peer_addr) AS peer_addr, coalesce(s.peer_port, e.peer_port) AS peer_port,
-    CASE WHEN s.pid IS NOT NULL THEN s.pid ELSE e.pid END AS pid,
-    CASE WHEN s.pid IS NOT NULL THEN s.start_us ELSE e.start_us END AS start_us,
-    CASE WHEN s.pid IS NOT NULL THEN s.comm ELSE e.comm END AS comm,
+    CASE WHEN s.pid IS NOT NULL THEN s.pid WHEN e.pid IS NOT NULL THEN e.pid ELSE c.pid END AS pid,
+    CASE WHEN s.pid IS NOT NULL THEN s.start_us WHEN e.pid IS NOT NULL THEN e.start_us ELSE c.start_us END AS start_us,
+    CASE WHEN s.pid IS NOT NULL THEN s.comm WHEN e.pid IS NOT NULL THEN e.comm ELSE c.comm END AS comm,
     s.user,
-    CASE WHEN s.pid IS NOT NULL THEN s.owner_by ELSE e.owner_by END AS owner_by,
+    CASE WHEN s.pid IS NOT NULL THEN s.owner_by WHEN e.pid IS NOT NULL THEN e.owner_by ELSE c.owner_by END AS owner_by,
     coalesce(s.samples, 0) AS samples, s.first_sample, s.last_sample, s.last_row,
     s.cookie IS NULL AND coalesce(e.sampled, false) AS shown_before,
     coalesce(s.first_us, e.t_us) AS first_us,
@@ -200,6 +210,10 @@ known AS (
     coalesce(e.sndbuf_limited_us, s.sndbuf_limited_us) AS sndbuf_limited_us
   FROM sampled AS s
   FULL JOIN ends AS e ON e.ns = s.ns AND e.cookie = s.cookie
+  LEFT JOIN shared AS c
+    ON c.ns = coalesce(s.ns, e.ns)
+    AND c.local_addr = coalesce(s.local_addr, e.local_addr) AND c.local_port = coalesce(s.local_port, e.local_port)
+    AND c.peer_addr = coalesce(s.peer_addr, e.peer_addr) AND c.peer_port = coalesce(s.peer_port, e.peer_port)
   LEFT JOIN matches AS m ON m.ns = e.ns AND m.cookie = e.cookie AND m.wait_place = 1 AND m.end_place = 1
   -- Where ports are taken again at once it is one of several, whichever: none is counted twice.
   WHERE NOT EXISTS (SELECT 1 FROM matches AS taken WHERE taken.ns = s.ns AND taken.time_wait_cookie = s.cookie)

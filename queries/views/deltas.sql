@@ -5,7 +5,7 @@
 -- before. A counter that fell, as a kernel's does that cleared it, has no change. Over everything
 -- this takes seconds: ask it WHERE cookie = …, or of few sockets.
 -- """
--- uses = ["grown"]
+-- uses = ["grown", "history"]
 --
 -- [columns]
 -- host = "Host that was recorded."
@@ -58,12 +58,7 @@
 -- sent_bytes_per_s = "Bytes sent a second."
 -- received_bytes_per_s = "Bytes received a second."
 -- acked_bytes_per_s = "Bytes acknowledged a second."
-WITH seen AS (
-  SELECT true AS wanted, * FROM sockets WHERE state <> 'LISTEN'
-  UNION ALL
-  SELECT false AS wanted, * FROM baseline WHERE state <> 'LISTEN'
-),
-grown_by AS (
+WITH grown_by AS (
   SELECT
     host, boot, ns, netns, cookie, sample, sample_time, t_us, t_us - lag(t_us) OVER socket_life AS dt_us,
     netid, state, local_addr, local_port, peer_addr, peer_port, pid, start_us, comm, local, peer, who, recv_q, send_q,
@@ -91,7 +86,8 @@ grown_by AS (
     grown(total_rto_recoveries, lag(total_rto_recoveries) OVER socket_life) AS d_total_rto_recoveries,
     grown(rehash, lag(rehash) OVER socket_life) AS d_rehash,
     grown(drops, lag(drops) OVER socket_life) AS d_drops
-  FROM seen
+  FROM history
+  WHERE state <> 'LISTEN'
   WINDOW socket_life AS (PARTITION BY ns, cookie ORDER BY sample)
   QUALIFY wanted AND lag(t_us) OVER socket_life IS NOT NULL
 )

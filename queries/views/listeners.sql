@@ -3,7 +3,7 @@
 -- One row per listening socket: TCP, MPTCP and SCTP ports, unix sockets. The accept queue is full,
 -- and the kernel drops who comes, when more connections wait than the backlog says.
 -- """
--- uses = ["accept_waits", "counter_growth", "endpoint", "grown", "netns_of", "newborn", "who"]
+-- uses = ["accept_waits", "counter_growth", "endpoint", "grown", "history", "netns_of", "newborn", "who"]
 --
 -- [columns]
 -- host = "Host that was recorded."
@@ -48,12 +48,7 @@
 -- drops = "Connections it dropped in this time; never more than its namespace (TcpExt.ListenDrops), as its own count has other packets too. Nothing if the kernel did not tell."
 -- drops_since = "First sample that saw new drops."
 -- drops_until = "Last sample that saw new drops."
-WITH listening AS (
-  SELECT true AS wanted, * FROM sockets WHERE state = 'LISTEN'
-  UNION ALL
-  SELECT false AS wanted, * FROM baseline WHERE state = 'LISTEN'
-),
-looks AS (
+WITH looks AS (
   SELECT
     l.*,
     l.recv_q > l.send_q AS is_full,
@@ -66,7 +61,8 @@ looks AS (
       WHEN n.cookie IS NOT NULL THEN 0
       ELSE l.drops
     END AS former_drops
-  FROM listening AS l LEFT JOIN newborn AS n ON n.kind = 'tcp' AND n.ns = l.ns AND n.cookie = l.cookie
+  FROM history AS l LEFT JOIN newborn AS n ON n.kind = 'tcp' AND n.ns = l.ns AND n.cookie = l.cookie
+  WHERE l.state = 'LISTEN'
   WINDOW life AS (PARTITION BY l.ns, l.cookie ORDER BY l.sample)
 ),
 summed AS (

@@ -31,8 +31,13 @@ REQUEST_PROTOCOL = 3
 """INET_DIAG_REQ_PROTOCOL."""
 
 ALL_EXTENSIONS = 0xFF
-ALL_STATES = 0x3FFE
-"""TCP states 1 to 13: NEW_SYN_RECV (12) and BOUND_INACTIVE (13, Linux 6.8) among them."""
+ALL_STATES = 0xFFFE
+"""TCP has 1 to 13, NEW_SYN_RECV (12) and BOUND_INACTIVE (13, Linux 6.8) among them; DCCP more."""
+
+DCCP_STATES = ("PARTOPEN", "PASSIVE_CLOSEREQ")
+"""enum dccp_state (include/linux/dccp.h): those behind all of TCP's; ss has no names for them."""
+
+_BOUND_INACTIVE_SINCE = (6, 8)
 
 MEMINFO = 1
 INFO = 2
@@ -324,7 +329,10 @@ class InetDiag:
             subflow = Values(ulp.subflows(columns), None if told.all() else told)
             return {**tcp_info.values(columns, self._release), "subflow": subflow}
         if self._netid == "dccp":
-            return {**tcp_info.values(columns, self._release)}
+            last = None if self._release >= _BOUND_INACTIVE_SINCE else -1
+            words = [*STATES[:last], *DCCP_STATES]
+            state = code_words(word_codes(columns["_state"], len(words), 0), words)
+            return {"state": state, **tcp_info.values(columns, self._release)}
         if self._netid == "mptcp":
             own, rare = mptcp.values(columns)
             shown = {"cookie": Values(columns[KERNEL_COOKIE], mptcp.connections(columns)), **rare}

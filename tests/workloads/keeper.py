@@ -32,6 +32,12 @@ def inode_of(one: socket.socket) -> int:
     return os.fstat(one.fileno()).st_ino
 
 
+def lists_bound() -> bool:
+    """Tell whether this kernel lists TCP sockets that are bound and neither listen nor connect."""
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int(minor.partition("-")[0])) >= (6, 8)
+
+
 def _ioctl(one: socket.socket, request: int) -> int:
     (value,) = struct.unpack("i", fcntl.ioctl(one.fileno(), request, bytes(4)))
     return int(value)

@@ -22,11 +22,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.workloads.held import IPPROTO_MPTCP
-from tests.workloads.keeper import FAMILY_NAMES, V4, V6, Keeper, Truth, inode_of
+from tests.workloads.keeper import FAMILY_NAMES, V4, V6, Keeper, Truth, inode_of, lists_bound
 
 COMM = "sockrec-host"
 NOBODY_UID = 65534
 
+SEQPACKET = socket.SOCK_SEQPACKET
 SO_COOKIE = 57
 SO_ATTACH_FILTER = 26
 ICMP, ICMP6, UDPLITE = 1, 58, 136
@@ -34,10 +35,16 @@ ETH_P_ALL, ETH_P_IP, ETH_P_LOCAL = 3, 0x0800, 0x88B5
 NETLINK_XFRM, NETLINK_UEVENT, NETLINK_GENERIC = 6, 15, 16
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 IPV6_V6ONLY = 26
-AF_XDP = 44
+AF_SMC, AF_XDP = 43, 44
+SCTP, SOCK_DCCP, DCCP, SOL_DCCP, DCCP_SERVICE = 132, 6, 33, 269, 2
+SOL_PACKET, PACKET_RX_RING, PACKET_VERSION, PACKET_FANOUT = 263, 5, 10, 18
+TIPC_TYPE = 18888
 
 PLAIN, WIDE, QUEUED, MULTIPATH, DATAGRAM, HALF_CLOSED, WAITING = range(7001, 7008)
 """Ports: IPv4, IPv6 of both kinds, never accepted, MPTCP, UDP, closed by one end, by both."""
+
+ONE_TO_ONE, ONE_TO_MANY, CONGESTED, SHARED = range(7011, 7015)
+"""Ports of SCTP of both styles, DCCP and SMC."""
 
 CONNECTIONS = 4
 """Connections kept open to each of the ports PLAIN and WIDE, and waiting at QUEUED."""
@@ -97,6 +104,7 @@ class Resident(Keeper):
         self._unix()
         self._netlink()
         self._packets()
+        self._families()
         self._outside()
 
     def _listen(self, port: int, family: int, address: str, protocol: int) -> None:
@@ -130,7 +138,10 @@ class Resident(Keeper):
             self._from_proc("ping", ping)
         inactive = self.keep(socket.socket(V4))
         inactive.bind((self.here[0], 0))
-        self.inet("tcp", inactive, "UNCONN", recv_q=0, send_q=0)
+        if lists_bound():
+            self.inet("tcp", inactive, "UNCONN", recv_q=0, send_q=0)
+        else:
+            self._unlisted("TCP", inactive)
 
     def _from_proc(self, netid: str, one: socket.socket) -> None:
         """Note a socket that sock_diag may not list: /proc tells no cookie."""
@@ -243,6 +254,10 @@ class Resident(Keeper):
             _drop_all(one)
             if link:
                 one.bind((link, protocol))
+            if link and kind == socket.SOCK_RAW:
+                one.setsockopt(SOL_PACKET, PACKET_VERSION, 1)
+                one.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack("4I", 4096, 2, 2048, 4))
+                one.setsockopt(SOL_PACKET, PACKET_FANOUT, 7)
             bound: Truth = self._linked() if link else {"interface": None, "dev": None}
             self.add(
                 netid,
@@ -252,8 +267,67 @@ class Resident(Keeper):
                 | bound,
             )
 
+    def _families(self) -> None:
+        """Listen by what needs a module, and connect what is of one host only."""
+        with self._or_missing("SCTP"):
+            for port, kind in ((ONE_TO_ONE, socket.SOCK_STREAM), (ONE_TO_MANY, SEQPACKET)):
+                one = self.keep(socket.socket(V4, kind, SCTP))
+                one.bind((self.here[0], port))
+                one.listen(5)
+                self._listeners[port] = one
+                self._endpoint("LISTEN", one, local_port=port)
+        with self._or_missing("DCCP"):
+            one = self._dccp()
+            one.bind((self.here[0], CONGESTED))
+            one.listen(5)
+            self._listeners[CONGESTED] = one
+            self._known("dccp", "LISTEN", one, family="inet", local_port=CONGESTED)
+        with self._or_missing("SMC"):
+            one = self.keep(socket.socket(AF_SMC, socket.SOCK_STREAM))
+            _call("bind", one, _inet_address(self.here[0], SHARED))
+            one.listen(5)
+            self._listeners[SHARED] = one
+            self._known("smc", "LISTEN", one, local_port=SHARED)
+        with self._or_missing("TIPC"):
+            for netid, kind in (("ti_st", socket.SOCK_STREAM), ("ti_sq", SEQPACKET)):
+                name = TIPC_TYPE + kind
+                one = self.keep(socket.socket(socket.AF_TIPC, kind))
+                one.bind((socket.TIPC_ADDR_NAMESEQ, name, 1, 1, socket.TIPC_NODE_SCOPE))
+                one.listen(5)
+                client = self.keep(socket.socket(socket.AF_TIPC, kind))
+                client.connect((socket.TIPC_ADDR_NAME, name, 1, 0))
+                self._known(netid, "LISTEN", one)
+                self._known(netid, "ESTAB", client)
+                self._known(netid, "ESTAB", self.keep(one.accept()[0]))
+            self._known("ti_rd", None, self.keep(socket.socket(socket.AF_TIPC, socket.SOCK_RDM)))
+        with self._or_missing("vsock"):
+            port = 9000 + int(self.here[0].rpartition(".")[2])  # no namespace has ports of its own
+            one = self.keep(socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM))
+            one.bind((socket.VMADDR_CID_ANY, port))
+            one.listen(5)
+            client = self.keep(socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM))
+            client.connect((1, port))
+            self._known("v_str", "LISTEN", one, local_id=port)
+            self._known("v_str", "ESTAB", client, peer_id=port)
+            self._known("v_str", "ESTAB", self.keep(one.accept()[0]), local_id=port)
+
+    def _endpoint(self, state: str, one: socket.socket, **columns: int) -> None:
+        """Note a socket of SCTP beside its association, which has no cookie of its own."""
+        self._known("sctp", state, one, family="inet", cookie=cookie_of(one), **columns)
+
+    def _dccp(self) -> socket.socket:
+        one = self.keep(socket.socket(V4, SOCK_DCCP, DCCP))
+        one.setsockopt(SOL_DCCP, DCCP_SERVICE, socket.htonl(42))
+        return one
+
+    def _known(
+        self, netid: str, state: str | None, one: socket.socket, **columns: int | str | bool | None
+    ) -> None:
+        """Note a socket whose addresses not all are known."""
+        self.add(netid, state, **super().owner(one) | {"owner_by": "fd"} | columns)
+
     def _outside(self) -> None:
-        """Open sockets that the kernel lists nowhere."""
+        """Open sockets that the kernel lists nowhere, or where it has a module for that."""
         openers: dict[str, Callable[[], socket.socket]] = {
             "TCP": lambda: socket.socket(V4),
             "UDPv6": lambda: socket.socket(V6, socket.SOCK_DGRAM),
@@ -263,8 +337,16 @@ class Resident(Keeper):
         for protocol, opened in openers.items():
             with self._or_missing(protocol):
                 one = self.keep(opened())
-                known: Truth = {"inode": inode_of(one), "pid": os.getpid(), "fd": one.fileno()}
-                self.unexplained.append({**known, "protocol": protocol, "comm": COMM})
+                listed = {"AF_VSOCK": ("vsock_diag", "v_str"), "XDP": ("xsk_diag", "xdp")}
+                module, netid = listed.get(protocol, ("", ""))
+                if module and Path("/sys/module", module).exists():
+                    self._known(netid, "UNCONN", one)
+                else:
+                    self._unlisted(protocol, one)
+
+    def _unlisted(self, protocol: str, one: socket.socket) -> None:
+        known: Truth = {"inode": inode_of(one), "pid": os.getpid(), "fd": one.fileno()}
+        self.unexplained.append({**known, "protocol": protocol, "comm": COMM})
 
     # connect
 
@@ -311,6 +393,22 @@ class Resident(Keeper):
             several.sendall(b"x" * 20)
             self._multipath(several)
 
+        for port, kind in ((ONE_TO_ONE, socket.SOCK_STREAM), (ONE_TO_MANY, SEQPACKET)):
+            if port in self._listeners:
+                one = self.keep(socket.socket(V4, kind, SCTP))
+                one.connect((self.there[0], port))
+                self._endpoint("ESTAB" if port == ONE_TO_ONE else "UNCONN", one)
+                self._known("sctp", "ESTAB", one, family="inet", peer_port=port)
+        if CONGESTED in self._listeners:
+            one = self._dccp()
+            one.connect((self.there[0], CONGESTED))
+            # as it has had no answer to what ended its handshake
+            self._known("dccp", "PARTOPEN", one, family="inet", peer_port=CONGESTED)
+        if SHARED in self._listeners:
+            one = self.keep(socket.socket(AF_SMC, socket.SOCK_STREAM))
+            _call("connect", one, _inet_address(self.there[0], SHARED))
+            self._known("smc", "ESTAB", one, peer_port=SHARED)
+
     def _multipath(self, one: socket.socket) -> None:
         self.inet("mptcp", one, "ESTAB")
         self.add(
@@ -330,6 +428,17 @@ class Resident(Keeper):
         self._left = self.keep(self._listeners[WAITING].accept()[0])
         if MULTIPATH in self._listeners:
             self._multipath(self.keep(self._listeners[MULTIPATH].accept()[0]))
+        for port, netid in ((ONE_TO_ONE, "sctp"), (CONGESTED, "dccp"), (SHARED, "smc")):
+            if port in self._listeners:
+                one = self._listeners[port]
+                descriptor = _call("accept", one)
+                end = socket.socket(one.family, one.type, one.proto, descriptor)
+                self._known(netid, "ESTAB", self.keep(end), local_port=port)
+                if netid == "sctp":
+                    self._endpoint("ESTAB", end, local_port=port)
+        if ONE_TO_MANY in self._listeners:
+            many = self._listeners[ONE_TO_MANY]
+            self._known("sctp", "ESTAB", many, family="inet", local_port=ONE_TO_MANY)
 
     # end
 
@@ -357,6 +466,20 @@ class Resident(Keeper):
             stdin=subprocess.PIPE,
             pass_fds=chosen,
         )
+
+
+def _inet_address(address: str, port: int) -> bytes:
+    return struct.pack("=H", V4) + struct.pack(">H", port) + socket.inet_aton(address) + bytes(8)
+
+
+def _call(name: str, one: socket.socket, address: bytes | None = None) -> int:
+    """Call libc for a family whose addresses Python does not know."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    length = None if address is None else len(address)
+    answer: int = getattr(libc, name)(one.fileno(), address, length)
+    if answer < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return answer
 
 
 def _drop_all(one: socket.socket) -> None:

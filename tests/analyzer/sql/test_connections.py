@@ -328,3 +328,21 @@ def test_a_port_taken_again_within_a_second_makes_no_connection_more(tmp_path: P
         writer.sample([listener, waiting], steps=OK, closes=[end])
     found = rows(tmp_path / "r", "SELECT cookie FROM connections ORDER BY cookie")
     assert [row["cookie"] for row in found] == [1, 2]
+
+
+def test_a_connection_that_smc_made_for_one_of_its_own_has_the_owner_of_that(
+    tmp_path: Path,
+) -> None:
+    writer = Writer(tmp_path / "r")
+    writer.sample(
+        [
+            unowned(1, "ESTAB", inode=3),
+            unowned(2, "ESTAB", inode=4) | {"local_addr": "10.9.9.9"},
+            tcp(1, netid="smc", family="smc", owner_by="fd") | {"cookie": 7},
+            tcp(8, "LISTEN", netid="smc", family="smc", peer_port=0, owner_by="fd"),
+        ],
+        steps=OK,
+    )
+    owner = ("pid", "start_us", "comm", "owner_by")
+    assert life(tmp_path / "r", 1, *owner) == (100, 5_000_000, "nginx", "fd")
+    assert life(tmp_path / "r", 2, *owner) == (None, None, None, None)

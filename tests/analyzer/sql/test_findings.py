@@ -589,6 +589,21 @@ def retransmits__while_recorded(above: bool) -> Samples:
 
 
 @case
+def retransmits__but_not_what_had_arrived(above: bool) -> Samples:
+    """Each of the peer's reports of a duplicate (D-SACK) tells of one that was not lost."""
+    sent: Row = {"bytes_sent": 1_000_000, "bytes_retrans": 100_000, "total_retrans": 150}
+    row = client(1, **sent, dsack_dups=50 if above else 51)
+    return [{"sockets": [client(9)]}, {"sockets": [row]}]
+
+
+@case
+def retransmits__that_were_in_vain(above: bool) -> Samples:
+    sent: Row = {"bytes_sent": 1_000_000, "bytes_retrans": 61_000, "total_retrans": 122}
+    row = client(1, **sent, dsack_dups=122 if above else 99, reord_seen=40)
+    return [{"sockets": [client(9)]}, {"sockets": [row]}]
+
+
+@case
 def unanswered__for_three_seconds(above: bool) -> Samples:
     syn = client(1, "SYN-SENT", send_q=1)
     return [{"sockets": [syn]} for _ in range(4 if above else 3)]

@@ -14,7 +14,9 @@ import analyzer
 from analyzer.sql.catalog import read_catalog, read_findings
 from analyzer.sql.header import CatalogError, Query, parse_query
 from analyzer.sql.library import LAYERS, Piece, closure, names_in, pieces
+from analyzer.sql.reads import named_columns
 from analyzer.sql.views import lay_scope
+from recorder.schema import TABLES
 from tests.analyzer.support.recordings import small
 
 RUN = 6
@@ -130,6 +132,32 @@ def test_exactly_what_a_query_uses_is_laid(tmp_path: Path) -> None:
         laid = {name for (name,) in cursor.execute(asked).fetchall()} & pieces().keys()
         assert laid == {"doors", "port_ranges", "port_use", "sysctls", "tw_reuse"}
         assert cursor.execute(query).fetchall() == []
+
+
+@pytest.mark.parametrize("place", REPORTS | FINDINGS)
+def test_no_query_takes_all_columns_of_sockets(place: str, tmp_path: Path) -> None:
+    """Every column that is named is checked and bound, wherever sockets are."""
+    query = (REPORTS | FINDINGS)[place]
+    small(tmp_path / "r").seal()
+    with analyzer.open(tmp_path / "r") as opened:
+        engine = opened.engine
+        columns = named_columns([engine._checked(query.sql)], pieces(), engine._view_tree)
+    assert len(columns.get("sockets", ())) < len(TABLES["sockets"].names) / 2
+
+
+@pytest.mark.parametrize("name", [n for n, piece in pieces().items() if piece.layer != "functions"])
+def test_a_relation_gives_the_same_where_only_its_columns_are_laid(
+    name: str, tmp_path: Path
+) -> None:
+    small(tmp_path / "r").seal()
+    query = f"SELECT * FROM {name} ORDER BY ALL"
+    with analyzer.open(tmp_path / "r") as opened:
+        narrow = opened.engine.table(query)
+        cursor = opened.engine._connection.cursor()
+        lay_scope(cursor, names=names_in(cursor, query))
+        whole = cursor.sql(query).to_arrow_table()
+    assert narrow.schema.names == whole.schema.names
+    assert narrow.to_pylist() == whole.to_pylist()
 
 
 def test_what_is_used_comes_before_what_uses_it() -> None:

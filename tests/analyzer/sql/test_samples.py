@@ -2,6 +2,7 @@
 
 import io
 import json
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def test_a_report_says_what_it_said(sample: str, report: str, snapshot: Snapshot
             rows = list(batches)
             assert schema.names == list(find_report(report).columns)
             write(schema, rows, Format.csv, out)
+    numbers = [value for batch in rows for row in batch.to_pylist() for value in row.values()]
+    assert [one for one in numbers if isinstance(one, float) and not isfinite(one)] == []
     if any(batch.num_rows for batch in rows):
         assert out.getvalue() == snapshot
 

@@ -22,6 +22,7 @@ from recorder.kernel.tables import parse_query
 from recorder.owners.owners import Owners
 from recorder.sampling.sampler import Sampler
 from recorder.schema import SOCKETS, public_schema
+from tests.recorder.support.poison import poisoned
 from tests.recorder.support.rows import Row, public, release
 from tests.recorder.support.ss_oracle import Oracle
 from tests.recorder.support.ss_words import SsRow, parse
@@ -72,6 +73,12 @@ def by_sampler(_: Path) -> pa.Table:
         sampler.close()
 
 
+def by_poisoned_sampler(directory: Path) -> pa.Table:
+    """Take one sample in which nothing that was not written is 0."""
+    with poisoned(0xA5):
+        return by_sampler(directory)
+
+
 def by_command(directory: Path) -> pa.Table:
     """Record two samples with the command and read the second one from the sealed segment."""
     target = directory / "recording"
@@ -93,7 +100,7 @@ def of_workload(table: pa.Table, truths: list[Truth]) -> list[Row]:
     return rows
 
 
-@pytest.fixture(scope="module", params=[by_sampler, by_command])
+@pytest.fixture(scope="module", params=[by_sampler, by_poisoned_sampler, by_command])
 def seen(
     request: pytest.FixtureRequest, oracle: Oracle, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Seen]:

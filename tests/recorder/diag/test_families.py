@@ -454,6 +454,22 @@ def test_dccp_has_tcp_info_and_raw_its_protocol_for_a_port() -> None:
     assert "peer_port" not in raw
 
 
+@pytest.mark.parametrize(
+    ("release", "states"),
+    [
+        ((6, 7), {12: "SYN-RECV", 13: "PARTOPEN", 14: "PASSIVE_CLOSEREQ"}),
+        ((6, 8), {12: "SYN-RECV", 13: "UNCONN", 14: "PARTOPEN", 15: "PASSIVE_CLOSEREQ"}),
+    ],
+)
+def test_dccp_has_two_states_behind_those_of_tcp(
+    release: tuple[int, int], states: dict[int, str]
+) -> None:
+    (asked,) = struct.unpack_from("=I", request_v2(socket.AF_INET, 33), 4)
+    rows = rows_of(InetDiag("dccp", release), *(inet("dccp", state, state) for state in states))
+    assert [row["state"] for row in rows] == [*states.values()]
+    assert [state for state in states if not asked >> state & 1] == []
+
+
 @pytest.mark.parametrize("netid", ["raw", "udplite"])
 def test_an_info_of_a_protocol_that_has_none_is_unknown(netid: str) -> None:
     rows, _, dump = decode(

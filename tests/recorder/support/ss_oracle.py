@@ -61,6 +61,14 @@ _TLS_CIPHERS = {51: "aes-gcm-128", 52: "aes-gcm-256"}
 _TLS_CONF = {1: "none", 2: "sw", 3: "hw", 4: "hw-record"}
 _MPTCP_FLAGS = "MmJjBbecv"
 _SEQUENCES = ("write_seq", "snd_una", "rcv_nxt")
+_RING_WORDS = {
+    "blk_size": "block_size",
+    "blk_nr": "block_nr",
+    "frm_size": "frame_size",
+    "frm_nr": "frame_nr",
+    "tmo": "retire_tmo",
+}
+_FANOUTS = ("hash", "lb", "cpu", "roll", "random", "qm")
 _PACKET_FLAGS = ("running", "auxdata", "origdev", "vnethdr", "loss")
 
 
@@ -287,6 +295,14 @@ class Oracle:
         printed["packet_copy_thresh"] = str(details["copy_thresh"])
         names = [name for bit, name in enumerate(_PACKET_FLAGS) if details["flags"] >> bit & 1]
         printed["packet_flags"] = f" {'|'.join(names) or '0'} "
+        for way in ("rx", "tx"):
+            if ring := details.get(f"{way}_ring"):
+                numbers = [f"{word}:{ring[name]}" for word, name in _RING_WORDS.items()]
+                numbers.append(f"features:{ring['features']:#x}")
+                printed[f"packet_ring_{way}"] = ",".join(numbers)
+        if "fanout" in details:
+            number, kind = details["fanout"] & 0xFFFF, details["fanout"] >> 16
+            printed["packet_fanout"] = f"id:{number},type:{_FANOUTS[kind]}"
         return printed | self._prints_memory(row)
 
     def _prints_netlink(self, row: Recorded) -> SsRow:

@@ -17,7 +17,7 @@ UNPARSED = "unparsed"
 """Keys of a row of ss that are no columns: ``send`` is derived, ``users`` compares by its own rule,
 ``unparsed`` keeps words this module does not know, so that none goes unseen."""
 
-_NETIDS = "tcp|udp|raw|mptcp|sctp|dccp|icmp6"
+_NETIDS = r"tcp|udp|raw|mptcp|sctp|dccp|icmp6|\?\?\?"
 _STATES = (
     "ESTAB|SYN-SENT|SYN-RECV|FIN-WAIT-1|FIN-WAIT-2|TIME-WAIT|UNCONN|CLOSE-WAIT|LAST-ACK|LISTEN"
     "|CLOSING|UNKNOWN"
@@ -113,6 +113,8 @@ _PACKET_WORDS = {
     "ver": r"(?P<packet_version>\d+)",
     "cpy_thresh": r"(?P<packet_copy_thresh>-?\d+)",
     "flags": r"\((?P<packet_flags>[^)]*)\)",
+    **{f"ring_{way}": rf"\((?P<packet_ring_{way}>[^)]*)\)" for way in ("rx", "tx")},
+    "fanout": r"\((?P<packet_fanout>[^)]*)\)",
 }
 _NETLINK_WORDS = {"sk": r"=\w+", "cb": r"=\w+", "groups": r"=(?P<netlink_groups>0x\w+)"}
 MULTIPATH_NUMBERS = (

@@ -1,0 +1,16 @@
+#!/bin/bash
+# Runs in the guest: loads the modules below $1, then runs the rest in folder $2, and notes that it ended.
+modules=$1 folder=$2
+shift 2
+missing=()
+for name in unix_diag inet_diag tcp_diag udp_diag raw_diag netlink_diag mptcp_diag \
+  sctp sctp_diag dccp dccp_ipv4 dccp_ipv6 dccp_diag smc smc_diag tipc net-pf-16-proto-4-type-30 vsock vsock_loopback vsock_diag xsk_diag \
+  af_packet_diag tls tcp_bbr tcp_dctcp tcp_vegas xfrm_user nf_conntrack sch_netem veth; do
+  modprobe -q -d "$modules" "$name" || missing+=("$name")
+done
+echo "${missing[*]}" >/out/missing
+uname -r >/out/release
+ip link set lo up
+cd "$folder" || exit
+"$@" </dev/null
+touch /out/ended
