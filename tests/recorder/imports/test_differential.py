@@ -242,7 +242,7 @@ def test_netstat_shows_the_sockets_that_ss_does(tmp_path: Path) -> None:
     with workload():
         while True:
             directory = tmp_path / f"{time.monotonic_ns()}"
-            seen = []
+            seen: list[Counter[tuple[object, ...]]] = []
             for command in ([SS, "-tuan"], [NETSTAT, "-tuanW"], [SS, "-tuan"]):
                 text = subprocess.run(
                     command, capture_output=True, text=True, check=True, timeout=60
