@@ -84,6 +84,9 @@ def import_logs(
             writer.write(time_us, sample)
         _tell(recording, writer, logs, clock, unread)
         reason = "imported"
+    except LogError as error:
+        error.add_note(f"{output}: has the samples before; remove it before you try again")
+        raise
     finally:
         recording.end(reason)
     return recording.result
@@ -112,6 +115,7 @@ class _Writer:
         self.selected = False
         self.commands = False
         self.by_ss = False
+        self.repeated = 0
         self.by_cookie = False
         """Whether the log has the kernel's own."""
 
@@ -135,6 +139,7 @@ class _Writer:
         holders: set[object] = set()
         for step, rows in found.items():
             kept, repeated = self._once(rows, sample)
+            self.repeated += repeated
             self.by_cookie |= any("cookie" in row for row in kept)
             opened = self._identities.give(step, kept, self._recording.samples)
             for row in kept:
@@ -191,10 +196,11 @@ class _Writer:
                 seen.add(key)
             kept.append(row)
         repeated = len(rows) - len(kept)
-        if repeated and len(sample.tables) > 1 and 2 * repeated >= len(kept):
+        if repeated and 2 * repeated >= len(kept):
             raise LogError(
                 f"{sample.file}: line {sample.tables[-1].line}: the same sockets are listed again "
-                "without a date between: give --interval, the time between two listings"
+                "without a date between: give --interval, the time between two listings, or put a "
+                "date between them if they have no headers"
             )
         return kept, repeated
 
@@ -233,6 +239,10 @@ def _tell(
     if any(log.assumed_tcp for log in logs):
         text = "nothing says of which kind the sockets are, taken for tcp; --kind says otherwise"
         recording.add_unseen("the kind of some sockets", text)
+        result.told.append(text)
+    if writer.repeated:
+        text = f"sockets listed twice in a sample, recorded once: {writer.repeated}"
+        recording.add_unseen("repeated lines", text)
         result.told.append(text)
     if clock.left_out:
         first = clock.left_out[0]

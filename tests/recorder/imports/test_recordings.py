@@ -130,6 +130,31 @@ def test_what_is_missing_is_asked_for(
     assert "\n" not in str(caught.value)
 
 
+def test_listings_that_nothing_separates_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="the same sockets are listed again"):
+        imported(tmp_path, f"1704110400\n{3 * connection(1)}")
+
+
+def test_a_socket_that_is_listed_twice_is_recorded_once_and_that_is_told(tmp_path: Path) -> None:
+    lines = "".join(connection(port) for port in (1, 2, 3, 4, 1))
+    recording = imported(tmp_path, f"1704110400\n{HEADER}{lines}")
+    assert len(sockets(recording)) == 4
+    facts = json.loads((recording / "recording.json").read_text())
+    told = {item["what"]: item["why"] for item in facts["unseen"]}
+    assert told["repeated lines"] == "sockets listed twice in a sample, recorded once: 1"
+
+
+def test_a_sample_that_is_not_later_than_the_one_before_is_left_out_and_told(
+    tmp_path: Path,
+) -> None:
+    text = "".join(f"170411040{n}\n{HEADER}{LISTENS}" for n in (2, 1, 3))
+    recording = imported(tmp_path, text)
+    assert [row["sample"] for row in sockets(recording)] == [0, 1]
+    facts = json.loads((recording / "recording.json").read_text())
+    told = {item["what"]: item["why"] for item in facts["unseen"]}
+    assert "1, the first at ss.log:4" in told["samples out of order"]
+
+
 def test_a_refusal_is_one_line_and_status_1(tmp_path: Path) -> None:
     (tmp_path / "ss.log").write_text(HEADER + LISTENS)
     done = run("ss", "ss.log", "-o", "out", cwd=tmp_path)
