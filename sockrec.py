@@ -20,9 +20,10 @@ import typer
 from typer.core import TyperCommand
 
 import analyzer.cli
+import analyzer.cli_sharing
+import analyzer.cli_ss
 import recorder.cli
 from analyzer import Analysis, Answer, open
-from analyzer.cli import READING
 from analyzer.supervisor import supervise
 from recorder.console import tell
 from recorder.schema import SockrecError
@@ -87,8 +88,9 @@ class Command(TyperCommand):
             if record is None:
                 continue
             name, text = record
+            text = text.removesuffix("[required]").rstrip()  # its sentence says it
             if parameter.param_type_name == "argument":
-                name, text = str(parameter.metavar), text.removesuffix("[required]").rstrip()
+                name = str(parameter.metavar)
             told[parameter.param_type_name].append((name, text))
         for kind, records in told.items():
             if records:
@@ -117,7 +119,7 @@ Examples:
 
 'sockrec COMMAND --help' has more of each.""",
 )
-for _part in (recorder.cli.app, analyzer.cli.app):
+for _part in (recorder.cli.app, analyzer.cli.app, analyzer.cli_ss.app, analyzer.cli_sharing.app):
     _groups = [group.typer_instance for group in _part.registered_groups]
     for _command in chain(*(each.registered_commands for each in (_part, *_groups) if each)):
         _command.cls = Command
@@ -173,7 +175,8 @@ def _said(error: Exception) -> str:
 
 def run() -> None:
     """Run the command in a process of its own, watched over, if it is to read a recording."""
-    if next((word for word in sys.argv[1:] if not word.startswith("-")), "") in READING:
+    reading = analyzer.cli.READING | analyzer.cli_sharing.READING
+    if next((word for word in sys.argv[1:] if not word.startswith("-")), "") in reading:
         supervise()
     main()
 

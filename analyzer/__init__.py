@@ -68,6 +68,7 @@ class Analysis:
         start: str | datetime | None = None,
         end: str | datetime | None = None,
         where: str | None = None,
+        filter: str | None = None,
         zone: tzinfo = UTC,
     ) -> Answer:
         """Ask one SELECT over the tables of docs/schema.md and the views of docs/views.md.
@@ -75,10 +76,11 @@ class Analysis:
         ``start`` and ``end`` bound the time as --from and --to do: a datetime, or text: ISO,
         ``22:31`` on a day of the recording, ``+30s`` after its first sample or ``-5m`` before its
         last. They are in ``zone`` unless they have an offset. ``where`` chooses sockets: one SQL
-        expression over their columns. Raises QueryError, TimeError or ScopeError.
+        expression over their columns; ``filter`` does in the language of ss. Raises QueryError,
+        TimeError, ScopeError or FilterError.
         """
         self.engine.check(query)
-        return Answer(self.engine, query, self.scope(start, end, where, zone), {})
+        return Answer(self.engine, query, self.scope(start, end, where, zone, filter), {})
 
     def report(
         self,
@@ -88,6 +90,7 @@ class Analysis:
         start: str | datetime | None = None,
         end: str | datetime | None = None,
         where: str | None = None,
+        filter: str | None = None,
         zone: tzinfo = UTC,
         **parameters: object,
     ) -> Answer:
@@ -97,7 +100,7 @@ class Analysis:
         report = find_report(name) if isinstance(name, str) else name
         values = report.values(parameters)
         return Answer(
-            self.engine, report.sql, self.scope(start, end, where, zone), values, apart=True
+            self.engine, report.sql, self.scope(start, end, where, zone, filter), values, apart=True
         )
 
     def summary(
@@ -106,6 +109,7 @@ class Analysis:
         start: str | datetime | None = None,
         end: str | datetime | None = None,
         where: str | None = None,
+        filter: str | None = None,
         zone: tzinfo = UTC,
         parameters: Mapping[str, object] | None = None,
     ) -> Summary:
@@ -115,7 +119,9 @@ class Analysis:
         """
         from analyzer.sql.hosts import summarize_each
 
-        return summarize_each(self.engine, self.scope(start, end, where, zone), parameters or {})
+        return summarize_each(
+            self.engine, self.scope(start, end, where, zone, filter), parameters or {}
+        )
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -145,18 +151,29 @@ class Analysis:
         end: str | datetime | None,
         where: str | None = None,
         zone: tzinfo = UTC,
+        filter: str | None = None,
     ) -> Scope:
-        """Return what a query is to be about. Raises TimeError.
+        """Return what a query is to be about. Raises TimeError or FilterError.
 
         ``+30s`` and ``-5m`` count from each recording's own samples.
         """
         from analyzer.sql.times import Times
         from analyzer.sql.views import Scope, together
 
+        filtered = None
+        if filter is not None:
+            from analyzer.sql.filters import filtered as made
+
+            filtered = made(self.engine, filter)
         if start is None and end is None:
-            return Scope(where=where)
+            return Scope(where=where, filter=filtered)
         scopes = [
-            Scope(*Times(*self.engine.span(one), zone).bounds(start, end), where, one.part)
+            Scope(
+                *Times(*self.engine.span(one), zone).bounds(start, end),
+                where,
+                one.part,
+                filter=filtered,
+            )
             for one in self.engine.scopes()
         ]
         return scopes[0] if len(scopes) == 1 else together(scopes)

@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-READING = frozenset({"info", "report", "sql", "summary", "verify"})
+READING = frozenset({"info", "report", "sql", "ss", "summary", "verify"})
 """The commands that open a recording, which may be a stranger's."""
 
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -135,6 +135,14 @@ Where = Annotated[
         "and pod of the process, and netns_name, too.",
     ),
 ]
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILTER",
+        help="Only sockets that a filter of ss lets through: "
+        '"dst 10.0.0.0/8 and sport = :443". See docs/ss.md.',
+    ),
+]
 Parameters = Annotated[
     list[str] | None,
     typer.Option(
@@ -219,6 +227,7 @@ def _request(
     start: str | None,
     end: str | None,
     where: str | None,
+    filter: str | None,
     zone: str,
     form: Format | None,
     output: Path | None,
@@ -233,7 +242,7 @@ def _request(
     if form is None:
         ending = output.suffix.lower() if output else ""
         if ending not in _ENDINGS:
-            known = ", ".join(filter(None, _ENDINGS))
+            known = ", ".join(ending for ending in _ENDINGS if ending)
             raise typer.BadParameter(
                 f"{printable(ending)!r} stands for no format: use one of {known}, or say --format",
                 param_hint="--output",
@@ -246,11 +255,14 @@ def _request(
         zone = find_zone(zone)
     except ZoneError as error:
         raise typer.BadParameter(printable(str(error)), param_hint="--tz") from error
+    if filter is not None:
+        _check_filter(filter)
     return Request(
         recordings=recordings,
         start=start,
         end=end,
         where=where,
+        filter=filter,
         zone=zone,
         form=form,
         output=output,
@@ -258,6 +270,19 @@ def _request(
         memory=memory,
         timeout=timeout,
     )
+
+
+def _check_filter(text: str) -> None:
+    """End a wrong use if it is no filter, and tell what about it may surprise."""
+    from recorder.ssfilter import FilterError, parse
+
+    try:
+        found = parse(text)
+    except FilterError as error:
+        told = "\n".join(map(printable, str(error).split("\n")))
+        raise typer.BadParameter(told, param_hint="--filter") from error
+    for warning in found.warnings:
+        typer.echo(f"sockrec: {printable(warning)}", err=True)
 
 
 def _named(recordings: Sequence[Path] | None) -> Sequence[Path]:
@@ -276,7 +301,7 @@ def _named(recordings: Sequence[Path] | None) -> Sequence[Path]:
 
 
 @contextmanager
-def _wrong_options() -> Iterator[None]:
+def wrong_options() -> Iterator[None]:
     """Let what is wrong about an option end as a wrong use, and name it."""
     from analyzer.sql.catalog import ParameterError
     from analyzer.sql.times import TimeError
@@ -387,6 +412,7 @@ def summary(
     start: From = None,
     end: To = None,
     where: Where = None,
+    filter: Filter = None,
     param: Thresholds = None,
     fail_on: Annotated[
         Severity | None,
@@ -414,8 +440,10 @@ def summary(
     3 if something that bad was found, and 4 if nothing was found because nothing could be checked.
     """
     recordings = _named(recording)
-    request = _request(recordings, start, end, where, zone, form, output, threads, memory, timeout)
-    with _wrong_options(), request.opened() as opened:
+    request = _request(
+        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
+    )
+    with wrong_options(), request.opened() as opened:
         verdict = request.summary(opened, _pairs(param or []))
     if fail_on is None:
         return
@@ -529,6 +557,7 @@ def report(
     start: From = None,
     end: To = None,
     where: Where = None,
+    filter: Filter = None,
     top: Top = None,
     param: Parameters = None,
     zone: Zone = "UTC",
@@ -542,8 +571,10 @@ def report(
     found = _report(name)
     given = _given(found, param or [], top)
     recordings = _named(recording)
-    request = _request(recordings, start, end, where, zone, form, output, threads, memory, timeout)
-    with _wrong_options(), request.opened() as opened:
+    request = _request(
+        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
+    )
+    with wrong_options(), request.opened() as opened:
         request.report(opened, found, given)
 
 
@@ -569,6 +600,7 @@ def sql(
     start: From = None,
     end: To = None,
     where: Where = None,
+    filter: Filter = None,
     zone: Zone = "UTC",
     form: Form = None,
     output: Output = None,
@@ -585,13 +617,15 @@ def sql(
     time of each socket in sockets. .tables and .schema of the prompt describe them all.
     """
     recordings, query = _split(words)
-    request = _request(recordings, start, end, where, zone, form, output, threads, memory, timeout)
+    request = _request(
+        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
+    )
     if query is None and sys.stdin.isatty():
         if not sys.stdout.isatty() or output is not None:
             raise typer.BadParameter(
                 "give one, or let a terminal be the output", param_hint="QUERY"
             )
-        with _wrong_options(), request.opened() as opened:
+        with wrong_options(), request.opened() as opened:
             request.scope(opened)
             _converse(request, opened)
         return
@@ -601,7 +635,7 @@ def sql(
         query = read_query(sys.stdin)
         if not query:
             raise typer.BadParameter("there is none, nor at standard input", param_hint="QUERY")
-    with _wrong_options(), request.opened() as opened:
+    with wrong_options(), request.opened() as opened:
         request.sql(opened, query)
 
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 _TOLD = 5
 _OF_PROCESSES = (
-    r"\b(pid|comm|start_us|owner_by|who|cmdline|exe|unit|slice|runtime|container|pod|user)\b"
+    r"\b(pid|comm|start_us|owner_by|who|cmdline|exe|unit|slice|runtime|container|pod|user"
+    r"|process)\b"
 )
 
 
@@ -49,6 +50,7 @@ class Request:
     start: str | None
     end: str | None
     where: str | None
+    filter: str | None
     zone: str
     form: Format
     output: Path | None
@@ -67,7 +69,7 @@ class Request:
 
     def scope(self, opened: Analysis) -> Scope:
         """Return what is asked about. Raises TimeError."""
-        return opened.scope(self.start, self.end, self.where, ZoneInfo(self.zone))
+        return opened.scope(self.start, self.end, self.where, ZoneInfo(self.zone), self.filter)
 
     def sql(self, opened: Analysis, query: str) -> None:
         """Print what a query gives."""
@@ -83,6 +85,7 @@ class Request:
         """Print a report; if it has no rows, tell what of the recording it lacked."""
         from analyzer import Answer
         from analyzer.sql.hosts import charted, lacking_each, naming
+        from analyzer.sql.summary import netns_called
 
         values = report.values(given)  # of any names, which keywords could not have
         scope = self.scope(opened)
@@ -90,7 +93,8 @@ class Request:
         _, top = values.get("top", ("BIGINT", 0))
         chart = charted(opened.engine, report)
         ranks = (*naming(opened.engine)[0], *report.ranks)
-        look = Look(self.zone, report.title, chart, ranks, int(top))
+        called = netns_called(opened.engine, home=True) if self.form is Format.table else {}
+        look = Look(self.zone, report.title, chart, ranks, int(top), called=called)
         shown = self.show(opened, answer, look)
         why = "; ".join(lacking_each(opened.engine, scope, report))
         if not shown:
@@ -121,7 +125,7 @@ class Request:
                         self._again(),
                         zone=ZoneInfo(self.zone),
                         width=width_of(out),
-                        narrowed=bool(self.start or self.end or self.where),
+                        narrowed=bool(self.start or self.end or self.where or self.filter),
                     )
                 )
             elif self.form is Format.json:
@@ -151,13 +155,14 @@ class Request:
         """Return the recording and the scope as a command has them."""
         zone = None if self.zone == UTC_NAME else self.zone
         scope = [("--from", self.start), ("--to", self.end), ("--where", self.where)]
-        scope += [("--tz", zone)]
+        scope += [("--filter", self.filter), ("--tz", zone)]
         options = [part for name, value in scope if value for part in (name, value)]
         return shlex.join([*map(str, self.recordings), *options])
 
     def _note_unknown(self, opened: Analysis) -> None:
         """Tell what a condition on processes cannot find."""
-        if self.where is None or not re.search(_OF_PROCESSES, self.where):
+        asked = f"{self.where or ''} {self.filter or ''}"
+        if not re.search(_OF_PROCESSES, asked):
             return
         scope = opened.scope(self.start, self.end, zone=ZoneInfo(self.zone))
         query = "SELECT count(*) AS n FROM closes WHERE connection AND pid IS NULL"

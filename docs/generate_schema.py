@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from recorder.schema import KINDS, TABLES, VERSION, Table
+from recorder.schema import KINDS, SHARES, TABLES, VERSION, Table
+
+SHARED = "\n".join(f"* `{share}`: {meaning}" for share, meaning in SHARES.items())
 
 INTRODUCTION = f"""\
 # Schema of a recording, version {VERSION}
@@ -11,6 +13,10 @@ INTRODUCTION = f"""\
 
 Every column may be NULL: the kernel, or the recorder's privileges, did not say. NULL is never 0.
 The types are those of sealed segments and of every view. Times are UTC.
+
+`shared` says how `sockrec bundle` hands a column over ([sharing.md](sharing.md)):
+
+{SHARED}
 """
 
 
@@ -27,11 +33,12 @@ def section(table: Table) -> Iterator[str]:
     yield ""
     yield f"Segments are sorted by {', '.join(f'`{name}`' for name in table.order)}."
     yield ""
-    yield "| column | type | unit | meaning |"
-    yield "|---|---|---|---|"
+    yield "| column | type | unit | shared | meaning |"
+    yield "|---|---|---|---|---|"
     for column in table.columns:
         sql_type = KINDS[column.kind][2]
-        yield f"| `{column.name}` | {sql_type} | {cell(column.unit)} | {cell(column.doc)} |"
+        told = [sql_type, cell(column.unit), column.share, cell(column.doc)]
+        yield f"| `{column.name}` | {' | '.join(told)} |"
 
 
 def main() -> None:

@@ -14,7 +14,7 @@
 -- where these connections are recorded themselves: nothing is counted twice.
 -- """
 -- needs = ["sockets"]
--- uses = ["fd_limits", "process_counts", "slice_of", "slice_width_by", "slope_of", "table_reads"]
+-- uses = ["descriptor_trends", "netns_of", "process_counts", "slice_of", "slice_width_by", "table_reads"]
 -- ranks = [
 --   "time", "pid", "comm", "owner", "netid", "state", "peak", "last", "growth", "limit_percent", "fd_limit",
 --   "limit_in_s", "first", "peak_time",
@@ -35,9 +35,10 @@
 -- share_percent = "Share of last in all sockets of this host."
 -- fd_limit = "Descriptors the process may have open; empty if the recording does not say."
 -- limit_percent = "Most of that limit that sockets of the process took in one sample, of all kinds."
--- limit_in_s = "Time until its sockets take all of the limit if they grow on as in the last tenth of the time, three samples at least; empty if they grow no more, or at less than half the pace of the last third."
+-- limit_in_s = "Time until its sockets take all of the limit if they grow on as over the whole time; empty if no steady rise explains most of their ups and downs, or it does not go on."
 -- memory_peak_bytes = "Most buffer memory in one sample (skmem: r + the larger of t and w + f + o + bl)."
 -- memory_last_bytes = "The same in the last sample."
+-- netns = "Inode number of the network namespace of its sockets; empty if they are in several."
 --
 -- [params.top]
 -- type = "BIGINT"
@@ -121,59 +122,38 @@ slices AS (
   ) AS times
   GROUP BY slice
 ),
-windows AS (
-  -- The last tenth and the last third of the samples that saw every kind, three at least.
-  SELECT
-    slice,
-    least(min(t_us) FILTER (WHERE place <= 3), max(t_us) - (max(t_us) - min(t_us)) / 10.0) AS recent_us,
-    least(min(t_us) FILTER (WHERE place <= 3), max(t_us) - (max(t_us) - min(t_us)) / 3.0) AS former_us
-  FROM (
-    SELECT slice, t_us, row_number() OVER (PARTITION BY slice ORDER BY sample DESC) AS place
-    FROM moments
-    WHERE kind = 'every'
-  ) AS placed
-  GROUP BY slice
-),
-uses AS (
-  -- Growth is told of samples that saw every kind; a process that has ended needs no forecast.
-  SELECT
-    t.holder, t.start_us, t.slice, max(t.descriptors) AS peak, max_by(t.descriptors, w.sample) AS last,
-    slope_of(CASE WHEN w.t_us >= v.recent_us THEN t.descriptors END, (w.t_us - s.start_us) / 1000000.0) AS slope,
-    slope_of(CASE WHEN w.t_us >= v.former_us THEN t.descriptors END, (w.t_us - s.start_us) / 1000000.0) AS former_slope,
-    max(w.sample) AS last_sample
-  FROM (
-    SELECT holder, start_us, slice, sample, sum(descriptors) AS descriptors
-    FROM sliced
-    WHERE holder >= 0
-    GROUP BY holder, start_us, slice, sample
-  ) AS t
-  LEFT JOIN seen_whole AS w USING (sample)
-  LEFT JOIN windows AS v USING (slice)
-  CROSS JOIN slicing AS s
-  GROUP BY t.holder, t.start_us, t.slice
-),
 limited AS (
   SELECT
-    u.holder, u.start_us, u.slice, l.fd_limit, 100.0 * u.peak / l.fd_limit AS limit_percent,
-    CASE
-      WHEN u.slope > 0 AND 2 * u.slope >= u.former_slope AND u.last_sample = e.last_sample
-        THEN (l.fd_limit - u.last) / u.slope
-    END AS limit_in_s
-  FROM uses AS u
-  JOIN fd_limits AS l ON l.pid = u.holder AND l.start_us = u.start_us
-  CROSS JOIN (SELECT max(sample) AS last_sample FROM seen_whole) AS e
+    u.holder, u.start_us, u.slice, d.fd_limit, 100.0 * u.peak / d.fd_limit AS limit_percent,
+    -- A process that has ended needs no forecast.
+    CASE WHEN d.last_sample = e.last_sample THEN d.left_s END AS limit_in_s
+  FROM (
+    SELECT holder, start_us, slice, max(descriptors) AS peak
+    FROM (
+      SELECT holder, start_us, slice, sample, sum(descriptors) AS descriptors
+      FROM sliced
+      WHERE holder >= 0
+      GROUP BY holder, start_us, slice, sample
+    ) AS t
+    GROUP BY holder, start_us, slice
+  ) AS u
+  JOIN descriptor_trends AS d ON d.pid = u.holder AND d.start_us = u.start_us
+  CROSS JOIN (SELECT max(sample) AS last_sample FROM counted) AS e
 ),
 ranked AS (
   SELECT
-    p.holder, p.start_us, p.comm,
+    p.holder, p.start_us, p.comm, p.ns,
     row_number() OVER (
       ORDER BY
         CASE WHEN p.holder = -3 THEN 2 WHEN l.limit_percent >= 50 THEN 0 ELSE 1 END, p.sockets DESC, p.holder, p.start_us
     ) AS place
   FROM (
-    SELECT holder, start_us, max_by(comm, sample) AS comm, max(sockets) AS sockets
+    SELECT
+      holder, start_us, max_by(comm, sample) AS comm, max(sockets) AS sockets,
+      CASE WHEN min(least_ns) = max(most_ns) THEN min(least_ns) END AS ns
     FROM (
-      SELECT holder, start_us, sample, max(comm) AS comm, sum(sockets) AS sockets
+      SELECT
+        holder, start_us, sample, max(comm) AS comm, sum(sockets) AS sockets, min(least_ns) AS least_ns, max(most_ns) AS most_ns
       FROM counted
       GROUP BY holder, start_us, sample
     ) AS t
@@ -195,12 +175,12 @@ grouped AS (
   GROUP BY holder, start_us, owner, netid, kind, state, slice, sample
 ),
 chosen AS (
-  SELECT DISTINCT r.place, r.comm, g.holder, g.start_us, g.owner, g.netid, g.kind, g.state
+  SELECT DISTINCT r.place, r.comm, r.ns, g.holder, g.start_us, g.owner, g.netid, g.kind, g.state
   FROM grouped AS g JOIN ranked AS r USING (holder, start_us)
 ),
 summed AS (
   SELECT
-    k.place, k.comm, k.holder, k.start_us, k.owner, k.netid, k.state, s.slice, s.time,
+    k.place, k.comm, k.ns, k.holder, k.start_us, k.owner, k.netid, k.state, s.slice, s.time,
     -- Without a sample that saw this kind whole, neither end is known.
     CASE WHEN e.first_sample IS NOT NULL THEN coalesce(max(g.sockets) FILTER (WHERE g.sample = e.first_sample), 0) END AS first,
     coalesce(max(g.sockets), CASE WHEN e.first_sample IS NOT NULL THEN 0 END) AS peak,
@@ -214,7 +194,7 @@ summed AS (
   LEFT JOIN grouped AS g
     ON g.holder = k.holder AND g.start_us = k.start_us AND g.owner = k.owner AND g.kind = k.kind
     AND coalesce(g.netid, '') = coalesce(k.netid, '') AND coalesce(g.state, '') = coalesce(k.state, '') AND g.slice = s.slice
-  GROUP BY k.place, k.comm, k.holder, k.start_us, k.owner, k.netid, k.state, s.slice, s.time, e.first_sample, e.last_sample
+  GROUP BY k.place, k.comm, k.ns, k.holder, k.start_us, k.owner, k.netid, k.state, s.slice, s.time, e.first_sample, e.last_sample
 ),
 host AS (
   SELECT g.slice, sum(g.sockets) AS sockets
@@ -226,7 +206,7 @@ SELECT
   s.netid, s.state, CAST(s.first AS BIGINT) AS first, CAST(s.peak AS BIGINT) AS peak, CAST(s.last AS BIGINT) AS last,
   CAST(s.last - s.first AS BIGINT) AS growth, s.peak_time, round(100.0 * s.last / nullif(h.sockets, 0), 1) AS share_percent,
   l.fd_limit, round(l.limit_percent, 1) AS limit_percent, round(l.limit_in_s, 1) AS limit_in_s,
-  s.memory_peak AS memory_peak_bytes, s.memory_last AS memory_last_bytes
+  s.memory_peak AS memory_peak_bytes, s.memory_last AS memory_last_bytes, netns_of(s.ns) AS netns
 FROM summed AS s
 LEFT JOIN host AS h USING (slice)
 LEFT JOIN limited AS l USING (holder, start_us, slice)

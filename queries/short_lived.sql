@@ -11,7 +11,7 @@
 -- closes, a connection that lived between two samples was not seen at all: see coverage.
 -- """
 -- needs = ["tcp", "closes"]
--- uses = ["endpoint", "services"]
+-- uses = ["endpoint", "got_no_answer", "netns_of", "services"]
 -- ranks = [
 --   "comm", "pid", "role", "service", "short", "short_percent", "short_per_s", "what", "maybe_short", "closed",
 --   "closed_first",
@@ -32,6 +32,7 @@
 -- closed_first = "End that closed most of them first: local, peer, both or reset."
 -- known_percent = "Share of them whose process the recorder itself saw."
 -- what = "What to do, and where."
+-- netns = "Inode number of the network namespace."
 --
 -- [params.seconds]
 -- type = "DOUBLE"
@@ -75,10 +76,7 @@ summed AS (
     avg(bytes_sent) FILTER (WHERE life <> 'long') AS sent_bytes,
     avg(bytes_received) FILTER (WHERE life <> 'long') AS received_bytes,
     count(pid) FILTER (WHERE life <> 'long') AS known,
-    -- A FIN counts as a byte received.
-    count(*) FILTER (
-      WHERE life <> 'long' AND CASE role WHEN 'server' THEN bytes_sent = 0 WHEN 'client' THEN bytes_received <= 1 END
-    ) AS unanswered,
+    count(*) FILTER (WHERE life <> 'long' AND got_no_answer(role, bytes_sent, bytes_received)) AS unanswered,
     count(*) FILTER (WHERE life <> 'long' AND closed_first = 'local') AS by_local,
     count(*) FILTER (WHERE life <> 'long' AND closed_first = 'peer') AS by_peer,
     count(*) FILTER (WHERE life <> 'long' AND closed_first = 'both') AS by_both,
@@ -133,6 +131,7 @@ SELECT
       THEN 'turn on keep-alive in this process, it hangs up on its clients'
     WHEN role = 'server' THEN 'its clients hang up: pool connections or use keep-alive there'
     ELSE 'find the end that opens them: pool connections or use keep-alive there'
-  END AS what
+  END AS what,
+  netns_of(ns) AS netns
 FROM told CROSS JOIN span
 ORDER BY place

@@ -3,13 +3,14 @@
 -- Connections of servers of whose peers nothing was heard for ten seconds or more, neither data nor an
 -- acknowledgement, with nothing on its way: per process and port, the most first. Without keepalive
 -- a server that sends nothing never learns that a peer is gone: silent that only rises, with few that
--- spoke, is that. unanswered counts those that the kernel probed in vain: they are gone. Idle clients
--- look alike until they speak. Connections within this host are left out, and those of clients: a
--- client that sends learns it, see stalls.
+-- spoke, is that. unanswered counts those that the kernel probed in vain: they are gone; so are those
+-- of gone, whose other end was recorded too. Idle clients look alike until they speak. Whose other
+-- end is open on this host is left out, and so are connections of clients: a client that sends
+-- learns it, see stalls.
 -- """
 -- needs = ["tcp"]
 -- uses = ["netns_of", "silent_services"]
--- ranks = ["silent", "comm", "pid", "local", "connections", "unanswered", "quiet_s"]
+-- ranks = ["silent", "comm", "pid", "local", "connections", "gone", "unanswered", "quiet_s"]
 --
 -- [columns]
 -- comm = "Process that holds them."
@@ -18,6 +19,7 @@
 -- silent = "Connections silent in the last sample, without keepalive."
 -- first = "Those that were so in the first sample."
 -- spoke = "Those that were silent and spoke again, or were closed."
+-- gone = "Connections silent in the last sample whose other end, on this host too, is closed."
 -- unanswered = "Connections of which two keepalive probes or more were not answered."
 -- connections = "All that the process holds of that service in the last sample."
 -- quiet_s = "Longest silence of them, in seconds, by the kernel's clocks (last_data_recv_ms, last_ack_recv_ms)."
@@ -37,12 +39,12 @@
 -- color = { field = "comm" }
 WITH ranked AS (
   SELECT
-    s.*, row_number() OVER (ORDER BY s.unanswered DESC, s.silent DESC, s.ns, s.local_port, s.pid NULLS LAST, s.start_us NULLS LAST) AS place
+    s.*, row_number() OVER (ORDER BY greatest(s.unanswered, s.gone) DESC, s.silent DESC, s.ns, s.local_port, s.pid NULLS LAST, s.start_us NULLS LAST) AS place
   FROM silent_services AS s CROSS JOIN params
   QUALIFY params.top = 0 OR place <= params.top
 )
 SELECT
-  comm, pid, local, silent, silent_first AS first, spoke, unanswered, connections, round(quiet_us / 1000000.0, 1) AS quiet_s,
+  comm, pid, local, silent, silent_first AS first, spoke, gone, unanswered, connections, round(quiet_us / 1000000.0, 1) AS quiet_s,
   since, until, netns_of(ns) AS netns
 FROM ranked
 ORDER BY place

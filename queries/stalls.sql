@@ -6,14 +6,15 @@
 -- read its Recv-Q; look at what it does instead. peer stalled: the peer has closed its window, as
 -- its process does not read; culprit is that process if it runs on this host. network: what was sent
 -- is not acknowledged, or the peer does not even answer probes; look at the way to it, and at report
--- retransmits. No verdict: the kernel reported too little. A stall may have begun up to an interval
+-- retransmits; where never_pass_bytes is told, segments of that size never pass and smaller ones do:
+-- the MTU is smaller on the way, and nobody says so. No verdict: the kernel reported too little. A stall may have begun up to an interval
 -- before since, and longer ago if the first sample of the scope shows it. Sockets other than TCP
 -- have no counters that would show a standstill: see queue_growth, udp_drops, unix_sockets.
 -- """
 -- needs = ["tcp"]
--- uses = ["culprit", "history", "netns_of", "opposite"]
+-- uses = ["culprit", "history", "netns_of", "opposite", "undelivered"]
 -- ranks = [
---   "queue", "verdict", "culprit", "local", "peer", "stuck_s", "waiting_bytes", "comm", "pid", "state", "since",
+--   "queue", "verdict", "culprit", "local", "peer", "stuck_s", "waiting_bytes", "never_pass_bytes", "comm", "pid", "state", "since",
 --   "until", "timeouts", "probes",
 -- ]
 --
@@ -33,6 +34,7 @@
 -- window_bytes = "Window in the last sample: the peer's for Send-Q, the own one for Recv-Q."
 -- unacked = "Segments sent and not acknowledged."
 -- timeouts = "Most times in a row that the retransmission timer fired in vain."
+-- never_pass_bytes = "Size of full segments that never pass while small ones do; empty if that is not so."
 -- probes = "Most window probes in a row without an answer."
 -- netns = "Inode number of the network namespace."
 -- cookie = "Identity of the socket on this boot, the key together with netns."
@@ -85,8 +87,9 @@ ranked AS (
 ),
 seen AS (
   SELECT
-    r.place, r.ns, r.cookie, r.queue, r.stuck_us,
-    min(w.sample_time) AS since, max(w.sample_time) AS until, count(*) AS samples,
+    r.place, r.ns, r.cookie, r.queue, r.moved, r.stuck_us,
+    min(w.sample_time) AS since, max(w.sample_time) AS until, min(w.sample) AS first_sample, max(w.sample) AS last_sample,
+    count(*) AS samples,
     any_value(w.local_addr) AS local_addr, any_value(w.local_port) AS local_port, any_value(w.local) AS local,
     any_value(w.peer_addr) AS peer_addr, any_value(w.peer_port) AS peer_port, any_value(w.peer) AS peer,
     max_by(w.pid, w.sample) AS pid, max_by(w.comm, w.sample) AS comm, max_by(w.inode, w.sample) AS inode,
@@ -94,11 +97,11 @@ seen AS (
     max_by(w.window_bytes, w.sample) AS window_bytes, max_by(w.unacked, w.sample) AS unacked,
     max(w.retransmits) AS timeouts, max(w.probes) AS probes,
     count(*) FILTER (WHERE w.timer = 'on' AND (w.retransmits > 0 OR w.backoff > 0)) AS retransmitting,
-    count(*) FILTER (WHERE w.timer = 'persist' OR w.window_bytes < w.snd_mss) AS window_closed,
+    count(*) FILTER (WHERE coalesce(w.window_bytes < w.snd_mss, w.timer = 'persist')) AS window_closed,
     max(w.probes) FILTER (WHERE w.timer = 'persist') AS unanswered,
     max(w.rwnd_limited_us) - min(w.rwnd_limited_us) AS held_up_us
   FROM ranked AS r JOIN waiting AS w USING (ns, cookie, queue, moved)
-  GROUP BY r.place, r.ns, r.cookie, r.queue, r.stuck_us
+  GROUP BY r.place, r.ns, r.cookie, r.queue, r.moved, r.stuck_us
 ),
 judged AS (
   SELECT
@@ -114,19 +117,24 @@ judged AS (
   FROM seen
 ),
 others AS (
-  -- The other end, if it is on this host.
-  SELECT j.place, max_by(s.pid, s.sample) AS pid, max_by(s.comm, s.sample) AS comm
+  -- The other end, if it is on this host: of the same addresses in several namespaces the own one.
+  SELECT
+    j.place, max_by(s.pid, CASE WHEN s.ns = j.ns THEN 4294967296 ELSE 0 END + s.sample) AS pid,
+    max_by(s.comm, CASE WHEN s.ns = j.ns THEN 4294967296 ELSE 0 END + s.sample) AS comm
   FROM judged AS j
   JOIN sockets AS s
     ON opposite(
       s.ns, s.local_addr, s.local_port, s.peer_addr, s.peer_port, j.ns, j.local_addr, j.local_port, j.peer_addr, j.peer_port
     )
-  WHERE s.netid = 'tcp' AND s.state NOT IN ('LISTEN', 'TIME-WAIT')
+  WHERE s.netid = 'tcp' AND s.state NOT IN ('LISTEN', 'TIME-WAIT') AND s.sample BETWEEN j.first_sample AND j.last_sample
   GROUP BY j.place
 )
 SELECT
   j.queue, j.verdict, culprit(j.verdict, j.comm, j.pid, o.comm, o.pid, j.peer_addr) AS culprit, j.comm, j.pid,
   j.local, j.peer, j.state, j.waiting_bytes, round(j.stuck_us / 1000000.0, 1) AS stuck_s, j.since, j.until,
-  j.window_bytes, j.unacked, j.timeouts, j.probes, netns_of(j.ns) AS netns, j.cookie
-FROM judged AS j LEFT JOIN others AS o USING (place)
+  j.window_bytes, j.unacked, j.timeouts, u.never_pass AS never_pass_bytes, j.probes, netns_of(j.ns) AS netns, j.cookie
+FROM judged AS j
+LEFT JOIN others AS o USING (place)
+LEFT JOIN undelivered AS u
+  ON j.verdict = 'network' AND j.queue = 'Send-Q' AND u.ns = j.ns AND u.cookie = j.cookie AND u.bytes_acked = j.moved
 ORDER BY j.place

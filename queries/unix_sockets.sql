@@ -15,11 +15,11 @@
 -- uses = ["listeners", "table_reads", "unix_waits"]
 -- ranks = [
 --   "verdict", "path", "comm", "pid", "peer_comm", "peer_pid", "reader", "unread_s", "peak", "last", "growth",
---   "waiting_peak", "backlog", "full_samples", "netid", "state",
+--   "waiting_peak", "stood_s", "backlog", "full_samples", "netid", "state",
 -- ]
 --
 -- [columns]
--- verdict = "does not accept: the listener's queue was full in the last sample or twice; does not read: data waited for as long as stuck_s; else nothing."
+-- verdict = "does not accept: the listener's queue was full in the last sample or twice, or stood for as long as stuck_s; does not read: data waited for as long as stuck_s; else nothing."
 -- netid = "Kind of socket: u_str, u_seq, u_dgr."
 -- state = "LISTEN, ESTAB for connections, UNCONN for datagram sockets that wait for whoever sends."
 -- path = "Name of the socket, @ for each NUL; nothing if it has none."
@@ -39,6 +39,7 @@
 -- waiting_peak = "Of a listener: most connections that waited to be accepted."
 -- backlog = "Of a listener: connections that may wait."
 -- full_samples = "Of a listener: samples with its queue full."
+-- stood_s = "Of a listener: longest time in which somebody waited and the queue never got shorter."
 --
 -- [params.top]
 -- type = "BIGINT"
@@ -48,7 +49,7 @@
 -- [params.stuck_s]
 -- type = "DOUBLE"
 -- default = 5.0
--- doc = "Seconds for which data may wait before its reader is said not to read: for less, a process may be busy."
+-- doc = "Seconds for which data may wait before its reader is said not to read, or somebody in a queue that never gets shorter before its listener is said not to accept: for less, a process may be busy."
 --
 -- [chart]
 -- mark = "bar"
@@ -127,7 +128,7 @@ lines AS (
     coalesce(m.mutual, false) AND coalesce(s.unread_us, -1) > coalesce(c.unread_us, -1) AS server_reads,
     CASE WHEN server_reads THEN s.unread_us ELSE c.unread_us END AS unread_us,
     CASE WHEN server_reads THEN s.comm ELSE c.comm END AS reader,
-    l.queue_peak AS waiting_peak, l.backlog, l.full_samples, l.queue_last > l.backlog AS full_last
+    l.queue_peak AS waiting_peak, l.backlog, l.full_samples, l.queue_last > l.backlog AS full_last, l.stood_us
   FROM known AS c
   LEFT JOIN met AS m USING (ns, cookie)
   LEFT JOIN known AS s ON s.ns = m.server_ns AND s.cookie = m.server_cookie
@@ -164,8 +165,9 @@ judged AS (
     max(peer_pid) AS peer_pid, max(peer_comm) AS peer_comm, max(unread_peak) AS unread_peak, max(unsent_peak) AS unsent_peak,
     max(unread_us) / 1000000.0 AS unread_s, max_by(reader, 2 * unread_us + CAST(server_reads AS INT)) AS reader,
     max(waiting_peak) AS waiting_peak, max(backlog) AS backlog, max(full_samples) AS full_samples,
+    max(stood_us) / 1000000.0 AS stood_s,
     CASE
-      WHEN max(full_samples) > 1 OR bool_or(full_last) THEN 'does not accept'
+      WHEN max(full_samples) > 1 OR bool_or(full_last) OR max(stood_us) / 1000000.0 >= any_value(params.stuck_s) THEN 'does not accept'
       WHEN max(unread_us) / 1000000.0 >= any_value(params.stuck_s) THEN 'does not read'
     END AS verdict
   FROM numbered CROSS JOIN params
@@ -186,6 +188,6 @@ ranked AS (
 SELECT
   verdict, netid, state, path, pid, comm, peer_pid, peer_comm, first, peak, last, last - first AS growth, peak_time,
   unread_peak AS unread_peak_bytes, unsent_peak AS unsent_peak_bytes, round(unread_s, 1) AS unread_s,
-  CASE WHEN unread_s > 0 THEN reader END AS reader, waiting_peak, backlog, full_samples
+  CASE WHEN unread_s > 0 THEN reader END AS reader, waiting_peak, backlog, full_samples, round(stood_s, 1) AS stood_s
 FROM ranked
 ORDER BY place

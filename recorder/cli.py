@@ -138,6 +138,13 @@ def record(
         bool,
         typer.Option("--no-owners", help="Do not look up the processes that hold the sockets."),
     ] = False,
+    no_cmdline: Annotated[
+        bool,
+        typer.Option("--no-cmdline", help="Do not record command lines, that of COMMAND neither."),
+    ] = False,
+    no_unix_paths: Annotated[
+        bool, typer.Option("--no-unix-paths", help="Do not record the names of unix sockets.")
+    ] = False,
     no_closes: Annotated[
         bool, typer.Option("--no-closes", help="Do not record when TCP and UDP sockets close.")
     ] = False,
@@ -207,6 +214,8 @@ def record(
             netns=tuple(netns or ["all"]),
             owners=not no_owners,
             closes=not no_closes,
+            command_lines=not no_cmdline,
+            unix_names=not no_unix_paths,
             closes_buffer=closes_buffer or EVENTS_BUFFER,
             command=argv,
             environment=environment,

@@ -77,6 +77,8 @@ class Options:
     netns: tuple[str, ...] = ("all",)
     owners: bool = True
     closes: bool = True
+    command_lines: bool = True
+    unix_names: bool = True
     closes_buffer: int = EVENTS_BUFFER
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
@@ -197,6 +199,8 @@ class Recording:
                 owners=Owners() if options.owners else None,
                 closes=closes,
                 interval_s=options.interval,
+                command_lines=options.command_lines,
+                unix_names=options.unix_names,
             )
             try:
                 reason = self._loop(sampler, writer)
@@ -238,6 +242,11 @@ class Recording:
             unseen.append({"what": "owners", "why": "not asked for (--no-owners)"})
         if not options.closes:
             unseen.append({"what": "closes", "why": "not asked for (--no-closes)"})
+        if not options.command_lines:
+            unseen.append({"what": "command lines", "why": "not asked for (--no-cmdline)"})
+        if not options.unix_names:
+            why = "not asked for (--no-unix-paths)"
+            unseen.append({"what": "names of unix sockets", "why": why})
         if "all" not in options.netns:
             why = f"not asked for (--netns {' '.join(options.netns)})"
             unseen.append({"what": "other network namespaces", "why": why})
@@ -259,7 +268,7 @@ class Recording:
             "tables": describe(options.choice),
             "netns_selected": list(options.netns),
             "owners": options.owners,
-            "command": list(options.command) or None,
+            "command": (list(options.command) or None) if options.command_lines else None,
             "skipped": 0,
             "samples": 0,
             "socket_rows": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -23,6 +24,16 @@ MAX_MEMBERS = 1 << 17
 MAX_RATIO = 100
 """How many times the size of the zip it may unpack to; one that stays small may do worse."""
 SMALL = 1 << 30
+
+SEAL = b"sockrec sha256 "
+"""Of a bundle the comment begins so; the SHA-256 of all bytes before the digits follows."""
+
+SEAL_DIGITS = 64
+
+MANIFEST = "sockrec-bundle/MANIFEST.json"
+"""The last file of a bundle."""
+
+_TAIL = 4096
 
 # Python reads the directory of a zip in one piece, and makes an object of every 46 bytes.
 _MAX_READ = 16 << 20
@@ -85,6 +96,25 @@ def is_zip(path: Path) -> bool:
         return regular and os.pread(file, 4, 0) in (b"PK\x03\x04", b"PK\x05\x06")
     finally:
         os.close(file)
+
+
+def seal_is_broken(path: Path) -> bool | None:
+    """Tell whether a bundle has bytes that were not written so; None if the zip is no bundle.
+
+    Raises OSError.
+    """
+    digest, tail = hashlib.sha256(), b""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size - SEAL_DIGITS
+        while size > 0 and (piece := file.read(min(_CHUNK, size))):
+            digest.update(piece)
+            size -= len(piece)
+            tail = (tail + piece)[-_TAIL:]
+        digits = file.read()
+    if size or not tail.endswith(SEAL):
+        # The seal itself may be what changed.
+        return True if MANIFEST.encode() in tail else None
+    return digits != digest.hexdigest().encode()
 
 
 def unpack(path: Path) -> Unpacked:

@@ -28,6 +28,7 @@ from recorder.schema import (
 )
 
 _ATTEMPTS = 20
+_MOST_US = 1 << 60
 _PARTITION = re.compile(r"\w+=.+", re.ASCII)
 
 
@@ -58,6 +59,19 @@ class Identity(NamedTuple):
     run: str | None
 
 
+class Cut(NamedTuple):
+    """What of a recording this is: a half-open span in microseconds UTC, None is unbounded.
+
+    ``context`` are the numbers of which the rows of sockets are no part of it: reports look at them
+    for who listened where, whatever they are about. ``had`` are the tables that had rows.
+    """
+
+    start: int | None = None
+    end: int | None = None
+    context: frozenset[int] = frozenset()
+    had: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
     """The files of a recording that count, as they were at one instant.
@@ -80,6 +94,22 @@ class Recording:
     @property
     def identity(self) -> Identity:
         return _identity(self.facts)
+
+    @property
+    def cut(self) -> Cut:
+        """Return what ``sockrec cut`` left of it, as recording.json tells."""
+        told = self.facts.get("cut")
+        if not isinstance(told, dict):
+            return Cut()
+        context, had = (
+            found if isinstance(found, list) else [] for found in map(told.get, ("context", "had"))
+        )
+        return Cut(
+            _moment(told.get("from_us")),
+            _moment(told.get("to_us")),
+            frozenset(number for number in context if isinstance(number, int)),
+            frozenset(table for table in had if isinstance(table, str) and table in TABLES),
+        )
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -149,6 +179,12 @@ def open_recording(*paths: str | os.PathLike[str]) -> Recording:
             recording.close()
         raise RecordingError(f"{first.path} and {others[0].path} are of different recordings")
     return first
+
+
+def _moment(value: object) -> int | None:
+    """Return a time of recording.json in microseconds, None if it is none that a query can have."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if isinstance(value, int) and whole and abs(value) < _MOST_US else None
 
 
 def _identity(facts: Mapping[str, object]) -> Identity:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from itertools import chain, islice
@@ -22,7 +22,7 @@ from analyzer.screen.cells import (
     text,
 )
 from analyzer.screen.sparkline import read_chart
-from analyzer.screen.terminal import GAP, PLAIN, Look, Terminal
+from analyzer.screen.terminal import GAP, NAMESPACE, PLAIN, Look, Terminal
 from analyzer.screen.zones import UTC_NAME, zoned, zoned_schema
 from recorder.schema import SockrecError
 
@@ -196,12 +196,14 @@ def _write_table(
     chart = read_chart(look.chart, schema.names) if on_terminal else None
     passing = rows(batches if chart is None else chart.gather(batches))
     most = MAX_TERMINAL_ROWS if on_terminal and not look.title else MAX_TABLE_ROWS
-    shown = list(islice(passing, most))
+    shown: Sequence[Sequence[object]] = list(islice(passing, most))
     more = sum(1 for _ in (passing if chart is not None else islice(passing, 1)))
     look.begin()
     if schema.names == _EXPLAINED:
         _write_explained(shown, out)
         return
+    if look.called:
+        schema, shown = _called(schema, shown, look.called)
     names = [printable(name) for name in schema.names]
     if on_terminal:
         terminal = Terminal(out)
@@ -219,6 +221,24 @@ def _write_table(
             f"sockrec: only the first {most:,} rows are shown; --format csv or json gives all",
             file=sys.stderr,
         )
+
+
+def _called(
+    schema: pa.Schema, shown: Sequence[Sequence[object]], names: Mapping[int, str]
+) -> tuple[pa.Schema, list[list[object]]]:
+    """Return the rows with network namespaces as they are called."""
+    import pyarrow as pa
+
+    places = [n for n, name in enumerate(schema.names) if name.endswith(NAMESPACE)]
+    for place in places:
+        schema = schema.set(place, schema.field(place).with_type(pa.string()))
+    return schema, [
+        [
+            names.get(cell, str(cell)) if n in places and isinstance(cell, int) else cell
+            for n, cell in enumerate(row)
+        ]
+        for row in shown
+    ]
 
 
 def _flush(schema: pa.Schema) -> list[bool]:

@@ -30,7 +30,7 @@ _LEAST_ROWS = 3
 _LINES = 4
 """Lines over which a text is folded at most, if it is not wider than the terminal."""
 
-_NAMESPACE = "netns"
+NAMESPACE = "netns"
 """Tells rows apart as soon as there are several: then a column of that name is kept.
 
 Its 0 is the whole host.
@@ -48,7 +48,7 @@ class Look:
 
     ``ranks`` names the columns that a narrow terminal keeps, the first one longest. ``series`` is
     how many series of the chart are drawn, 0 for all. ``begin`` is called before anything is
-    written.
+    written. ``called`` has names of network namespaces, which stand for their numbers.
     """
 
     zone: str = UTC_NAME
@@ -57,6 +57,7 @@ class Look:
     ranks: Sequence[str] = ()
     series: int = 0
     begin: Callable[[], None] = lambda: None
+    called: Mapping[int, str] = field(default_factory=dict)
 
 
 PLAIN = Look()
@@ -212,11 +213,11 @@ def _least_first(
 
     def worth(index: int) -> tuple[int, int]:
         name = names[index]
-        if name.endswith(_NAMESPACE) and len(set(filter(None, columns[index]))) > 1:
+        if name.endswith(NAMESPACE) and len(set(filter(None, columns[index]))) > 1:
             return 3, 0
         if name in ranks:
             return 2, -ranks.index(name)
-        return int(name not in (_NAMESPACE, "cookie")), -index
+        return int(name not in (NAMESPACE, "cookie")), -index
 
     return sorted(range(len(names)), key=worth)
 

@@ -48,7 +48,12 @@ def account(engine: Engine, found: Summary, scope: Scope) -> dict[str, object]:
         "version": VERSION,
         "sockrec": version("sockrec"),
         **named,
-        "asked": {"from": iso(scope.start), "to": iso(scope.end), "where": scope.where},
+        "asked": {
+            "from": iso(scope.start),
+            "to": iso(scope.end),
+            "where": scope.where,
+            "filter": scope.filter.text if scope.filter else None,
+        },
         "span": {"first": iso(first), "last": iso(last), "samples": samples},
         "verdict": verdict(found),
         "findings": [plain(dict(row)) for row in found.found],

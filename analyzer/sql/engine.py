@@ -38,6 +38,7 @@ from analyzer.sql.views import (
     Stream,
     Value,
     catalog,
+    describing,
     lay_raw,
     lay_scope,
     lay_together,
@@ -47,7 +48,7 @@ from analyzer.sql.views import (
     with_inline,
 )
 from analyzer.sql.work import STOPPED, QueryError, Work, interruptible, query_error
-from recorder.schema import SockrecError
+from recorder.schema import TABLES, SockrecError
 
 MAX_QUERY = 1 << 20
 """Bytes of a query; DuckDB's parser takes seconds for more."""
@@ -346,8 +347,13 @@ class Engine:
 
     def _checked_scope(self, scope: Scope) -> list[str]:
         """Check the condition on sockets as a query is; that it is only one, views see to."""
+        filtered = [] if scope.filter is None else [scope.filter.sockets, scope.filter.closes]
+        trees = [
+            self._checked(f"SELECT 1 FROM {table} WHERE {condition}")
+            for table, condition in zip(("sockets", "closes"), filtered, strict=False)
+        ]
         if scope.where is None:
-            return []
+            return trees
         try:
             tree = self._checked(f"SELECT 1 FROM sockets WHERE (\n{scope.where}\n)")
         except QueryError as error:
@@ -356,7 +362,7 @@ class Engine:
             for line in getattr(error, "__notes__", ()):
                 refused.add_note(line)
             raise refused from error
-        return [tree]
+        return [*trees, tree]
 
     @contextmanager
     def run(
@@ -375,7 +381,9 @@ class Engine:
         scopes = self.scopes(scope)
         parts = [one.part or 0 for one in scopes]
         trees = [self._checked(query), *self._checked_scope(scopes[0])]
-        columns = named_columns(trees, pieces(), self._view_tree)
+        columns = dict(named_columns(trees, pieces(), self._view_tree))
+        for name in describing(scopes[0].where or ""):
+            columns[name] = frozenset(TABLES[name].names)
         self._leave_out_damaged(columns, parts)
         cursor = self._connection.cursor()
         journals = self._streams(parts)
@@ -429,12 +437,21 @@ class Engine:
             return pa.Table.from_batches(batches, schema=schema)
 
     def scopes(self, scope: Scope = WHOLE) -> tuple[Scope, ...]:
-        """Return the scope of each recording that it is about."""
+        """Return the scope of each recording that it is about; of a cut no more than that is."""
         if scope.each:
-            return scope.each
-        if scope.part is not None or not self.several:
-            return (scope,)
-        return tuple(replace(scope, part=part) for part in range(len(self.recordings)))
+            found = scope.each
+        elif scope.part is not None or not self.several:
+            found = (scope,)
+        else:
+            found = tuple(replace(scope, part=part) for part in range(len(self.recordings)))
+        cuts = (self.recordings[one.part or 0].cut for one in found)
+        return tuple(one.within(cut.start, cut.end) for one, cut in zip(found, cuts, strict=True))
+
+    def checked(self) -> list[Recording]:
+        """Return the recordings without what is damaged, as no query has looked yet."""
+        everything = {name: frozenset(table.names) for name, table in TABLES.items()}
+        self._leave_out_damaged(everything, range(len(self.recordings)))
+        return self.recordings
 
     def span(self, scope: Scope = WHOLE) -> tuple[int | None, int | None]:
         """Return the times of the first and the last sample in microseconds UTC."""

@@ -206,22 +206,32 @@ def _too_short(seconds: float, samples: int, first: int | None, last: int | None
     return _TOO_SHORT.format(seconds, lasted) if lasted < seconds else None
 
 
+def netns_called(engine: Engine, scope: Scope = WHOLE, *, home: bool) -> dict[int, str]:
+    """Return what network namespaces are called, by number, where there are several.
+
+    Without the recorder's own one unless ``home``; a number that several hosts have stays one.
+    """
+    counted = "SELECT count(DISTINCT netns) AS n FROM raw.namespaces"
+    if engine.table(counted, scope).to_pylist()[0]["n"] < _FEWEST:
+        return {}
+    known = engine.table("SELECT netns, home, called FROM netns_names", scope).to_pylist()
+    times = Counter(row["netns"] for row in known)
+    return {
+        row["netns"]: row["called"]
+        for row in known
+        if times[row["netns"]] == 1 and (home or not row["home"])
+    }
+
+
 def _placed(
     found: list[Mapping[str, object]], engine: Engine, scope: Scope
 ) -> list[Mapping[str, object]]:
     """Say in which network namespace it is, where there are several, but not of the recorder's."""
-    counted = "SELECT count(DISTINCT netns) AS n FROM raw.namespaces"
-    if not found or engine.table(counted, scope).to_pylist()[0]["n"] < _FEWEST:
-        return found
-    names = {
-        row["netns"]: row["called"]
-        for row in engine.table("SELECT * FROM netns_names", scope).to_pylist()
-        if not row["home"]
-    }
+    names = netns_called(engine, scope, home=False) if found else {}
     placed: list[Mapping[str, object]] = []
     for row in found:
         number, sentence = row["netns"], str(row["sentence"])
-        if number in names:
+        if isinstance(number, int) and number in names:
             numbered = f"network namespace {number}"
             named = f"network namespace {names[number]}"
             if numbered in sentence:
@@ -276,7 +286,8 @@ class Shared:
 def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:
     """Return what the recording lacks, in words of ``needs``, and why."""
     steps = {row["step"]: row for row in engine.table(_STEPS, scope).to_pylist()}
-    has = _filled(engine, Scope(part=scope.part), raw=True)
+    has = dict(_filled(engine, Scope(part=scope.part), raw=True))
+    has |= dict.fromkeys(engine.recordings[scope.part or 0].cut.had, 1)
     # A file of sockets alone has no samples; it says of what it has rows, not what was read.
     if not steps and (has["samples"] or not _filled(engine, scope)["sockets"]):
         return dict.fromkeys(_HINTS, _NO_SAMPLE if has["sockets"] else _HINTS["sockets"])
@@ -355,11 +366,14 @@ def lines(
 def _folded(
     found: Sequence[Mapping[str, object]], named: Sequence[str]
 ) -> Iterator[tuple[Mapping[str, object], Sequence[Mapping[str, object]]]]:
-    """Yield each finding, the worst first, with those that differ from it in numbers only."""
+    """Yield each finding, the worst first, with those that differ from it in numbers only.
+
+    What may follow after a semicolon makes no difference, nor the severity: workers of a pool.
+    """
     alike: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
     for row in found:
-        words = _NUMBER.sub("#", str(row["sentence"]))
-        key = (row["finding"], row["severity"], row["comm"], *(row[part] for part in named), words)
+        words = _NUMBER.sub("#", str(row["sentence"]).partition(";")[0])
+        key = (row["finding"], row["comm"], *(row[part] for part in named), words)
         alike.setdefault(key, []).append(row)
     for first, *more in alike.values():
         yield first, more

@@ -57,6 +57,10 @@ class Times:
                 raise TimeError(f"{end} is not after the first sample{self._told()}", "--to")
         return first, last
 
+    def at(self, given: Time) -> int:
+        """Return a moment in microseconds UTC, of the recording or not. Raises TimeError."""
+        return self._moment(given, "--at")
+
     def _moment(self, given: Time, option: str) -> int:
         late = option == "--to"
         if isinstance(given, datetime):

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analyzer.reading.archive import seal_is_broken
 from analyzer.reading.integrity import damages, span
 from analyzer.reading.recording import Recording
 from analyzer.reading.segment import Missing, Segment
@@ -149,6 +150,9 @@ def _verify(engine: Engine, part: int, report: Callable[[int], None]) -> Verifie
         for lost in recording.missing
     ]
     unchecked: list[str] = []
+    if recording.unpacked is not None and seal_is_broken(recording.path):
+        what = "its bytes are not as they were written"
+        problems.append(Problem(recording.path.name, None, None, None, None, None, what))
     done = 0
     for segment in recording.segments:
         found = list(_damaged(recording, segment))

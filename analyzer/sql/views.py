@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -40,8 +40,20 @@ _DESCRIBED = {
 }
 """What ``--where`` may name beside the columns of sockets: of the process, by its cgroup, of ns."""
 
-_LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
+def describing(where: str) -> frozenset[str]:
+    """Return the tables that tell what a condition names beside the columns of sockets."""
+    named = set(re.findall(r"\w+", where.lower()))
+    # user: sockets have it, closes only by their process
+    return frozenset() if named.isdisjoint({*_DESCRIBED, "user"}) else _DESCRIBE
+
+
+_DESCRIBE = frozenset({"owners", "namespaces", "cgroups"})
+
+LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
+
+OWN = "own_sockets"
+"""Beside the raw relations, the rows of sockets that a cut is about: all, but for its context."""
 
 Value = str | int | float | bool
 
@@ -54,14 +66,24 @@ class ScopeError(SockrecError):
 
 
 @dataclass(frozen=True, slots=True)
+class Filtered:
+    """A filter of ss, and as conditions of SQL: on a row of sockets, and on one of closes."""
+
+    text: str
+    sockets: str
+    closes: str
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """What a query is about: a half-open span of time, and which sockets.
 
     ``start`` and ``end`` are in microseconds UTC, None is unbounded; ``where`` is one SQL
     expression over the columns of sockets, or what describes its process, its cgroup and its
     namespace (cmdline, exe, unit, slice, runtime, container, pod, netns_name): a socket with a row
-    in the time for which it is true is chosen whole. ``part`` is the place of one among several
-    recordings, None is all that are open, of which ``each`` may have its own.
+    in the time for which it is true is chosen whole; ``filter`` is another, which has to be true as
+    well. ``part`` is the place of one among several recordings, None is all that are open, of which
+    ``each`` may have its own.
     """
 
     start: int | None = None
@@ -69,6 +91,20 @@ class Scope:
     where: str | None = None
     part: int | None = None
     each: tuple[Scope, ...] = ()
+    filter: Filtered | None = None
+
+    def condition(self, table: Table = SOCKETS) -> str | None:
+        """Return what rows are chosen by, None if all are."""
+        parts = [] if self.where is None else [f"(\n{self.where}\n)"]
+        if self.filter is not None:
+            parts.append(f"({self.filter.closes if table == CLOSES else self.filter.sockets})")
+        return " AND ".join(parts) or None
+
+    def within(self, start: int | None, end: int | None) -> Scope:
+        """Return what of it lies within a span of time."""
+        starts = [time for time in (self.start, start) if time is not None]
+        ends = [time for time in (self.end, end) if time is not None]
+        return replace(self, start=max(starts, default=None), end=min(ends, default=None))
 
 
 WHOLE = Scope()
@@ -177,6 +213,23 @@ def _lay_raw(
     for table in TABLES.values():
         select = _recorded(table, recording, part, table.names)
         connection.execute(f"CREATE OR REPLACE VIEW {raw}.{table.name} AS {select}")
+    own, select = _own(recording), f"SELECT * FROM {raw}.{SOCKETS.name}"
+    if own is not recording:
+        select = _recorded(SOCKETS, own, part, SOCKETS.names)
+    connection.execute(f"CREATE OR REPLACE VIEW {raw}.{OWN} AS {select}")
+
+
+def _own(recording: Recording) -> Recording:
+    """Return a recording without the context of a cut."""
+    context = recording.cut.context
+    segments = tuple(
+        segment
+        for segment in recording.segments
+        if segment.table != SOCKETS or segment.number not in context
+    )
+    if len(segments) == len(recording.segments):
+        return recording
+    return replace(recording, segments=segments)
 
 
 def _recorded(
@@ -206,11 +259,16 @@ def narrowed(recording: Recording, columns: Columns, part: int | None = None) ->
 
     To bind all 164 of sockets, wherever they are named, takes longer than a small answer.
     """
-    return {
-        name: f"SELECT *, {_made(TABLES[name], names)} "
-        f"FROM ({_recorded(TABLES[name], recording, part, names)})"
-        for name, names in columns.items()
-    }
+
+    def select(table: Table, of: Recording) -> str:
+        names = columns[table.name]
+        return f"SELECT *, {_made(table, names)} FROM ({_recorded(table, of, part, names)})"
+
+    found = {name: select(TABLES[name], recording) for name in columns}
+    own = _own(recording)
+    if own is not recording and SOCKETS.name in columns:
+        found[OWN] = select(SOCKETS, own)
+    return found
 
 
 def _key(table: Table, recording: Recording, part: int | None) -> str:
@@ -267,7 +325,7 @@ _BEGIN = re.compile(r"\s*(?:(WITH)\b(?!\s+RECURSIVE\b)|SELECT\b)", re.IGNORECASE
 
 def takes_inline(query: str, ctes: Collection[str]) -> bool:
     """Tell whether common table expressions may stand before a query that has some itself."""
-    own = {*TABLES, "baseline", "params", "chosen", *map(_narrow_name, TABLES), *pieces()}
+    own = {*TABLES, "baseline", "params", "chosen", *map(_narrow_name, (*TABLES, OWN)), *pieces()}
     return bool(_BEGIN.match(query)) and own.isdisjoint(ctes)
 
 
@@ -277,6 +335,21 @@ def with_inline(query: str, ctes: str) -> str:
     if not ctes or not begin:
         return query
     return f"WITH {ctes},\n{query[begin.end() :]}" if begin[1] else f"WITH {ctes}\n{query}"
+
+
+def lay_stored(connection: DuckDBPyConnection, scope: Scope) -> None:
+    """Create functions and views that stay in a database, which has the raw tables, of one scope.
+
+    A table OWN among them is what sockets are of a cut.
+    """
+    connection.execute(f"CREATE VIEW IF NOT EXISTS raw.{OWN} AS SELECT * FROM raw.{SOCKETS.name}")
+    everything = list(closure(frozenset(pieces())))
+    for piece in everything:
+        if piece.layer == "functions":
+            connection.execute(piece.statement.replace(" TEMP ", " ", 1))
+    wanted = [piece for piece in everything if piece.layer != "functions"]
+    for name, select in _relations(connection, scope, None, wanted, "raw", None):
+        connection.execute(f"CREATE VIEW {name} AS {select}")
 
 
 def lay_together(
@@ -310,7 +383,7 @@ def lay_together(
     }
     named = [piece.query.name for piece in wanted if piece.query.name in used]
     tables = [name for name in (*TABLES, "baseline") if all(name in one for one in laid.values())]
-    whole = [_narrow_name(name) for name in TABLES]
+    whole = [_narrow_name(name) for name in (*TABLES, OWN)]
     for name in (*tables, *named):
         own = {"chosen", name, *whole}
         if name not in TABLES:
@@ -342,6 +415,7 @@ def together(scopes: Sequence[Scope]) -> Scope:
         max(ends) if len(ends) == len(scopes) else None,
         scopes[0].where,
         each=tuple(scopes),
+        filter=scopes[0].filter,
     )
 
 
@@ -372,21 +446,27 @@ def _relations(
     narrow: Narrowed | None,
 ) -> Iterator[tuple[str, str]]:
     """Yield what a query sees of one recording: name and SELECT, each after what it uses itself."""
-    if scope.where is not None:
-        yield "chosen", _chosen(connection, scope, scope.where, raw)
+    chosen = scope.condition()
+    if chosen is not None:
+        yield "chosen", _chosen(connection, scope, chosen, raw)
+    own = None if narrow is None else _narrow_name(OWN if OWN in narrow else SOCKETS.name)
     for table in TABLES.values():
+        only = None
         if narrow is not None:
             if table.name not in narrow:
                 continue
             yield _narrow_name(table.name), narrow[table.name]
+            if table == SOCKETS and OWN in narrow:
+                yield _narrow_name(OWN), narrow[OWN]
+            only = own if table == SOCKETS else _narrow_name(table.name)
         conditions = [_bounds(table, scope)]
-        if scope.where is not None and table in (SOCKETS, CLOSES):
+        if chosen is not None and table in (SOCKETS, CLOSES):
             closes = table == CLOSES
             conditions.append(_closes_condition(connection, scope, raw) if closes else _CHOSEN)
-        rows = _timed(table, raw, narrow is not None)
+        rows = _timed(table, raw, only)
         yield table.name, f"SELECT * FROM {rows} WHERE {' AND '.join(conditions)}"
     if narrow is None or SOCKETS.name in narrow:
-        yield "baseline", _baseline(scope, raw, narrow is not None)
+        yield "baseline", _baseline(scope, raw, own)
     yield "params", _params(scope, parameters)
     for piece in wanted:
         read = rf"{raw}.\1" if narrow is None else _narrow_name(r"\1")
@@ -410,17 +490,17 @@ def _params(scope: Scope, parameters: Mapping[str, tuple[str, Value | None]] | N
 def _names_of_columns(connection: DuckDBPyConnection, scope: Scope) -> frozenset[str]:
     """Return the functions that the columns of the tables and the condition on sockets call."""
     made = frozenset({"endpoint", "who"})
-    if scope.where is None:
-        return made
-    return made | names_in(connection, f"SELECT 1 WHERE (\n{scope.where}\n)")
+    conditions = {scope.condition(SOCKETS), scope.condition(CLOSES)} - {None}
+    return made.union(*(names_in(connection, f"SELECT 1 WHERE {one}") for one in conditions))
 
 
-def _timed(table: Table, raw: str, narrow: bool = False) -> str:
+def _timed(table: Table, raw: str, narrow: str | None = None) -> str:
     """Return the whole table with what is made of it, under a name that a condition may use."""
     name = SOCKETS.name if table == CLOSES else table.name
     if narrow:
-        return f"{_narrow_name(table.name)} AS {name}"
-    return f"(SELECT *, {_made(table)} FROM {raw}.{table.name}) AS {name}"
+        return f"{narrow} AS {name}"
+    rows = OWN if table == SOCKETS else table.name
+    return f"(SELECT *, {_made(table)} FROM {raw}.{rows}) AS {name}"
 
 
 def _described(table: Table, raw: str) -> str:
@@ -471,7 +551,7 @@ def _made(table: Table, there: Collection[str] | None = None) -> str:
 
     Those made of columns that are ``there``, if these are given.
     """
-    made = [f"epoch_us({_TIME_COLUMN.get(table.name, 'sample_time')}) AS t_us"]
+    made = [f"epoch_us({time_column(table)}) AS t_us"]
     if table in (SOCKETS, CLOSES):
         made += [
             f"{function}({', '.join(columns)}) AS {name}"
@@ -481,10 +561,15 @@ def _made(table: Table, there: Collection[str] | None = None) -> str:
     return ", ".join(made)
 
 
+def time_column(table: Table) -> str:
+    """Return the column that tells when a row of the table was so."""
+    return _TIME_COLUMN.get(table.name, "sample_time")
+
+
 def _bounds(table: Table, scope: Scope) -> str:
-    time = _TIME_COLUMN.get(table.name, "sample_time")
+    time = time_column(table)
     bounds = ["true"]
-    if scope.start is not None and table.name not in _LASTING:
+    if scope.start is not None and table.name not in LASTING:
         bounds.append(f"{time} >= make_timestamp({scope.start})")
     if scope.end is not None:
         bounds.append(f"{time} < make_timestamp({scope.end})")
@@ -494,16 +579,17 @@ def _bounds(table: Table, scope: Scope) -> str:
 _CHOSEN = "(ns, cookie) IN (SELECT ns, cookie FROM chosen)"
 
 
-def _chosen(connection: DuckDBPyConnection, scope: Scope, where: str, raw: str) -> str:
+def _chosen(connection: DuckDBPyConnection, scope: Scope, condition: str, raw: str) -> str:
     """Return the sockets that have a row for which the condition is true, which is checked."""
     import duckdb
 
     def select(relation: str) -> str:
         return (
             f"SELECT DISTINCT ns, cookie FROM {relation} "
-            f"WHERE {_bounds(SOCKETS, scope)} AND (\n{where}\n)"
+            f"WHERE {_bounds(SOCKETS, scope)} AND {condition}"
         )
 
+    where = scope.where or "true"
     try:
         where.encode()
         duckdb.SQLExpression(where)  # refuses what is more than one expression
@@ -537,16 +623,18 @@ def _closes_condition(connection: DuckDBPyConnection, scope: Scope, raw: str) ->
     """
     import duckdb
 
+    condition = scope.condition(CLOSES)
+
     def select(relation: str) -> str:
-        return f"SELECT ns, cookie FROM {relation} WHERE (\n{scope.where}\n)"
+        return f"SELECT ns, cookie FROM {relation} WHERE {condition}"
 
     plain, described = _relations_of(CLOSES, raw, select)
     try:
         query = _first_bound(connection, plain, described)
     except duckdb.Error:
         return _CHOSEN
-    own = scope.where if query is plain else f"(ns, cookie) IN ({query})"
-    return f"({_CHOSEN} OR (\n{own}\n))"
+    own = condition if query is plain else f"(ns, cookie) IN ({query})"
+    return f"({_CHOSEN} OR ({own}))"
 
 
 def _no_condition(text: str, error: Exception) -> ScopeError:
@@ -557,12 +645,12 @@ def _no_condition(text: str, error: Exception) -> ScopeError:
     return refused
 
 
-def _baseline(scope: Scope, raw: str, narrow: bool) -> str:
+def _baseline(scope: Scope, raw: str, narrow: str | None) -> str:
     """Return the last row before the scope of every socket that has a row in it."""
     if scope.start is None:
         return "SELECT * FROM sockets WHERE false"
     before = f"sample_time < make_timestamp({scope.start})"
-    rows = _narrow_name(SOCKETS.name) if narrow else f"{raw}.sockets"
+    rows = narrow or f"{raw}.{OWN}"
     made = "" if narrow else f", {_made(SOCKETS)}"
     return (
         f"SELECT s.*{made} FROM {rows} AS s "
@@ -603,7 +691,8 @@ def _literal(value: Value | None) -> str:
     if value is None:
         return "NULL"
     if isinstance(value, str):
+        text = value.encode(errors="replace").decode()  # half a surrogate pair is no character
         # A text ends at the character of number zero for DuckDB 1.5's parser.
-        quoted = ("'" + part.replace("'", "''") + "'" for part in value.split("\0"))
+        quoted = ("'" + part.replace("'", "''") + "'" for part in text.split("\0"))
         return " || chr(0) || ".join(quoted)
     return repr(value) if not isinstance(value, bool) else str(value).lower()

@@ -49,7 +49,9 @@ troubled AS MATERIALIZED (
   SELECT q.*, d.fd_limit, limits.patience_us, k.accepted
   FROM listeners AS q
   LEFT JOIN kernel AS k USING (ns)
-  LEFT JOIN full_processes AS d ON d.pid = q.pid AND d.start_us = q.start_us
+  LEFT JOIN full_processes AS d
+    ON d.pid = q.pid AND d.start_us = q.start_us
+    AND d.since <= greatest(q.full_until, q.drops_until, q.wait_until) AND d.until >= least(q.full_since, q.drops_since, q.wait_since)
   CROSS JOIN (SELECT patience(p.seconds, p.intervals, interval_us) AS patience_us FROM pace CROSS JOIN params AS p) AS limits
   CROSS JOIN params AS p
   WHERE q.netid IN ('tcp', 'sctp', 'dccp')

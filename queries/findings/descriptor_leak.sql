@@ -1,13 +1,13 @@
 -- title = "Sockets that use up a process's descriptors"
 -- description = """
--- A process holds nearly as many sockets as it may have descriptors, or their number climbs towards
--- that limit without ever falling. At the limit socket(), accept() and open() fail with EMFILE. If
+-- A process holds nearly as many sockets as it may have descriptors, or their number climbs steadily
+-- towards that limit. At the limit socket(), accept() and open() fail with EMFILE. If
 -- the sockets go to one place and none is given back, it forgets to close them; a higher limit
 -- (ulimit -n, LimitNOFILE) only helps if it needs them all. Files and pipes are not counted.
 -- """
 -- needs = ["sockets", "owners", "limits"]
 -- lasts = 10.0
--- uses = ["endpoint", "fd_limits", "netns_of", "process_counts", "rise_time", "slope_of", "who"]
+-- uses = ["descriptor_trends", "endpoint", "netns_of", "rise_time", "who"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -24,60 +24,21 @@
 -- default = 20.0
 -- doc = "Growth, as a share of the limit, from which a number that climbs all the time is called a leak: less may be a process that warms up."
 --
--- [params.trend_percent]
--- type = "DOUBLE"
--- default = 60.0
--- doc = "Share of the ups and downs of its number that a steady climb explains: less is a number that comes and goes."
---
 -- [params.forecast_s]
 -- type = "DOUBLE"
 -- default = 3600.0
 -- doc = "A leak is told if the limit is so near at its pace: what takes longer is often given back before."
-WITH counts AS (
-  SELECT
-    s.holder AS pid, s.start_us, s.sample, min(s.sample_time) AS sample_time, min(s.t_us) AS t_us,
-    CAST(sum(s.sockets) AS BIGINT) AS sockets, a.fd_limit
-  FROM process_counts AS s JOIN fd_limits AS a ON a.pid = s.holder AND a.start_us = s.start_us
-  WHERE s.owner = 'process'
-  GROUP BY s.holder, s.start_us, s.sample, a.fd_limit
-),
-moments AS (
-  SELECT
-    *, min(t_us) OVER life AS begun_us, max(t_us) OVER life AS ended_us, (t_us - begun_us) / 1000000.0 AS second,
-    -- What a process that ends holds in its last sample says nothing of how it lived.
-    CASE WHEN lead(sample) OVER in_turn IS NOT NULL OR 2 * sockets >= lag(sockets) OVER in_turn THEN sockets END AS lived
-  FROM counts
-  WINDOW life AS (PARTITION BY pid, start_us), in_turn AS (PARTITION BY pid, start_us ORDER BY sample)
-),
-trends AS (
-  SELECT
-    pid, start_us, fd_limit, min_by(sockets, sample) AS at_first, max(sockets) AS peak,
-    max_by(sample, 1000000000 * sockets - sample) AS peak_sample,
-    slope_of(lived, second) AS per_second, regr_r2(lived, second) AS fit,
-    slope_of(CASE WHEN 2 * (t_us - begun_us) >= ended_us - begun_us THEN lived END, second) AS late_per_second,
-    regr_intercept(lived, second) + slope_of(lived, second) * max(second) AS level,
-    min(sample) FILTER (WHERE 2 * (t_us - begun_us) >= ended_us - begun_us) AS half_sample,
-    min(sample) FILTER (WHERE 5 * (t_us - begun_us) >= 4 * (ended_us - begun_us)) AS late_sample,
-    max(ended_us) - max(begun_us) AS span_us, min(sample) AS first_sample, max(sample_time) AS until,
-    list(sockets ORDER BY sample) AS levels, list(sample_time ORDER BY sample) AS times
-  FROM moments
-  GROUP BY pid, start_us, fd_limit
-),
-climbs AS MATERIALIZED (
+WITH climbs AS MATERIALIZED (
   SELECT
     g.*, 1.0 * g.peak / g.fd_limit AS share,
     rise_time(g.levels, g.times, g.first_sample > f.sample, p.percent * g.fd_limit / 100.0) AS since,
     CASE WHEN g.first_sample > f.sample THEN 0 ELSE g.at_first END AS at_begin,
     100.0 * g.peak >= p.percent * g.fd_limit AS is_near,
-    CASE
-      WHEN 100.0 * g.fit >= p.trend_percent
-        -- At no less than half the pace of before.
-        AND 2 * g.late_per_second >= g.per_second
-        AND round(g.per_second * g.span_us) >= 10000.0 * p.growth_percent * g.fd_limit
-        THEN (g.fd_limit - g.level) / g.per_second
-    END AS left_s
-  FROM trends AS g CROSS JOIN params AS p CROSS JOIN (SELECT min(sample) AS sample FROM sockets) AS f
-  WHERE is_near OR left_s <= p.forecast_s
+    coalesce(
+      g.left_s <= p.forecast_s AND round(g.per_second * g.rise_us) >= 10000.0 * p.growth_percent * g.fd_limit, false
+    ) AS climbs
+  FROM descriptor_trends AS g CROSS JOIN params AS p CROSS JOIN (SELECT min(sample) AS sample FROM sockets) AS f
+  WHERE is_near OR climbs
 ),
 kept AS (
   -- Of the sockets that it held at half time: those it holds still when four fifths are over.
@@ -133,7 +94,7 @@ SELECT
       WHEN NOT n.is_near
         THEN printf(
           '; of the %,d it held at half time it did not give back %,d, and at %,.1f more a second the limit is %,.0f s away',
-          n.at_half, n.late, CAST(n.per_second AS DOUBLE), CAST(greatest(0, n.left_s) AS DOUBLE)
+          n.at_half, n.late, CAST(n.per_second AS DOUBLE), CAST(n.left_s AS DOUBLE)
         )
     END
   ) AS sentence,

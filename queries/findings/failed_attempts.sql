@@ -4,12 +4,15 @@
 -- them (nothing listens on that port), or they are given up unanswered. The kernel counts them for
 -- a network namespace only; a socket that failed keeps its peer if it did not wait for the answer
 -- (a non-blocking connect), and mostly no process that could be seen. If another address of the same
--- port answers, let the name resolve to that one, or listen on both (localhost is ::1 and 127.0.0.1).
+-- port answers, let the name resolve to that one, or listen on both (localhost is ::1 and 127.0.0.1):
+-- where one process alone is known to use that one, and as often, it is probably the same that fails.
 -- Half-open connections that a peer takes back count too, so that they matter only where more
 -- attempts fail than such probes explain.
 -- """
 -- needs = ["counters"]
--- uses = ["connections", "counter_growth", "endpoint", "netns_of", "unmapped", "who"]
+-- uses = [
+--   "connections", "counter_growth", "endpoint", "netns_of", "service_users", "the_only", "unmapped", "who",
+-- ]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -44,11 +47,26 @@ tried AS MATERIALIZED (
   WHERE c.netid = 'tcp' AND (c.role = 'client' OR c.peer_port IS NULL)
   GROUP BY ALL
 ),
+places AS (
+  SELECT
+    ns, peer_addr, peer_port, CAST(sum(failed) AS BIGINT) AS failed, CAST(sum(answered) AS BIGINT) AS answered,
+    the_only(pid) AS pid, the_only(comm) AS comm
+  FROM tried
+  WHERE peer_port > 0
+  GROUP BY ns, peer_addr, peer_port
+),
 named AS (
   SELECT
     f.*, d.failed AS there, endpoint(d.peer_addr, d.peer_port) AS destination, o.answered, endpoint(o.peer_addr, o.peer_port) AS other,
-    CASE WHEN 2 * s.failed > f.failed THEN s.pid END AS pid,
-    CASE WHEN 2 * s.failed > f.failed THEN s.comm END AS comm
+    coalesce(2 * s.failed > f.failed, false) AS is_known,
+    -- Who tries one address and then the other does both as often.
+    coalesce(o.answered BETWEEN d.failed / 2 AND 2 * d.failed, false) AS is_likely,
+    CASE WHEN is_known THEN s.pid WHEN is_likely AND o.comm IS NOT NULL THEN o.pid WHEN is_likely THEN u.pid END AS pid,
+    CASE WHEN is_known THEN s.comm WHEN is_likely AND o.comm IS NOT NULL THEN o.comm WHEN is_likely THEN u.comm END AS comm,
+    CASE
+      WHEN is_known THEN who(s.comm, s.pid)
+      WHEN is_likely THEN 'probably ' || coalesce(who(o.comm, o.pid), u.who)
+    END AS who
   FROM failing AS f
   LEFT JOIN (
     SELECT ns, comm, pid, sum(failed) AS failed
@@ -58,13 +76,12 @@ named AS (
     QUALIFY row_number() OVER (PARTITION BY ns ORDER BY sum(failed) DESC, comm, pid) = 1
   ) AS s USING (ns)
   LEFT JOIN (
-    SELECT ns, peer_addr, peer_port, sum(failed) AS failed
-    FROM tried
-    WHERE peer_port > 0
-    GROUP BY ns, peer_addr, peer_port
-    QUALIFY row_number() OVER (PARTITION BY ns ORDER BY sum(failed) DESC, peer_addr, peer_port) = 1
+    SELECT ns, peer_addr, peer_port, failed
+    FROM places
+    QUALIFY row_number() OVER (PARTITION BY ns ORDER BY failed DESC, peer_addr, peer_port) = 1
   ) AS d ON d.ns = f.ns AND 2 * d.failed > f.failed
-  LEFT JOIN tried AS o ON o.ns = d.ns AND o.peer_port = d.peer_port AND o.peer_addr <> d.peer_addr AND o.answered > 0
+  LEFT JOIN places AS o ON o.ns = d.ns AND o.peer_port = d.peer_port AND o.peer_addr <> d.peer_addr AND o.answered > 0
+  LEFT JOIN service_users AS u ON u.ns = o.ns AND u.peer_addr = o.peer_addr AND u.peer_port = o.peer_port
   QUALIFY row_number() OVER (PARTITION BY f.ns ORDER BY o.answered DESC NULLS LAST, o.peer_addr) = 1
 )
 SELECT
@@ -72,7 +89,7 @@ SELECT
   netns_of(n.ns) AS netns, n.pid, n.comm, n.since, n.until,
   CAST(100.0 * n.share AS DOUBLE) AS measured, CAST(p.percent AS DOUBLE) AS threshold,
   concat(
-    coalesce(who(n.comm, n.pid), 'an unknown process'), ' in network namespace ', netns_of(n.ns),
+    coalesce(n.who, 'an unknown process'), ' in network namespace ', netns_of(n.ns),
     printf(
       ' cannot connect: %,d of %,d attempts to open a connection failed (%.0f %%), refused or given up',
       CAST(n.failed AS BIGINT), CAST(n.opened AS BIGINT), CAST(100.0 * n.share AS DOUBLE)

@@ -30,7 +30,7 @@ WITH stalls AS MATERIALIZED (
 ),
 waiting AS (
   SELECT
-    t.ns, t.cookie, max(t.pid) AS pid, max(t.start_us) AS start_us, max(t.comm) AS comm, any_value(t.peer) AS peer,
+    t.ns, t.cookie, max_by(t.pid, t.last_sample) AS pid, max_by(t.start_us, t.last_sample) AS start_us, max_by(t.comm, t.last_sample) AS comm, any_value(t.peer) AS peer,
     min(t.since) AS since, max(t.until) AS until, CAST(sum(t.samples) AS BIGINT) AS shut_samples,
     max(t.lasted_us) AS lasted_us, max(t.peak) AS peak, any_value(t.life_samples) AS samples,
     any_value(t.patience_us) AS patience_us

@@ -25,7 +25,8 @@
 -- doc = "Share of the connection's samples with a full queue from which it is critical: the connection hangs more than it works."
 WITH stalls AS MATERIALIZED (
   SELECT
-    s.ns, s.cookie, max(s.pid) AS pid, max(s.start_us) AS start_us, max(s.comm) AS comm,
+    s.ns, s.cookie, max_by(s.pid, s.last_sample) AS pid, max_by(s.start_us, s.last_sample) AS start_us, max_by(s.comm, s.last_sample) AS comm,
+    min(s.first_sample) AS first_sample, max(s.last_sample) AS last_sample,
     any_value(s.local_addr) AS local_addr, any_value(s.local_port) AS local_port,
     any_value(s.peer_addr) AS peer_addr, any_value(s.peer_port) AS peer_port, any_value(s.peer) AS peer,
     min(s.since) AS since, max(s.until) AS until, CAST(sum(s.samples) AS BIGINT) AS full_samples, max(s.lasted_us) AS lasted_us,
@@ -35,14 +36,15 @@ WITH stalls AS MATERIALIZED (
   GROUP BY s.ns, s.cookie
 ),
 senders AS (
-  SELECT t.ns, t.cookie, max(s.comm) AS comm, max(s.pid) AS pid
+  -- Of the same addresses in several namespaces the own one.
+  SELECT t.ns, t.cookie, s.comm, s.pid
   FROM stalls AS t
   JOIN sockets AS s
     ON opposite(
       s.ns, s.local_addr, s.local_port, s.peer_addr, s.peer_port, t.ns, t.local_addr, t.local_port, t.peer_addr, t.peer_port
     )
-  WHERE s.netid = 'tcp' AND s.comm IS NOT NULL
-  GROUP BY t.ns, t.cookie
+  WHERE s.netid = 'tcp' AND s.comm IS NOT NULL AND s.sample BETWEEN t.first_sample AND t.last_sample
+  QUALIFY row_number() OVER (PARTITION BY t.ns, t.cookie ORDER BY s.ns = t.ns DESC, s.sample DESC, s.ns) = 1
 ),
 worst AS (
   SELECT

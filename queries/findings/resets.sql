@@ -47,7 +47,7 @@ SELECT
       ELSE printf(' sends on connections to %s of %s that are closed or reset already: ', n.place, n.other)
     END,
     printf('%,d of %,d that were closed, with %,d bytes lost', n.resets, n.closed, n.lost_bytes),
-    CASE WHEN n.lost_by = 'local' OR n.role = 'server' THEN concat('; they are of ', who(n.other_comm, n.other_pid)) END,
+    CASE WHEN n.lost_by = 'local' OR n.role = 'server' THEN '; they are of ' || who(n.other_comm, n.other_pid) END,
     CASE
       WHEN n.lost_by = 'peer' AND n.role = 'client'
         THEN concat(

@@ -7,7 +7,9 @@
 -- """
 -- needs = ["closes", "settings"]
 -- lasts = 10.0
--- uses = ["doors", "endpoint", "guessed", "netns_of", "port_ranges", "service_users", "tw_buckets", "unmapped", "who"]
+-- uses = [
+--   "doors", "endpoint", "got_no_answer", "guessed", "netns_of", "port_ranges", "service_users", "tw_buckets", "unmapped", "who",
+-- ]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -22,21 +24,22 @@ WITH ends AS (
   SELECT
     c.ns, c.t_us, c.time, CASE WHEN d.ns IS NULL THEN c.peer_addr ELSE c.local_addr END AS addr,
     CASE WHEN d.ns IS NULL THEN c.peer_port ELSE c.local_port END AS port,
-    CASE WHEN d.ns IS NULL THEN 'client' ELSE 'server' END AS role, c.comm, c.pid
+    CASE WHEN d.ns IS NULL THEN 'client' ELSE 'server' END AS role, c.comm, c.pid, c.bytes_sent, c.bytes_received
   FROM closes AS c LEFT JOIN doors AS d ON d.ns = c.ns AND d.local_port = c.local_port
   -- What reset itself has lost its peer.
   WHERE c.connection AND NOT c.sampled AND (d.ns IS NOT NULL OR c.peer_port > 0)
 ),
 seconds AS (
   SELECT
-    ns, addr, port, role, CAST(floor(t_us / 1000000.0) AS BIGINT) AS second, count(*) AS closed, min(time) AS since, max(time) AS until,
+    ns, addr, port, role, CAST(floor(t_us / 1000000.0) AS BIGINT) AS second, count(*) AS closed,
+    count(*) FILTER (WHERE got_no_answer(role, bytes_sent, bytes_received)) AS unanswered, min(time) AS since, max(time) AS until,
     sum(count(*)) OVER (PARTITION BY ns, addr, port, role ORDER BY second RANGE BETWEEN 9 PRECEDING AND CURRENT ROW) AS closed_in_10_s
   FROM ends
   GROUP BY ns, addr, port, role, second
 ),
 churning AS (
   SELECT
-    s.ns, s.addr, s.port, s.role, max(s.closed_in_10_s) / 10.0 AS rate, sum(s.closed) AS closed, min(s.since) AS since,
+    s.ns, s.addr, s.port, s.role, max(s.closed_in_10_s) / 10.0 AS rate, sum(s.closed) AS closed, sum(s.unanswered) AS unanswered, min(s.since) AS since,
     max(s.until) AS until, CASE WHEN b.most < g.ports THEN b.most ELSE g.ports END AS room, 60.0 * rate / room AS share,
     CASE WHEN b.most < g.ports THEN 'TIME-WAIT sockets allowed' ELSE 'local ports' END AS of_what
   FROM seconds AS s
@@ -113,7 +116,11 @@ SELECT
       WHEN n.share >= 2 THEN printf('%,.1f times', CAST(n.share AS DOUBLE))
       ELSE printf('%.0f %% of', CAST(100.0 * n.share AS DOUBLE))
     END,
-    printf(' the %,d ', CAST(n.room AS BIGINT)), n.of_what
+    printf(' the %,d ', CAST(n.room AS BIGINT)), n.of_what,
+    CASE
+      WHEN 2 * n.unanswered > n.closed
+        THEN printf('; %,d of those that ended got not a byte of answer, which no keep-alive mends', CAST(n.unanswered AS BIGINT))
+    END
   ) AS sentence,
   'short_lived' AS report
 FROM named AS n CROSS JOIN params AS p

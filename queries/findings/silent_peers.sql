@@ -5,7 +5,8 @@
 -- their end. Without keepalive (SO_KEEPALIVE, TCP_KEEPIDLE), and as long as the server sends nothing,
 -- it never learns of that, and keeps each with a descriptor. With keepalive the kernel probes, and
 -- those whose probes are not answered are told. That a peer is silent is known, that it is gone only
--- where probes stay unanswered. Connections within this host do not count.
+-- where probes stay unanswered, or the other end was recorded too and is closed: elsewhere it may be
+-- idle, and this is but a note. Whose other end is open on this host does not count.
 -- """
 -- needs = ["tcp"]
 -- lasts = 10.0
@@ -44,11 +45,12 @@
 -- [params.unanswered]
 -- type = "BIGINT"
 -- default = 3
--- doc = "Connections with two keepalive probes unanswered: one laptop that was shut is none."
+-- doc = "Connections with two keepalive probes unanswered, or whose other end is known to be closed: one laptop that was shut is none."
 WITH judged AS (
   SELECT
     s.*, len(list_filter(s.waits_us, lambda us: us >= 1000000.0 * p.old_s)) AS old, a.fd_limit,
-    s.silent - s.silent_first >= p.more AS is_more, s.unanswered >= p.unanswered AS is_gone,
+    s.silent - s.silent_first >= p.more AS is_more, greatest(s.unanswered, s.gone) >= p.unanswered AS is_gone,
+    s.unanswered >= s.gone AS is_probed,
     100.0 * s.silent >= p.percent * s.connections AND 100.0 * s.spoke <= p.spoke_percent * (s.silent + s.spoke)
     AND list_max(s.waits_us) - list_min(s.waits_us) >= 1000000.0 * p.spread_s AS is_silent
   FROM silent_services AS s
@@ -56,21 +58,26 @@ WITH judged AS (
   LEFT JOIN fd_limits AS a ON a.pid = s.pid AND a.start_us = s.start_us
 )
 SELECT
-  CASE WHEN n.is_gone OR n.is_more THEN 'warning' ELSE 'note' END AS severity,
-  CAST(least(1.0, 1.0 * greatest(n.silent, n.unanswered) / greatest(n.connections, n.unanswered, 1)) AS DOUBLE) AS score,
+  CASE WHEN n.is_gone THEN 'warning' ELSE 'note' END AS severity,
+  CAST(least(1.0, 1.0 * greatest(n.silent, n.gone, n.unanswered) / greatest(n.connections, n.unanswered, 1)) AS DOUBLE) AS score,
   n.local AS subject, netns_of(n.ns) AS netns, n.pid, n.comm, n.since, n.until,
-  CAST(CASE WHEN n.is_gone THEN n.unanswered ELSE n.silent END AS DOUBLE) AS measured,
+  CAST(CASE WHEN n.is_gone THEN greatest(n.unanswered, n.gone) ELSE n.silent END AS DOUBLE) AS measured,
   CAST(CASE WHEN n.is_gone THEN p.unanswered WHEN n.is_more THEN p.more ELSE p.old_sockets END AS DOUBLE) AS threshold,
   concat(
     coalesce(who(n.comm, n.pid), 'an unknown process'),
     CASE
+      WHEN n.is_gone AND NOT n.is_probed
+        THEN printf(
+          ' holds %,d connections on %s whose other end, in this recording too, is closed: nothing was heard of them for up to %.0f s, and as long as it sends nothing it does not learn of it',
+          n.gone, n.local, CAST(n.quiet_us / 1000000.0 AS DOUBLE)
+        )
       WHEN n.is_gone
         THEN printf(
           ' has %,d connections on %s whose peers do not answer keepalive probes (up to %d): they are gone, nothing was heard for up to %.0f s',
           n.unanswered, n.local, CAST(n.probes AS BIGINT), CAST(n.quiet_us / 1000000.0 AS DOUBLE)
         )
       ELSE printf(
-        ' has heard nothing for ten seconds and more, up to %.0f s, of %,d of its %,d connections on %s, %,d at the beginning; without keepalive it would not learn that these peers are gone',
+        ' has heard nothing for ten seconds and more, up to %.0f s, of %,d of its %,d connections on %s, %,d at the beginning; these peers may be idle or gone, which without keepalive it does not learn, and some of the younger ones too',
         CAST(n.quiet_us / 1000000.0 AS DOUBLE), n.silent, n.connections, n.local, n.silent_first
       )
     END,

@@ -28,7 +28,9 @@ WITH troubled AS (
     q.*, d.fd_limit, q.stood_us >= limits.patience_us AS is_stuck, q.full_samples >= p.full_samples AS is_full,
     limits.patience_us
   FROM listeners AS q
-  LEFT JOIN full_processes AS d ON d.pid = q.pid AND d.start_us = q.start_us
+  LEFT JOIN full_processes AS d
+    ON d.pid = q.pid AND d.start_us = q.start_us
+    AND d.since <= greatest(q.full_until, q.wait_until) AND d.until >= least(q.full_since, q.wait_since)
   CROSS JOIN (SELECT patience(p.seconds, p.intervals, interval_us) AS patience_us FROM pace CROSS JOIN params AS p) AS limits
   CROSS JOIN params AS p
   WHERE q.netid IN ('u_str', 'u_seq') AND (q.full_samples >= p.full_samples OR q.stood_us >= limits.patience_us)

@@ -3,8 +3,9 @@
 -- One row per listening socket of TCP or unix in whose queue a sample found anyone waiting. Connections
 -- are accepted in the order in which they came: as long as the first one in the queue stays the same,
 -- none is. A connection that nobody has accepted has sent nothing since it came, so the kernel's clock
--- (last_data_sent_ms) says how long it waits, from before the recording too. Of unix sockets only the
--- length of the queue is known: it stands while it never falls.
+-- (last_data_sent_ms) says how long it waits, from before the recording too. Of several listeners on one
+-- port (SO_REUSEPORT) it is in none whose queue was empty since. Of unix sockets only the length of
+-- the queue is known: it stands while it never falls.
 -- """
 -- uses = ["unmapped"]
 -- [columns]
@@ -17,7 +18,9 @@
 -- wait_since = "When the first one began to wait, in that longest wait."
 -- wait_until = "Last sample that showed it."
 WITH listening AS (
-  SELECT ns, cookie, netid, sample, sample_time, t_us, unmapped(local_addr) AS addr, local_port, recv_q
+  SELECT
+    ns, cookie, netid, sample, sample_time, t_us, unmapped(local_addr) AS addr, local_port, recv_q,
+    max(CASE WHEN recv_q = 0 THEN t_us END) OVER (PARTITION BY ns, cookie ORDER BY sample ROWS UNBOUNDED PRECEDING) AS empty_us
   FROM sockets
   WHERE state = 'LISTEN' AND netid IN ('tcp', 'u_str', 'u_seq')
 ),
@@ -31,7 +34,10 @@ heads AS (
     FROM sockets
     WHERE netid = 'tcp' AND inode = 0 AND state IN ('ESTAB', 'CLOSE-WAIT') AND last_data_sent_ms IS NOT NULL
   ) AS c ON c.ns = d.ns AND c.sample = d.sample AND c.local_port = d.local_port
-  WHERE d.netid = 'tcp' AND d.recv_q > 0 AND (d.addr = c.addr OR d.addr IN ('0.0.0.0', '::', '*'))
+  WHERE d.netid = 'tcp' AND d.recv_q > 0
+    -- A dump takes a while, so that its clocks are a little later than its sample.
+    AND d.t_us - 1000 * c.last_data_sent_ms >= coalesce(d.empty_us, 0) - 100000
+    AND (d.addr = c.addr OR d.addr IN ('0.0.0.0', '::', '*'))
   GROUP BY d.ns, d.cookie, d.sample
 ),
 steps AS (

@@ -9,6 +9,7 @@
 -- start_us = "Its start after boot."
 -- fd_limit = "Its limit, all of which was in use."
 -- since = "First sample that showed a socket of the last number."
-SELECT s.pid, s.start_us, l.fd_limit, min(s.sample_time) AS since
+-- until = "Last one that did."
+SELECT s.pid, s.start_us, l.fd_limit, min(s.sample_time) AS since, max(s.sample_time) AS until
 FROM sockets AS s JOIN fd_limits AS l ON l.pid = s.pid AND l.start_us = s.start_us AND s.fd >= l.fd_limit - 1
 GROUP BY s.pid, s.start_us, l.fd_limit

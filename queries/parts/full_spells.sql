@@ -3,8 +3,9 @@
 -- One row per socket, queue and run of samples of its namespace. A receive queue is full when the
 -- process does not read and the window is shut, or before Linux 6.2, where the kernel does not tell
 -- that, when four fifths of its buffer are taken: the kernel shuts the window when about a sixteenth
--- is left, and what lies in the queue shrinks a little as it is read. A send queue is full when the
--- peer has shut its window.
+-- is left, and what lies in the queue shrinks a little as it is read. A send queue is full when data of
+-- it, not the FIN alone, waits as the peer has shut its window; the kernel runs the same timer (persist)
+-- where this host itself drops what is sent.
 -- """
 -- [columns]
 -- ns = "Network namespace."
@@ -33,8 +34,8 @@ WITH filled AS (
   FROM sockets
   WHERE send_q > 0
     AND netid = 'tcp'
-    AND state IN ('ESTAB', 'FIN-WAIT-1', 'CLOSE-WAIT', 'CLOSING', 'LAST-ACK')
-    AND (timer = 'persist' OR (snd_wnd = 0 AND coalesce(retransmits, 0) = 0))
+    AND (state IN ('ESTAB', 'CLOSE-WAIT') OR (state IN ('FIN-WAIT-1', 'CLOSING', 'LAST-ACK') AND send_q > 1))
+    AND ((timer = 'persist' AND coalesce(snd_wnd < snd_mss, true)) OR (snd_wnd = 0 AND coalesce(retransmits, 0) = 0))
 ),
 places AS (
   SELECT ns, sample, row_number() OVER (PARTITION BY ns ORDER BY sample) AS place

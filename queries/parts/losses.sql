@@ -13,7 +13,8 @@
 -- reord_seen = "Times that packets were seen to have overtaken each other."
 WITH counted AS (
   SELECT
-    *,
+    ns, cookie, sample, local_addr, local_port, peer_addr, peer_port, pid, start_us, comm, bytes_retrans, bytes_sent, dsack_dups,
+    reord_seen, total_rto, total_rto_time_ms,
     -- A request socket has no tcp_info; that of the connection it becomes starts with its repeats.
     CASE WHEN state = 'SYN-RECV' THEN retrans ELSE total_retrans END AS retransmitted,
     CASE WHEN state IN ('SYN-SENT', 'SYN-RECV') THEN retrans END AS syn_repeats

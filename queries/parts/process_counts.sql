@@ -9,11 +9,13 @@
 -- owner = "process, carried, listener, kernel, none or unknown."
 -- sockets = "How many; each takes a descriptor where owner is process."
 -- memory = "Memory of their buffers."
+-- least_ns = "Network namespace of them; the one of the least number, if they are in several."
+-- most_ns = "The one of the greatest number."
 WITH alike AS (
   -- What most rows have in common is looked at once for all of them.
   SELECT
     pid, start_us, owner_by, netid, state, sample, coalesce(subflow, false) AS subflow, netid = 'nl' AND local_id = 0 AS of_kernel,
-    inode = 0 AS is_free, min(sample_time) AS sample_time, max(comm) AS comm, count(*) AS sockets,
+    inode = 0 AS is_free, min(sample_time) AS sample_time, max(comm) AS comm, count(*) AS sockets, min(ns) AS least_ns, max(ns) AS most_ns,
     sum(rmem_alloc + fwd_alloc + optmem + backlog + larger(wmem_alloc, wmem_queued)) AS memory
   FROM sockets
   GROUP BY ALL
@@ -34,6 +36,6 @@ held AS (
 SELECT
   coalesce(pid, CASE owner WHEN 'none' THEN -1 WHEN 'unknown' THEN -2 ELSE -3 END) AS holder, coalesce(start_us, -1) AS start_us,
   owner, netid, kind_of(netid) AS kind, state, sample, min(sample_time) AS sample_time, epoch_us(min(sample_time)) AS t_us,
-  max(comm) AS comm, CAST(sum(sockets) AS BIGINT) AS sockets, CAST(sum(memory) AS BIGINT) AS memory
+  max(comm) AS comm, CAST(sum(sockets) AS BIGINT) AS sockets, CAST(sum(memory) AS BIGINT) AS memory, min(least_ns) AS least_ns, max(most_ns) AS most_ns
 FROM held
 GROUP BY pid, start_us, owner, netid, state, sample

@@ -11,7 +11,7 @@
 -- peer_port = "Its port."
 -- pid = "The only process of that user."
 -- comm = "Its name."
--- who = "In words: nginx (pid 7), the only process of user www-data, or: a process of user www-data."
+-- who = "In words: nginx (pid 7), the only one seen of user www-data, or: a process of user www-data."
 WITH users AS (
   SELECT
     ns, unmapped(peer_addr) AS peer_addr, peer_port, the_only(uid) AS uid, the_only(coalesce(user, 'with number ' || uid)) AS user,
@@ -30,7 +30,7 @@ processes AS (
 SELECT
   u.ns, u.peer_addr, u.peer_port, p.pid, CASE WHEN p.pid IS NOT NULL THEN p.comm END AS comm,
   concat(
-    CASE WHEN p.pid IS NOT NULL THEN concat(who(p.comm, p.pid), ', the only process') ELSE 'a process' END, ' of user ', u.user,
+    CASE WHEN p.pid IS NOT NULL THEN concat(who(p.comm, p.pid), ', the only one seen') ELSE 'a process' END, ' of user ', u.user,
     ' in cgroup ' || u.cgroup, CASE WHEN p.pid IS NOT NULL THEN ',' END
   ) AS who
 FROM users AS u LEFT JOIN processes AS p USING (uid)

@@ -7,6 +7,7 @@
 -- silent = "Connections silent in the last sample, without keepalive."
 -- silent_first = "Those that were so when the scope began."
 -- spoke = "Those that were silent, and spoke again or were closed."
+-- gone = "Connections silent in the last sample whose other end, on this host too, is closed."
 -- unanswered = "Connections of which keepalive probes were not answered."
 -- connections = "All connections of the service that the process holds in the last sample."
 -- quiet_us = "Longest silence of those in the last sample."
@@ -22,7 +23,7 @@ SELECT
   count(*) FILTER (WHERE q.at_last AND NOT q.is_watched) AS silent,
   count(*) FILTER (WHERE q.at_first AND NOT q.is_watched) AS silent_first,
   count(*) FILTER (WHERE NOT q.at_last AND NOT q.is_watched) AS spoke,
-  count(*) FILTER (WHERE q.probes >= 2) AS unanswered, max(q.probes) AS probes, coalesce(any_value(h.connections), 0) AS connections,
+  count(*) FILTER (WHERE q.at_last AND q.is_gone) AS gone, count(*) FILTER (WHERE q.probes >= 2) AS unanswered, max(q.probes) AS probes, coalesce(any_value(h.connections), 0) AS connections,
   max(q.quiet_us) FILTER (WHERE q.at_last OR q.probes >= 2) AS quiet_us,
   list(q.quiet_us) FILTER (WHERE q.at_last AND NOT q.is_watched) AS waits_us,
   min(q.since) AS since, max(q.until) AS until

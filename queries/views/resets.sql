@@ -38,26 +38,33 @@ lost AS (
     CAST(sum(CASE WHEN lost_by IS NOT NULL THEN lost_bytes END) AS BIGINT) AS lost_bytes,
     CAST(median(CASE WHEN lost_by = 'peer' THEN lost_idle_us END) AS BIGINT) AS idle_us,
     CAST(median(CASE WHEN lost_by = 'peer' THEN peer_idle_us END) AS BIGINT) AS peer_idle_us,
-    min(last_time) FILTER (WHERE lost_by IS NOT NULL) AS since, max(last_time) FILTER (WHERE lost_by IS NOT NULL) AS until,
-    CASE WHEN is_loopback(addr) THEN ns END AS home
+    min(last_time) FILTER (WHERE lost_by IS NOT NULL) AS since, max(last_time) FILTER (WHERE lost_by IS NOT NULL) AS until
   FROM kept
   GROUP BY ns, role, addr, port, pid, comm
   HAVING count(lost_by) > 0
 ),
 others AS (
-  SELECT
-    role, addr, port, CASE WHEN is_loopback(addr) THEN ns END AS home, the_only(pid) AS pid, the_only(comm) AS comm
+  SELECT ns, role, addr, port, the_only(pid) AS pid, the_only(comm) AS comm
   FROM kept
-  GROUP BY role, addr, port, home
+  GROUP BY ns, role, addr, port
+),
+met AS (
+  -- The other end is in the same network namespace, else in the only other one that has such an end.
+  SELECT
+    l.ns, l.role, l.addr, l.port, first(o.ns ORDER BY o.ns <> l.ns) AS other_ns, first(o.pid ORDER BY o.ns <> l.ns) AS other_pid,
+    first(o.comm ORDER BY o.ns <> l.ns) AS other_comm
+  FROM (SELECT DISTINCT ns, role, addr, port FROM lost) AS l
+  JOIN others AS o
+    ON o.addr = l.addr AND o.port = l.port AND o.role <> l.role AND (o.ns = l.ns OR NOT is_loopback(l.addr))
+  GROUP BY l.ns, l.role, l.addr, l.port
+  HAVING count(*) = 1 OR bool_or(o.ns = l.ns)
 )
-SELECT l.* EXCLUDE (home), o.pid AS other_pid, o.comm AS other_comm
-FROM lost AS l
-LEFT JOIN others AS o
-  ON o.addr = l.addr AND o.port = l.port AND o.role <> l.role AND o.home IS NOT DISTINCT FROM l.home
+SELECT l.*, m.other_pid, m.other_comm
+FROM lost AS l LEFT JOIN met AS m USING (ns, role, addr, port)
 -- What this end sent, and the other end closed without reading, is told where it was not read.
 WHERE l.lost_by = 'local'
   OR NOT EXISTS (
     SELECT 1
     FROM lost AS u
-    WHERE u.lost_by = 'local' AND u.addr = l.addr AND u.port = l.port AND u.role <> l.role AND u.home IS NOT DISTINCT FROM l.home
+    WHERE u.lost_by = 'local' AND u.addr = l.addr AND u.port = l.port AND u.role <> l.role AND u.ns = m.other_ns
   )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recorder.diag.sock_diag import SKMEM, STATES, UNCONN, FamilyDiag
+from recorder.ssfilter.protocols import NETLINK
 from recorder.wire import details
 from recorder.wire.columns import Values, code_words
 from recorder.wire.layout import Layout
@@ -43,14 +44,6 @@ _RINGS = {
     for kind, name in ((RX_RING, "rx_ring"), (TX_RING, "tx_ring"))
 }
 
-# As ss prints them (iproute2, etc/iproute2/nl_protos).
-_NAMES = dict(
-    enumerate(
-        "rtnl unused usersock fw tcpdiag nflog xfrm selinux iscsi audit fiblookup connector nft "
-        "ip6fw dec-rt uevent genl".split()
-    )
-) | {18: "scsi-trans", 19: "ecryptfs", 20: "rdma", 21: "crypto"}
-
 
 def request_all() -> bytes:
     """Return struct netlink_diag_req for the sockets of all protocols."""
@@ -60,7 +53,7 @@ def request_all() -> bytes:
 def protocol_names(protocols: npt.NDArray[np.uint8]) -> pa.DictionaryArray:
     """Return netlink protocols as ss prints them; an unknown one is its number."""
     distinct, codes = np.unique(protocols, return_inverse=True)
-    names = [_NAMES.get(number, str(number)) for number in distinct.tolist()]
+    names = [NETLINK.get(number, str(number)) for number in distinct.tolist()]
     return pa.DictionaryArray.from_arrays(
         pa.array(codes.astype(np.int32)), pa.array(names, pa.string())
     )

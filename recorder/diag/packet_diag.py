@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recorder.diag.sock_diag import SKMEM, STATES, UNCONN, FamilyDiag, where_not_zero
+from recorder.ssfilter.protocols import ETHERNET
 from recorder.wire import details, text
 from recorder.wire.columns import Values, code_words
 from recorder.wire.layout import Layout
@@ -49,17 +50,6 @@ _MEMBERSHIP = np.dtype(
 )
 _INSTRUCTION = np.dtype([("code", "<u2"), ("jt", "u1"), ("jf", "u1"), ("k", "<u4")])
 
-# As ss prints them (iproute2, lib/ll_proto.c), numbers from include/uapi/linux/if_ether.h.
-_NUMBERED = (
-    "60=loop 200=pup 201=pupat 800=ip 805=x25 806=arp 8ff=bpq a00=ieeepup a01=ieeepupat "
-    "6000=dec 6001=dna_dl 6002=dna_rc 6003=dna_rt 6004=lat 6005=diag 6006=cust 6007=sca "
-    "8035=rarp 809b=atalk 80f3=aarp 8137=ipx 86dd=ipv6 8863=ppp_disc 8864=ppp_ses "
-    "884c=atmmpoa 8884=atmfate 1=802_3 2=ax25 3=* 4=802_2 5=snap 6=ddcmp 7=wan_ppp 8=ppp_mp "
-    "9=localtalk 10=ppptalk 11=tr_802_2 15=mobitex 16=control 17=irda 18=econet 88ca=tipc "
-    "88a2=aoe c=can 8100=802.1Q"
-)
-_NAMES = {int(number, 16): name for number, name in (pair.split("=") for pair in _NUMBERED.split())}
-
 
 def request_all() -> bytes:
     """Return struct packet_diag_req for every socket and everything the kernel can show."""
@@ -69,7 +59,7 @@ def request_all() -> bytes:
 def protocol_names(protocols: npt.NDArray[np.uint16]) -> pa.DictionaryArray:
     """Return Ethernet protocols as ss prints them: arp, * for all, [2048] for an unknown one."""
     distinct, codes = np.unique(protocols, return_inverse=True)
-    names = [_NAMES.get(number, f"[{number}]") for number in distinct.tolist()]
+    names = [ETHERNET.get(number, f"[{number}]") for number in distinct.tolist()]
     return pa.DictionaryArray.from_arrays(
         pa.array(codes.astype(np.int32)), pa.array(names, pa.string())
     )

@@ -17,7 +17,9 @@ from recorder.schema import SockrecError
 _LONGEST = 120
 """Characters; no line with a date is longer."""
 
-_MAY_BE = re.compile(r"(?<![\d.:\]])\d{1,2}:[0-5]\d(?!\d)|^\D{0,12}\d{10}(\.\d+)?\D{0,12}$", re.ASCII)
+_MAY_BE = re.compile(
+    r"(?<![\d.:\]])\d{1,2}:[0-5]\d(?!\d)|^\D{0,12}\d{10}(\.\d+)?\D{0,12}$", re.ASCII
+)
 _EDGES = "#=-*+~<>[]()|@ \t,;:!_"
 _BEFORE = re.compile(r"^(?:zzz|date|time|timestamp|at|on|sample(?: \d+)?)\b[\s:*=#-]*", re.I)
 _EPOCH = re.compile(r"(\d{10})(?:[.,](\d{1,9}))?(?: s)?", re.ASCII)

@@ -36,8 +36,13 @@ class Ownership:
         user: Callable[[int | None], str | None],
         *,
         announced: bool,
+        command_lines: bool = True,
     ) -> None:
-        """``user`` returns the name of a user; ``announced`` says that closes are."""
+        """``user`` returns the name of a user; ``announced`` says that closes are.
+
+        ``command_lines`` says whether those of processes are recorded.
+        """
+        self._command_lines = command_lines
         self._owners = owners
         self._user = user
         # without announcements of closes nothing is to come of what left the dumps
@@ -129,7 +134,7 @@ class Ownership:
             "pid": process.pid,
             "start_us": process.start_us,
             "comm": process.comm,
-            "cmdline": process.cmdline,
+            "cmdline": process.cmdline if self._command_lines else None,
             "exe": process.exe,
             "uid": process.uid,
             "user": self._user(process.uid),

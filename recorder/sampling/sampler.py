@@ -30,6 +30,8 @@ from recorder.store.journal import BatchMaker
 from recorder.wire.columns import Arrays, Values
 from recorder.wire.netlink import Dump
 
+_UNIX_NAMES = ("local_addr", "peer_addr")
+
 MERGED_ROWS = 10_000
 """A sample of fewer sockets is one batch: a batch of 164 columns costs 15 kB, rows or none."""
 
@@ -93,8 +95,11 @@ class Sampler:
         owners: Owners | None,
         closes: Closes | None,
         interval_s: float,
+        command_lines: bool = True,
+        unix_names: bool = True,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
+        """``command_lines`` and ``unix_names`` say whether these are recorded."""
         self.steps = Steps(choice, release)
         self.places = places
         self._owners = owners
@@ -104,7 +109,13 @@ class Sampler:
         self._now_us = now_us
         self._makers = {name: BatchMaker(table) for name, table in TABLES.items()}
         self._labels = Labels(places)
-        self._who = Ownership(owners, self._labels.user, announced=closes is not None)
+        self._unix_names = unix_names
+        self._who = Ownership(
+            owners,
+            self._labels.user,
+            announced=closes is not None,
+            command_lines=command_lines,
+        )
         self._counters = Counters()
         self._settings = Settings()
         self._checked: dict[int, int] = {}
@@ -363,7 +374,7 @@ class Sampler:
         for key, table in self.steps.gathered.items():
             owners = self._observe(key, table)
             if table.rows:
-                batches.append(self._make_table(table, owners))
+                batches.append(self._make_table(key, table, owners))
         sample.sockets = sum(batch.num_rows for batch in batches)
         if sample.sockets < MERGED_ROWS and len(batches) > 1:
             batches = [pa.concat_batches(batches)]
@@ -380,9 +391,11 @@ class Sampler:
                 self._log.of(key, place)["opened"] = count
         return owners
 
-    def _make_table(self, table: Gathered, owners: Arrays) -> pa.RecordBatch:
+    def _make_table(self, key: str, table: Gathered, owners: Arrays) -> pa.RecordBatch:
         netns = table.netns()
         columns = table.decoder.rows() | owners | {"netns": Values(netns)}
+        if not self._unix_names and key.rpartition("/")[2] == "unix":
+            columns = {name: c for name, c in columns.items() if name not in _UNIX_NAMES}
         columns |= self._labels.devices(netns, table.decoder.columns)
         columns |= self._labels.columns(columns)
         return self._batch("sockets", table.rows, columns)

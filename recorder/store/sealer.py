@@ -205,7 +205,8 @@ def main() -> None:
 def _serve(directory: Directory, listing: int, orders: TextIO, answers: TextIO) -> None:
     import pyarrow as pa
 
-    from recorder.store.segment import COLUMNS_AT_ONCE, seal
+    from recorder.format.writing import COLUMNS_AT_ONCE
+    from recorder.store.segment import seal
 
     pa.set_cpu_count(1)
     for order in orders:

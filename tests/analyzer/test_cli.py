@@ -269,6 +269,7 @@ def test_a_summary_in_json_is_one_object_as_its_page_describes(tmp_path: Path) -
         "from": "2026-11-22T22:26:53.453Z",
         "to": None,
         "where": "local_port = 8081",
+        "filter": None,
     }
     assert found["findings"][0]["finding"] == "accept_queue"
     assert set(found["findings"][0]) == {"finding", *FINDING_COLUMNS}

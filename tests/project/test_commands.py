@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("record", "info", "reports", "report", "sql")
+COMMANDS = ("record", "info", "reports", "report", "sql", "ss")
 HEAVY = ("duckdb", "numpy", "pandas", "pyarrow", "pyroute2")
 
 # Runs the command as the entry point does, then tells which modules it loaded.
@@ -98,7 +98,11 @@ def test_every_command_has_help(name: str) -> None:
 
 @pytest.mark.parametrize("width", [60, 110])
 @pytest.mark.parametrize(
-    "name", ["record", "recover", "info", "verify", "summary", "report", "sql"]
+    "name",
+    [
+        *("record", "recover", "info", "verify", "summary", "report", "sql", "ss"),
+        *("bundle", "cut", "compact", "merge", "export", "unredact"),
+    ],
 )
 def test_help_has_examples_the_width_of_the_terminal_and_no_types_of_python(
     name: str, width: int

@@ -18,6 +18,10 @@ COMMANDS = {
     "summary": ("summary", "{}"),
     "report": ("report", "states", "{}"),
     "sql": ("sql", "{}", "SELECT count(*) FROM sockets"),
+    "bundle": ("bundle", "{}", "-o", "made.zip"),
+    "cut": ("cut", "{}", "-o", "made"),
+    "export": ("export", "{}", "--format", "csv", "-o", "made.csv"),
+    "ss": ("ss", "{}", "-tan"),
     "recover": ("recover", "{}"),
     "record": ("record", "-n", "1", "-o", "{}"),
 }

@@ -281,3 +281,24 @@ client = socket.create_connection(listener.getsockname())
     assert {row["netid"] for row in rows} == {"tcp", "udp"}
     subflow = {(row["state"], row["subflow"]) for row in rows if row["netid"] == "tcp"}
     assert subflow == {("LISTEN", False), ("ESTAB", False), ("TIME-WAIT", None)}
+
+
+def test_command_lines_and_names_of_unix_sockets_are_left_out_if_wanted(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as named, socket.socket(socket.AF_INET) as other:
+        named.bind(str(tmp_path / "own.sock"))
+        named.listen()
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        words = ("--netns", "current", "-n", "1", "--no-cmdline", "--no-unix-paths")
+        command = record(tmp_path / "r", *words)
+        subprocess.run(command, check=True, timeout=PATIENCE_S)
+        mine = query(tmp_path / "r", f"SELECT * FROM sockets WHERE pid = {os.getpid()}")
+        told = query(tmp_path / "r", f"SELECT * FROM owners WHERE pid = {os.getpid()}")
+    by_family = {row["family"]: row for row in mine}
+    assert by_family["unix"]["local_addr"] is None
+    assert by_family["unix"]["inode"]
+    assert by_family["inet"]["local_addr"] == "127.0.0.1"
+    assert [(row["cmdline"], row["comm"] is None) for row in told] == [(None, False)]
+    unseen = {item["what"]: item["why"] for item in facts(tmp_path / "r")["unseen"]}
+    assert unseen["command lines"] == "not asked for (--no-cmdline)"
+    assert unseen["names of unix sockets"] == "not asked for (--no-unix-paths)"

@@ -487,9 +487,93 @@ def silent_peers__but_not_a_pool_on_this_host(above: bool) -> Samples:
 
 
 @case
+def silent_peers__whose_other_end_is_closed_here(above: bool) -> Samples:
+    """Three are closed in this recording too; an older use of a port does not count."""
+    quiet = [heard(n, 20 + n) for n in range(3)]
+    closes = [
+        {"netid": "tcp", "connection": True, "sampled": False, "cookie": 700 + n}
+        | {"local_addr": row["peer_addr"], "local_port": row["peer_port"]}
+        | {"peer_addr": row["local_addr"], "peer_port": row["local_port"]}
+        for n, row in enumerate(quiet)
+    ]
+    late = 0 if above else 40
+    return [
+        {"sockets": [DOOR], "closes": closes},
+        {
+            "sockets": [DOOR, *quiet],
+            "number": 1 + late,
+        },
+    ]
+
+
+@case
 def silent_peers__whose_keepalive_is_not_answered(above: bool) -> Samples:
     gone = [heard(n, 30, timer="keepalive", retrans=2 if above else 1) for n in range(3)]
     return [{"sockets": [DOOR, *gone]}]
+
+
+def pooled(number: int, age: float, idle: float, **columns: Any) -> Row:
+    """Return a connection of app to a server elsewhere, with the answer to what it sent last."""
+    clocks = {"last_data_sent_ms": int(1000 * idle) + 2, "last_data_recv_ms": int(1000 * idle)}
+    return client(number, send_q=0, **clocks | columns)
+
+
+@case
+def idle_connections__that_get_more(above: bool) -> Samples:
+    """One a second, used once: ten of them for ten seconds."""
+    return [
+        {"sockets": [pooled(n, t - n, t - n) for n in range(t + 1)]}
+        for t in range(21 if above else 20)
+    ]
+
+
+@case
+def idle_connections__but_not_a_pool_that_is_full(above: bool) -> Samples:
+    came = [n if above else min(n, 8) for n in range(40)]
+    return [
+        {"sockets": [pooled(n, t - c, t - c) for n, c in enumerate(came[:20]) if c <= t]}
+        for t in range(30)
+    ]
+
+
+@case
+def idle_connections__but_not_a_pool_at_work(above: bool) -> Samples:
+    """Each is used again after twelve seconds."""
+    pause = 99 if above else 12
+    return [
+        {"sockets": [pooled(n, t - n, (t - n) % pause) for n in range(t + 1)]} for t in range(31)
+    ]
+
+
+@case
+def idle_connections__but_not_those_that_wait_for_an_answer(above: bool) -> Samples:
+    later: Row = {} if above else {"last_data_recv_ms": 90_000}
+    return [
+        {"sockets": [pooled(n, t - n, t - n, **later) for n in range(t + 1)]} for t in range(24)
+    ]
+
+
+@case
+def idle_connections__of_one_client_of_a_server_here(above: bool) -> Samples:
+    """Ten times as many as any other has."""
+
+    def of(number: int, addr: str, idle: float) -> Row:
+        ms = int(1000 * idle)
+        ends: Row = {"local_addr": "10.0.0.1", "peer_addr": addr, "peer_port": 50_000 + number}
+        return tcp(100 + number, last_data_sent_ms=ms, last_data_recv_ms=ms, **ends)
+
+    others = 2 if above else 3
+    return [
+        {
+            "sockets": [
+                DOOR,
+                of(90, "10.0.0.8", 0),
+                *(of(91 + n, "10.0.0.9", 0) for n in range(others)),
+                *(of(n, "10.0.0.7", t - n) for n in range(t + 1)),
+            ]
+        }
+        for t in range(25)
+    ]
 
 
 def full(**columns: Any) -> Row:
@@ -539,6 +623,18 @@ def peer_stalled__unless_its_reader_is_here(above: bool) -> Samples:
     reader: Row = {"local_addr": "10.0.0.2", "local_port": 8080, "peer_addr": "10.0.0.1"}
     inner = full(**reader, peer_port=40_001, comm="slow", pid=8) | {"cookie": 77}
     return [{"sockets": [persist(), *([] if above else [inner])]} for _ in range(6)]
+
+
+@case
+def peer_stalled__but_not_a_fin_that_this_host_drops(above: bool) -> Samples:
+    """What does not leave this host runs the same timer, with the window open and no data."""
+    own: Row = {} if above else {"state": "FIN-WAIT-1", "send_q": 1, "snd_mss": 1448}
+    return run_of(persist() | own, client(1), 6)
+
+
+@case
+def peer_stalled__but_not_while_the_window_is_open(above: bool) -> Samples:
+    return run_of(persist() | {"snd_wnd": 1447 if above else 64_000, "snd_mss": 1448}, client(1), 6)
 
 
 def unsent(**columns: Any) -> Row:
@@ -1222,6 +1318,63 @@ def test_a_process_without_a_descriptor_cannot_accept(
     assert row["sentence"].startswith(said) == (last == 99)
 
 
+def test_idle_clients_that_come_one_after_another_are_no_more_than_a_note(tmp_path: Path) -> None:
+    """They look like vanished ones: only what is known to be gone is a fault."""
+    path = play(tmp_path / "idle", silent_peers__more_and_more(True))
+    (row,) = ask(path, "silent_peers")
+    assert row["severity"] == "note"
+    assert "may be idle or gone" in row["sentence"]
+    path = play(tmp_path / "gone", silent_peers__whose_other_end_is_closed_here(True))
+    (row,) = ask(path, "silent_peers")
+    assert (row["severity"], row["measured"]) == ("warning", 3)
+    with analyzer.open(path) as opened:
+        (line,) = opened.report("silent_peers").table().to_pylist()
+    assert (line["gone"], line["silent"]) == (3, 3)
+
+
+def test_a_process_without_a_descriptor_at_another_time_is_not_the_cause(tmp_path: Path) -> None:
+    own: Row = {"pid": 7, "comm": "app", "start_us": 1}
+    door, last = listener(recv_q=129, **own), client(5, fd=99)
+    empty = listener(recv_q=0, **own)
+    looks = [[empty, last], [empty], [empty], [door], [door], [door]]
+    samples = [{"sockets": rows, "owners": [owner(100)]} for rows in looks]
+    (row,) = ask(play(tmp_path / "r", samples), "accept_queue")
+    assert "no descriptor left" not in row["sentence"]
+
+
+def test_of_several_listeners_of_a_port_the_one_is_told_that_accepts_nothing(
+    tmp_path: Path,
+) -> None:
+    """The queue of the other was empty since the first one came that waits."""
+    doors = [listener(pid=3, start_us=1), listener(pid=4, start_us=1) | {"cookie": 2}]
+    samples = [
+        {
+            "sockets": [
+                doors[0] | {"recv_q": 1},
+                doors[1] | {"recv_q": t % 2},
+                unaccepted(20, 1000 * t),
+                *([unaccepted(30 + t, 5)] if t % 2 else []),
+            ]
+        }
+        for t in range(1, 9)
+    ]
+    (row,) = ask(play(tmp_path / "r", samples), "accept_queue")
+    assert row["sentence"].startswith("nginx (pid 3) accepts nothing")
+
+
+def test_clients_that_get_no_answer_are_told_as_that(tmp_path: Path) -> None:
+    for answered in (0, 9):
+        samples = [dict(sample) for sample in churned(10, kept=1)]
+        for sample in samples:
+            sample["closes"] = [
+                row | {"bytes_received": answered} for row in sample.get("closes", [])
+            ]
+        (row,) = ask(play(tmp_path / str(answered), samples), "short_connections")
+        assert ("10 of those that ended got not a byte of answer" in row["sentence"]) == (
+            answered == 0
+        )
+
+
 @pytest.mark.parametrize("what", ["hole", "large ones pass", "nothing passes", "small waits"])
 def test_small_segments_that_pass_tell_a_black_hole(what: str, tmp_path: Path) -> None:
     """Its last, smaller segment comes through, or another connection to the same address works."""
@@ -1242,6 +1395,9 @@ def test_small_segments_that_pass_tell_a_black_hole(what: str, tmp_path: Path) -
     (row,) = ask(play(tmp_path / "r", samples), "network_stall")
     said = "small segments pass and full ones (1,448 bytes) never do"
     assert (said in row["sentence"]) == (what == "hole")
+    with analyzer.open(tmp_path / "r") as opened:
+        (line,) = opened.report("stalls").table().to_pylist()
+    assert line["never_pass_bytes"] == (1448 if what == "hole" else None)
 
 
 def test_a_race_of_keep_alive_names_both_ends_and_the_idle_time(tmp_path: Path) -> None:
@@ -1346,6 +1502,7 @@ def test_refused_attempts_tell_where_they_went_and_what_answers_there(tmp_path: 
     ]
     (row,) = ask(play(tmp_path / "r", samples), "failed_attempts")
     assert row["subject"] == "[::1]:2375"
+    assert row["sentence"].startswith("an unknown process ")
     assert row["sentence"].endswith(
         "60 of 120 attempts to open a connection failed (50 %), refused or given up, "
         "all of them to [::1]:2375; 127.0.0.1:2375 answers"
@@ -1355,12 +1512,24 @@ def test_refused_attempts_tell_where_they_went_and_what_answers_there(tmp_path: 
     ]
     (row,) = ask(play(tmp_path / "none", without), "failed_attempts")
     assert row["sentence"].endswith("all of them to [::1]:2375")
+    # One sample caught a connection of it to the other address.
+    caught = tcp(400, local_port=50_000, peer_port=2375, comm="check", pid=5, start_us=1)
+    seen = [dict(sample) | {"sockets": [*sample["sockets"], caught]} for sample in samples]
+    (row,) = ask(play(tmp_path / "seen", seen), "failed_attempts")
+    assert row["sentence"].startswith("probably check (pid 5) ")
+    assert (row["pid"], row["comm"]) == (5, "check")
+    rarely = [
+        dict(sample) | {"closes": refused + served[:20]} if "closes" in sample else sample
+        for sample in seen
+    ]
+    (row,) = ask(play(tmp_path / "rarely", rarely), "failed_attempts")
+    assert row["sentence"].startswith("an unknown process ")
 
 
 @pytest.mark.parametrize(
     ("users", "processes", "who"),
     [
-        ((33, 33), 1, "nginx (pid 24), the only process of user www-data,"),
+        ((33, 33), 1, "nginx (pid 24), the only one seen of user www-data,"),
         ((33, 33), 2, "a process of user www-data"),
         ((33, 34), 1, "an unknown process"),
         # As older kernels show every socket that no process holds.
@@ -1393,6 +1562,7 @@ def test_connections_without_a_process_are_their_users(
 SAME = {
     "bufferbloat": ("rtt", "p95_us", 1_000.0),
     "descriptor_leak": ("process_sockets", "peak", 1.0),
+    "idle_connections": ("idle_connections", "unused", 1.0),
     "port_exhaustion": ("port_exhaustion", "peak", 1.0),
     "send_limit": ("throughput", "held_percent", 1.0),
     "unix_unread": ("unix_sockets", "unread_s", 1.0),

@@ -461,6 +461,38 @@ def test_short_lived_says_who_and_what_to_do(short: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("role", "what"),
+    [
+        ("server", "turn on keep-alive in this process, it hangs up on its clients"),
+        ("client", "the service hangs up: turn on keep-alive there, then pool connections"),
+    ],
+)
+def test_short_lived_does_not_advise_keep_alive_to_who_turns_clients_away(
+    role: str, what: str, tmp_path: Path
+) -> None:
+    """Not a byte came back: the server has closed, or reset, what came."""
+    for sent in (0, 40):
+        writer = Writer(tmp_path / str(sent))
+        own = {"local_port": 6379} | REDIS if role == "server" else {}
+        moved = {"bytes_sent": sent, "bytes_received": 20, "recv_q": 1}
+        if role == "client":
+            moved = {"bytes_sent": 20, "bytes_received": sent + 1, "recv_q": 0}
+        for sample in range(4):
+            ends = close(20 + sample, time=time_of(sample) - timedelta(seconds=0.5), **moved)
+            ports = {"peer_port": 50 + sample} if role == "server" else {}
+            writer.sample(
+                [door(), door(2, local_port=6379, **REDIS)],
+                closes=[ends | own | ports] if sample else [],
+            )
+        ((said,),) = report(tmp_path / str(sent), "short_lived", "what")
+        if sent:
+            assert said.startswith(what), said
+        else:
+            assert "without a byte of answer" in said, said
+            assert "keep-alive" not in said
+
+
+@pytest.mark.parametrize(
     ("seconds", "short_ones", "maybe"),
     # The sampled one lived from 3.5 to 4.5 s, the others up to 0.5 s.
     [(0.5, 0, 10), (1.0, 10, 0), (4.0, 10, 1), (4.6, 11, 0)],

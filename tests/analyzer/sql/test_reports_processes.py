@@ -304,9 +304,10 @@ def test_process_sockets_forecasts_nothing_for_who_has_ended_or_has_no_limit(
     [
         ((10, 20, 30, 40, 50), 5.0),
         ((10, 30, 50, 50, 50), None),
-        ((50, 40, 30, 30, 40, 50), 5.0),
-        # Two more at the end are not the rise of before.
-        ((*range(10, 70, 5), 68, 69, 69, 70), None),
+        # It fell by as much as it rose.
+        ((50, 40, 30, 30, 40, 50), None),
+        # A rise that has stopped.
+        ((*range(10, 70, 5), 68, 69, 69, 70, 70, 70, 70, 70), None),
     ],
 )
 @pytest.mark.parametrize("by", ["kind", "process"])
@@ -558,7 +559,7 @@ def local(tmp_path: Path) -> Path:
     for sample in range(8):
         writer.sample(
             [
-                unix(1, state="LISTEN", send_q=16, recv_q=1, inode=1, **SERVER),
+                unix(1, state="LISTEN", send_q=16, recv_q=sample % 2, inode=1, **SERVER),
                 unix(2, state="LISTEN", send_q=2, recv_q=3 if sample > 5 else 2, inode=2, **full),
                 *(row for n in range(sample + 1) for row in pair(100 + 2 * n)),
                 *pair(200, client=CLIENT | {"comm": "idle"}, unread=min(sample, 3)),
@@ -606,6 +607,19 @@ def test_unix_sockets_says_who_does_not_accept_and_who_does_not_read(local: Path
     assert (queues[0], queues[1]) == ((None, None), (3, 6))
     patient = report(local, "unix_sockets", "verdict", stuck_s=7)
     assert [row[0] for row in patient[:2]] == ["does not accept", None]
+
+
+@pytest.mark.parametrize(("stuck_s", "verdict"), [(7, "does not accept"), (8, None)])
+def test_unix_sockets_says_how_long_a_queue_stood(
+    stuck_s: float, verdict: str | None, tmp_path: Path
+) -> None:
+    """It need not be full."""
+    writer = Writer(tmp_path / "r")
+    for _ in range(8):
+        writer.sample([unix(1, state="LISTEN", send_q=16, recv_q=1, inode=1, **SERVER)])
+    columns = ("verdict", "waiting_peak", "full_samples", "stood_s")
+    found = report(tmp_path / "r", "unix_sockets", *columns, stuck_s=stuck_s)
+    assert found == [(verdict, 1, 0, 7.0)]
 
 
 def test_unix_sockets_of_an_inode_used_again_are_not_mixed_up(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
+from typer.testing import CliRunner
 
 import analyzer
+from analyzer.cli import app
 from analyzer.reading.segment import Missing
 from analyzer.sql.catalog import FINDING_COLUMNS, ParameterError, Query, read_findings
 from analyzer.sql.engine import Engine
@@ -44,7 +46,12 @@ INCIDENTS = (
 ).split()
 
 # What else is true of an incident and may be told after its cause.
-RELATED = {"time_wait_storm": {"short_connections"}, "accept_overflow": {"resets"}}
+RELATED = {
+    "time_wait_storm": {"short_connections"},
+    "accept_overflow": {"resets"},
+    "port_exhaustion": {"idle_connections"},
+    "descriptor_leak": {"udp_waiting"},
+}
 
 Numbers = Mapping[str, Any]
 TOLD: Mapping[str, Callable[[Numbers], list[tuple[float, float]]]] = {
@@ -220,13 +227,15 @@ def test_a_file_of_sockets_alone_is_checked_for_what_it_can_tell(tmp_path: Path)
     write_segment(path, "sockets", rows, FACTS)
     found = summary(path)
     assert [row["finding"] for row in found.found] == ["accept_queue"]
-    assert {u.finding for u in found.unchecked} == {
+    too_short = {name for name, finding in read_findings().items() if finding.seconds({}) > 2}
+    assert {u.finding for u in found.unchecked} == too_short | {
         "conntrack",
         "coverage",
         "descriptor_leak",
         "failed_attempts",
         "orphans",
         "port_exhaustion",
+        "resets",
         "short_connections",
         "syn_backlog",
         "tcp_memory",
@@ -574,6 +583,47 @@ def test_alike_findings_are_one_and_how_many_are_like_it(tmp_path: Path) -> None
         "warning   worker (pid 100) accepts too slowly: ",
         "and 17 like this: pid 101, 102, 103, 104, 105 and 12 others",
     ]
+
+
+def test_workers_of_a_pool_are_one_though_some_have_it_worse() -> None:
+    """Not one that does not read something else, nor one of another name."""
+    stuck = "nginx (pid {}) does not read fast enough what 10.0.0.{} sends: its receive queue"
+    found = [
+        finding(finding="reader_stalled", comm="nginx", **row)
+        for row in (
+            {"pid": 7, "sentence": stuck.format(7, 9) + "; 2 of its connections are like that"},
+            {"pid": 8, "sentence": stuck.format(8, 9), "severity": "warning"},
+            {"pid": 9, "sentence": stuck.format(9, 8) + " was full; 9 more"},
+        )
+    ]
+    other = finding(finding="reader_stalled", comm="app", pid=7, sentence=stuck.format(7, 9))
+    told = [line.strip() for line in lines(Summary((*found, other), (), ()), "r")]
+    assert [line for line in told if line.startswith("and")] == ["and 1 like this: pid 8"]
+    assert sum("does not read" in line for line in told) == 3
+
+
+def test_a_table_has_the_names_of_network_namespaces(tmp_path: Path) -> None:
+    """Where there are several; a number that is not known stays one."""
+    writer = Writer(tmp_path / "r")
+    names = {NETNS: None, NETNS + 1: "blue"}
+    rows = [
+        {"netns": place, "name": name, "home": place == NETNS, "entered": True}
+        | {"valid_from": time_of(0)}
+        for place, name in names.items()
+    ]
+    doors = [tcp(n, "LISTEN", netns=NETNS + n) for n in range(3)]
+    for n in range(3):
+        others: dict[str, Any] = {"namespaces": rows} if n == 0 else {}
+        writer.sample(doors, **others)
+    done = CliRunner().invoke(app, ["report", "listen_queues", str(tmp_path / "r")])
+    assert done.exit_code == 0, done.output
+    head, *told = [re.split(r"  +", line.strip()) for line in done.stdout.splitlines()]
+    shown = [row[head.index("netns")] for row in told]
+    assert sorted(shown) == sorted([str(NETNS), "blue", str(NETNS + 2)])
+    plain = CliRunner().invoke(
+        app, ["report", "listen_queues", str(tmp_path / "r"), "--format", "json"]
+    )
+    assert {row["netns"] for row in json.loads(plain.stdout)} == {NETNS, NETNS + 1, NETNS + 2}
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -14,6 +14,7 @@ import pytest
 
 from analyzer.reading.recording import open_recording
 from analyzer.sql.views import streams
+from recorder.format import writing
 from recorder.schema import (
     OWNERS,
     RECORDING_FILE,
@@ -25,7 +26,7 @@ from recorder.schema import (
     journal_schema,
     public_schema,
 )
-from recorder.store import journal, segment
+from recorder.store import journal
 from recorder.store.directory import Directory
 from recorder.store.journal import BatchMaker, Journals
 from recorder.wire.columns import Values
@@ -48,7 +49,7 @@ def read(directory: Path, table: str = "sockets", number: int = 1) -> list[dict[
 
 @pytest.fixture
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "ROW_GROUP_ROWS", 96)
+    monkeypatch.setattr(writing, "ROW_GROUP_ROWS", 96)
 
 
 @pytest.mark.usefixtures("small_row_groups")

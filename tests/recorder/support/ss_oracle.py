@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from analyzer.ss import inet
+from analyzer.ss.view import OTHERS, addresses, group_of, ports
+from analyzer.ss.words import Names, Options, signed
 from tests.recorder.support.ss_words import (
-    ARROWS,
-    MULTIPATH_NUMBERS,
-    OPTION_WORDS,
-    PLAIN_UNSIGNED,
-    SEND,
+    UNPARSED,
     USERS,
     OracleError,
     SsRow,
@@ -52,24 +51,17 @@ SINCE = {
 }
 """Releases from which ss surely prints a word; before, it is compared if it is there."""
 
-_SOCKOPT = (
-    *("recverr", "is_icsk", "freebind", "hdrincl", "mc_loop", "transparent", "mc_all"),
-    *("nodefrag", "bind_addr_no_port", "recverr_rfc4884", "defer_connect"),
+_ADDRESSES = ("local_addr", "peer_addr")
+SHOWN = Options(
+    numeric=True,
+    timers=True,
+    extended=True,
+    memory=True,
+    info=True,
+    tos=True,
+    sockopt=True,
+    oneline=True,
 )
-_TLS_VERSIONS = {0x0303: "1.2", 0x0304: "1.3"}
-_TLS_CIPHERS = {51: "aes-gcm-128", 52: "aes-gcm-256"}
-_TLS_CONF = {1: "none", 2: "sw", 3: "hw", 4: "hw-record"}
-_MPTCP_FLAGS = "MmJjBbecv"
-_SEQUENCES = ("write_seq", "snd_una", "rcv_nxt")
-_RING_WORDS = {
-    "blk_size": "block_size",
-    "blk_nr": "block_nr",
-    "frm_size": "frame_size",
-    "frm_nr": "frame_nr",
-    "tmo": "retire_tmo",
-}
-_FANOUTS = ("hash", "lb", "cpu", "roll", "random", "qm")
-_PACKET_FLAGS = ("running", "auxdata", "origdev", "vnethdr", "loss")
 
 
 def oldest(pids: Iterable[int]) -> int:
@@ -82,37 +74,10 @@ def oldest(pids: Iterable[int]) -> int:
     return min(pids, key=started)
 
 
-def _timer_text(milliseconds: int) -> str:
-    seconds, rest = divmod(milliseconds, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    text = ""
-    if minutes:
-        rest = 0
-        text = f"{minutes}min"
-        seconds = 0 if minutes > 9 else seconds
-    if seconds:
-        rest = 0 if seconds > 9 else rest
-        text += f"{seconds}." if rest else f"{seconds}sec"
-    return text + (f"{rest:03}ms" if rest else "")
-
-
-def _signed(value: int) -> str:
-    """Print as ss does what the kernel gives unsigned and ss keeps in an int."""
-    return str((value + 0x80000000) % 0x100000000 - 0x80000000)
-
-
 def _whole(row: Recorded, column: str) -> int:
     value = row.get(column)
     assert value is None or isinstance(value, int), (column, value)
     return int(value or 0)
-
-
-def _thousandth(value: int) -> str:
-    return f"{value / 1000:g}"
-
-
-def _bits(rate: float) -> str:
-    return f"{rate * 8.0:.0f}"
 
 
 @dataclass(frozen=True)
@@ -156,25 +121,56 @@ class Oracle:
         return done.stdout
 
     def prints(self, row: Recorded) -> SsRow:
-        """Return what ss prints for a recorded row, ``users`` left out."""
-        match row["family"]:
-            case "unix":
-                return self._prints_unix(row)
-            case "packet":
-                return self._prints_packet(row)
-            case "netlink":
-                return self._prints_netlink(row)
-        if row["netid"] == "raw" and _whole(row, "cookie") < 0:
-            return self._prints_head(row)  # ss read it from /proc as well, and shows no more
-        if row["netid"] == "mptcp":
-            return self._prints_multipath(row)
-        printed = self._prints_head(row) | self._prints_details(row) | self._prints_options(row)
-        printed |= self._prints_memory(row)
-        if row.get("rto_us") is not None:
-            printed |= self._prints_internals(row)
+        """Return what ss prints for a recorded row, ``users`` left out: what our view prints."""
+        known = dict(row)
+        if row.get("cgroup_id"):
+            known["cgroup"] = self.cgroups.get(_whole(row, "cgroup_id"))
+        if row.get("interface") is not None:
+            known["dev"] = _interface(row)
+        line = _line(known)
+        try:
+            (printed,) = parse(line)
+        except OracleError:
+            return {UNPARSED: line}
+        printed["family"] = str(row["family"])
+        if row["family"] == "packet":  # which ss is asked for by name
+            printed["local_addr"] = str(row["local_addr"])
         if row.get("md5_keys"):
             printed["md5_keys"] = str(row["md5_keys"])
-        return printed | self._prints_upper_layer(row)
+        return printed | self._since(row, printed)
+
+    def _since(self, row: Recorded, printed: SsRow) -> SsRow:
+        """Return what a later ss prints otherwise than 6.1, which our view imitates."""
+        later: SsRow = {}
+        for name in ("rcv_wnd", "rehash"):
+            if row.get(name):
+                later[name] = str(row[name])
+        if _whole(row, "options") & 64 and row.get("rto_us") is not None:
+            later["usec_ts"] = ""
+        if row.get("tls_rx_no_pad"):
+            later["tls_rx_no_pad"] = ""
+        if row["netid"] == "mptcp":
+            later |= self._multipath_since(_details(row))
+        if self.release >= (6, 6):
+            for name in ("map_seq", "map_sfseq", "ssn_offset", "map_datalen"):
+                if f"mptcp_{name}" in printed:
+                    later[f"mptcp_{name}"] = str(int(printed[f"mptcp_{name}"], 16))
+        if self.release >= (6, 11) and "expires_ms" in printed:
+            later["expires_ms"] = re.sub(r"(\d\.\d+)ms$", r"\1sec", printed["expires_ms"])
+        if self.release >= (7, 1) and row.get("timer") == "delack":
+            later["timer"] = "delack"
+        return later
+
+    def _multipath_since(self, details: dict[str, Any]) -> SsRow:
+        later: SsRow = {}
+        for name in ("local_addr_used", "local_addr_max", "csum_enabled"):
+            if details.get(name):
+                later[f"mptcpi_{name}"] = str(details[name])
+        if self.release >= (6, 6):
+            for name in ("write_seq", "snd_una", "rcv_nxt"):
+                if details.get(name):
+                    later[f"mptcpi_{name}"] = str(details[name] % 2**64)
+        return later
 
     def disagreements(self, ss: SsRow, recorded: Recorded) -> list[str]:
         """Say in which columns a recorded row is not what ss printed at that very moment."""
@@ -260,237 +256,26 @@ class Oracle:
                 return []
         return problems
 
-    def _prints_unix(self, row: Recorded) -> SsRow:
-        printed = {
-            "family": "unix",
-            "netid": str(row["netid"]),
-            "state": str(row["state"]),
-            "recv_q": _signed(_whole(row, "recv_q")),
-            "send_q": _signed(_whole(row, "send_q")),
-            "local_addr": "*" if row.get("local_addr") is None else str(row["local_addr"]),
-            "inode": _signed(_whole(row, "inode")),
-            "peer_inode": _signed(_whole(row, "peer_inode")),
-        }
-        if row.get("shutdown") is not None:
-            printed["shutdown"] = ARROWS[_whole(row, "shutdown") & 3]
-        if row.get("vfs_inode") is not None:
-            device = _whole(row, "vfs_dev")
-            printed["vfs_inode"] = str(row["vfs_inode"])
-            # ss takes the kernel's number of the device for glibc's
-            printed["vfs_dev"] = f"{os.major(device)}/{os.minor(device)}"
-        if row["state"] == "LISTEN":
-            printed["icons"] = str(row.get("icons") or "")
-        return printed | self._prints_memory(row)
 
-    def _prints_packet(self, row: Recorded) -> SsRow:
-        printed = {name: str(row[name]) for name in ("family", "netid", "state", "local_addr")}
-        printed |= {name: str(_whole(row, name)) for name in ("recv_q", "send_q", "inode")}
-        printed["cookie"] = f"{_whole(row, 'cookie'):x}"
-        if row.get("uid"):
-            printed["uid"] = str(row["uid"])
+def _line(row: Recorded) -> str:
+    """Return the line of our view, without its layout."""
+    names = Names(SHOWN)
+    group = group_of(str(row["netid"]))
+    if group in OTHERS:
+        ends_of, words_of = OTHERS[group]
+        local, local_port, peer, peer_port = ends_of(row, names)
+        netid, words = str(row["netid"]), words_of(row, SHOWN)
+    else:
+        texts = [None if row.get(name) is None else str(row[name]) for name in _ADDRESSES]
+        v6only = bool(row.get("v6only"))
+        local, peer = (f"{addr}:" for addr in addresses(texts, [v6only, v6only], names))
         if row.get("interface") is not None:
-            printed["interface"] = _interface(row)
-        details = _details(row)
-        printed["packet_version"] = str(details["version"])
-        printed["packet_copy_thresh"] = str(details["copy_thresh"])
-        names = [name for bit, name in enumerate(_PACKET_FLAGS) if details["flags"] >> bit & 1]
-        printed["packet_flags"] = f" {'|'.join(names) or '0'} "
-        for way in ("rx", "tx"):
-            if ring := details.get(f"{way}_ring"):
-                numbers = [f"{word}:{ring[name]}" for word, name in _RING_WORDS.items()]
-                numbers.append(f"features:{ring['features']:#x}")
-                printed[f"packet_ring_{way}"] = ",".join(numbers)
-        if "fanout" in details:
-            number, kind = details["fanout"] & 0xFFFF, details["fanout"] >> 16
-            printed["packet_fanout"] = f"id:{number},type:{_FANOUTS[kind]}"
-        return printed | self._prints_memory(row)
-
-    def _prints_netlink(self, row: Recorded) -> SsRow:
-        printed = {name: str(row[name]) for name in ("family", "netid", "state", "local_addr")}
-        printed |= {name: str(_whole(row, name)) for name in ("recv_q", "send_q", "local_id")}
-        groups = sum(1 << group - 1 for group in _details(row).get("groups", []))
-        printed["netlink_groups"] = f"0x{groups & 0xFFFFFFFF:08x}"
-        return printed | self._prints_memory(row)
-
-    def _prints_multipath(self, row: Recorded) -> SsRow:
-        printed = self._prints_head(row) | self._prints_details(row) | self._prints_options(row)
-        details = _details(row)
-        flags = details.get("flags", 0)
-        for bit, name in ((1, "mptcpi_fallback"), (2, "mptcpi_remote_key")):
-            if flags & bit:
-                printed[name] = ""
-        for name in MULTIPATH_NUMBERS:
-            value = details.get(name)
-            if value:
-                in_hex = name == "token" or (name in _SEQUENCES and self.release < (6, 6))
-                printed[f"mptcpi_{name}"] = f"{value % 2**64:x}" if in_hex else str(value)
-        return printed | self._prints_memory(row)
-
-    def _prints_head(self, row: Recorded) -> SsRow:
-        printed = {name: str(row[name]) for name in ("family", "netid", "state")}
-        printed |= {name: _signed(_whole(row, name)) for name in ("recv_q", "send_q")}
-        for side in ("local", "peer"):
-            address = str(row[f"{side}_addr"])
-            any6 = address == "::" and not row.get("v6only")
-            printed[f"{side}_addr"] = "*" if any6 else address
-            printed[f"{side}_port"] = str(row[f"{side}_port"] or "*")
-        if row.get("interface") is not None:
-            printed["interface"] = _interface(row)
-        timer = row.get("timer")
-        if timer is not None:
-            later = timer == "delack" and self.release < (7, 1)
-            printed["timer"] = "unknown" if later else str(timer)
-            text = _timer_text(_whole(row, "expires_ms"))
-            if self.release >= (6, 11):
-                text = re.sub(r"(\d\.\d+)ms$", r"\1sec", text)
-            printed["expires_ms"] = text
-            printed["retrans"] = str(row["retrans"])
-        return printed
-
-    def _prints_details(self, row: Recorded) -> SsRow:
-        printed = {"inode": str(row["inode"]), "cookie": f"{kernel_cookie(row):x}"}
-        if row.get("uid"):
-            printed["uid"] = str(row["uid"])
-        if row.get("mark"):
-            printed["mark"] = f"{_whole(row, 'mark'):x}"
-        if row.get("cgroup_id"):
-            number = _whole(row, "cgroup_id")
-            printed["cgroup_id"] = self.cgroups.get(number, f"unreachable:{number:x}")
-        if row["family"] == "inet6" and row.get("v6only") is not None:
-            printed["v6only"] = str(_whole(row, "v6only"))
-        if row.get("shutdown") is not None:
-            printed["shutdown"] = ARROWS[_whole(row, "shutdown") & 3]
-        return printed
-
-    def _prints_options(self, row: Recorded) -> SsRow:
-        printed: SsRow = {}
-        for column in ("tos", "tclass", "class_id"):
-            if row.get(column) is not None:
-                value = _whole(row, column)
-                printed[column] = f"{value:#x}" if value else "0"
-        if row.get("sockopt") is not None:
-            bits = _whole(row, "sockopt")
-            names = [name for bit, name in enumerate(_SOCKOPT) if bits >> bit & 1]
-            printed["sockopt"] = "".join(f" {name}" for name in names)
-        return printed
-
-    def _prints_memory(self, row: Recorded) -> SsRow:
-        skmem = (
-            *("rmem_alloc", "rcvbuf", "wmem_alloc", "sndbuf", "fwd_alloc", "wmem_queued"),
-            *("optmem", "backlog", "drops"),
-        )
-        mem = ("rmem", "wmem", "fmem", "tmem")
-        columns: tuple[str, ...] = skmem if row.get("rmem_alloc") is not None else mem
-        return {
-            name: str(_whole(row, name) % 0x100000000)  # ss prints the kernel's int unsigned
-            for name in columns
-            if row.get(name) is not None
-        }
-
-    def _prints_internals(self, row: Recorded) -> SsRow:
-        options = _whole(row, "options")
-        printed = {word: "" for bit, word in OPTION_WORDS.items() if options & bit}
-        if row.get("cong"):
-            printed["cong"] = str(row["cong"])[:15]
-        if options & 4:
-            printed |= {name: str(_whole(row, name)) for name in ("snd_wscale", "rcv_wscale")}
-        if row["rto_us"] and row["rto_us"] != 3_000_000:
-            printed["rto_us"] = _thousandth(_whole(row, "rto_us"))
-        if row.get("rtt_us"):
-            printed["rtt_us"] = _thousandth(_whole(row, "rtt_us"))
-            printed["rttvar_us"] = _thousandth(_whole(row, "rttvar_us"))
-        for column in ("ato_us", "rcv_rtt_us", "min_rtt_us"):
-            if row.get(column):
-                printed[column] = _thousandth(_whole(row, column))
-        for column in ("snd_mss", "rcv_mss", "advmss", "rcv_space", "reord_seen"):
-            if row.get(column):
-                printed[column] = _signed(_whole(row, column))
-        plain = ("backoff", "pmtu", "snd_cwnd", "notsent_bytes")
-        clocks = ("last_data_sent_ms", "last_data_recv_ms", "last_ack_recv_ms")
-        for column in (*plain, *clocks, *PLAIN_UNSIGNED):
-            if row.get(column):
-                printed[column] = str(row[column])
-        if row["state"] == "LISTEN":
-            printed.pop("sacked", None)
-        if 0 < _whole(row, "snd_ssthresh") < 0xFFFF:
-            printed["snd_ssthresh"] = str(row["snd_ssthresh"])
-        if row["reordering"] != 3:
-            printed["reordering"] = _signed(_whole(row, "reordering"))
-        if row.get("tcpi_retrans") or row.get("total_retrans"):
-            printed |= {name: str(row[name]) for name in ("tcpi_retrans", "total_retrans")}
-        if row.get("delivery_rate_app_limited"):
-            printed["delivery_rate_app_limited"] = ""
-        return printed | self._prints_rates(row) | self._prints_congestion(row)
-
-    def _prints_rates(self, row: Recorded) -> SsRow:
-        printed: SsRow = {}
-        rtt = float(_whole(row, "rtt_us"))
-        if row.get("vegas_enabled") and _whole(row, "vegas_rtt_us") not in (0, 0x7FFFFFFF):
-            rtt = float(_whole(row, "vegas_rtt_us"))
-        if rtt and row["snd_mss"] and row["snd_cwnd"]:
-            speed = float(_whole(row, "snd_cwnd")) * float(_whole(row, "snd_mss"))
-            printed[SEND] = f"{speed * 8000000.0 / rtt:.0f}"
-        if row.get("pacing_rate"):
-            printed["pacing_rate"] = _bits(_whole(row, "pacing_rate"))
-            if row.get("max_pacing_rate"):
-                printed["max_pacing_rate"] = _bits(_whole(row, "max_pacing_rate"))
-        if row.get("delivery_rate"):
-            printed["delivery_rate"] = _bits(_whole(row, "delivery_rate"))
-        busy = _whole(row, "busy_time_us")
-        if busy:
-            printed["busy_time_us"] = str(busy // 1000)
-            for column in ("rwnd_limited_us", "sndbuf_limited_us"):
-                limited = _whole(row, column)
-                if limited:
-                    printed[column] = f"{limited // 1000}ms({100.0 * limited / busy:.1f}%)"
-        return printed
-
-    def _prints_congestion(self, row: Recorded) -> SsRow:
-        printed: SsRow = {}
-        if row.get("dctcp_enabled"):
-            columns = ("dctcp_ce_state", "dctcp_alpha", "dctcp_ab_ecn", "dctcp_ab_tot")
-            printed |= {name: str(row[name]) for name in columns}
-        elif row.get("dctcp_enabled") is not None:
-            printed["dctcp_enabled"] = "fallback_mode"
-        if row.get("bbr_bw") is not None:
-            printed["bbr_bw"] = _bits(_whole(row, "bbr_bw"))
-            printed["bbr_min_rtt_us"] = _thousandth(_whole(row, "bbr_min_rtt_us"))
-            for column in ("bbr_pacing_gain", "bbr_cwnd_gain"):
-                if row.get(column):
-                    printed[column] = f"{_whole(row, column) / 256:g}"
-        return printed
-
-    def _prints_upper_layer(self, row: Recorded) -> SsRow:
-        printed: SsRow = {}
-        if row.get("ulp") is not None:
-            printed["ulp"] = str(row["ulp"])
-        if row.get("tls_version") is not None:
-            version = _whole(row, "tls_version")
-            printed["tls_version"] = _TLS_VERSIONS.get(version, f"unknown({version})")
-        if row.get("tls_cipher") in _TLS_CIPHERS:
-            printed["tls_cipher"] = _TLS_CIPHERS[_whole(row, "tls_cipher")]
-        for column in ("tls_rxconf", "tls_txconf"):
-            if row.get(column) is not None:
-                conf = _whole(row, column)
-                printed[column] = _TLS_CONF.get(conf, f"unknown({conf})")
-        for column in ("tls_zc_ro_tx", "tls_rx_no_pad"):
-            if row.get(column):
-                printed[column] = ""
-        if row.get("mptcp_flags"):
-            flags = _whole(row, "mptcp_flags")
-            letters = [letter for bit, letter in enumerate(_MPTCP_FLAGS) if flags >> bit & 1]
-            printed["mptcp_flags"] = "".join(letters)
-        pairs = ("mptcp_token_rem", "mptcp_token_loc", "mptcp_id_rem", "mptcp_id_loc")
-        if all(row.get(column) is not None for column in pairs):
-            printed |= {column: f"{_whole(row, column):04x}" for column in pairs[:2]}
-            printed |= {column: str(row[column]) for column in pairs[2:]}
-        decimal = self.release >= (6, 6)
-        for column in ("map_seq", "map_sfseq", "ssn_offset", "map_datalen"):
-            value = row.get(f"mptcp_{column}")
-            if isinstance(value, int):
-                value &= 0xFFFFFFFFFFFFFFFF
-                printed[f"mptcp_{column}"] = str(value) if decimal else f"{value:x}"
-        return printed
+            local = f"{local[:-1]}%{row['dev']}:"
+        numbers = [_whole(row, name) for name in ("local_port", "peer_port")]
+        local_port, peer_port = ports(numbers, [0, 0], names)
+        netid, words = inet.netid(row), inet.words(row, SHOWN)
+    queues = " ".join(str(signed(_whole(row, name))) for name in ("recv_q", "send_q"))
+    return f"{netid} {row['state']} {queues} {local}{local_port} {peer}{peer_port}{words}"
 
 
 def _both(before: SsRow, after: SsRow, key: str) -> str:
@@ -534,7 +319,7 @@ def _cgroups() -> dict[int, str]:
     """Map the identity of every cgroup v2 to its path, as ss names it."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     names: dict[int, str] = {}
-    for root in (fields[1] for fields in mounts if fields[2] == "cgroup2"):
+    for root in (words[1] for words in mounts if words[2] == "cgroup2"):
         for directory, _, _ in os.walk(root):
             names[os.stat(directory).st_ino] = directory.removeprefix(root) or "/"
     return names

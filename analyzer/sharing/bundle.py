@@ -1,0 +1,250 @@
+"""One zip of a recording to hand over: redacted, described, searched, and whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import analyzer
+from analyzer import Analysis
+from analyzer.reading.archive import MANIFEST
+from analyzer.reading.spill import Folder
+from analyzer.sharing import manifest as manifests
+from analyzer.sharing.output import Report, described, new_place, write_recording
+from analyzer.sharing.pages import pages, readme
+from analyzer.sharing.pseudonyms import Pseudonyms, read_map, write_map
+from analyzer.sharing.redaction import Redaction
+from analyzer.sharing.search import Wanted, as_json, search
+from analyzer.sharing.selection import Selection, select
+from analyzer.sharing.words import Level
+from analyzer.sharing.zipped import write_zip
+from analyzer.sql.views import Scope
+from recorder.schema import RECORDING_FILE, TABLES, SockrecError
+
+FOLDER = MANIFEST.partition("/")[0]
+COMPRESSION_LEVEL = 9
+MAX_SIZE = 25_000_000
+"""What GitHub takes of a zip."""
+
+_TRIES = 8
+_MARGIN = 0.85
+"""Of the bytes that are wanted, as what is small compresses worse."""
+
+_SHARES = {"select": (0.0, 0.15), "redact": (0.15, 0.25), "write": (0.25, 0.75), "look": (0.75, 1)}
+
+
+class BundleError(SockrecError):
+    """A bundle that cannot be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a bundle is to be: of which sockets, how redacted, how large at most in bytes.
+
+    ``map_path`` is where the private map is, or comes to be; an ``old_map`` is read and added to.
+    """
+
+    scope: Scope
+    level: Level = Level.default
+    prefixes: bool = False
+    shift: bool = False
+    max_size: int = MAX_SIZE
+    map_path: Path | None = None
+    old_map: bool = False
+
+
+@dataclass
+class Made:
+    """What a bundle came to be, to be told."""
+
+    lines: list[str]
+    size: int = 0
+    files: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Draft:
+    selection: Selection
+    facts: dict[str, Any]
+    redaction: Redaction | None
+
+    @property
+    def pseudonyms(self) -> Pseudonyms | None:
+        return None if self.redaction is None else self.redaction.pseudonyms
+
+    @property
+    def rows(self) -> dict[str, int]:
+        counts = {name: len(self.selection.places[name]) for name in TABLES}
+        return {name: count for name, count in counts.items() if count}
+
+
+def bundle(
+    opened: Analysis,
+    out: Path,
+    wish: Wish,
+    report: Callable[[float], None] = lambda share: None,
+) -> Made:
+    """Make a bundle of the one recording that is open. Raises SockrecError or OSError.
+
+    No bundle is there if it fails. If it would be larger than wished, the
+    earlier part of the time is left out, until it fits.
+    """
+    scope, narrowed = wish.scope, None
+    with new_place(out) as place, _scratch() as scratch:
+        _check_map(wish)
+        for attempt in range(_TRIES):
+            draft = _draft(opened, replace(wish, scope=scope), report)
+            files = _write(draft, scratch / str(attempt), out.name, report)
+            account = None if draft.redaction is None else draft.redaction.account
+            listed = manifests.manifest(
+                wish.level, draft.facts.get("cut"), narrowed, account, draft.rows, _digests(files)
+            )
+            files[manifests.NAME] = as_json(listed).encode()
+            write_zip(place, FOLDER, files)
+            size = place.stat().st_size
+            if size <= wish.max_size:
+                break
+            place.unlink()
+            scope = _narrower(opened, draft.selection, scope, size, wish.max_size, out)
+            narrowed = {"before_us": scope.start, "why": f"more than {wish.max_size:,} bytes"}
+            if draft.redaction is not None:
+                narrowed["before_us"] = draft.redaction.moment(scope.start)
+        else:
+            raise _too_large(out, size, wish.max_size)
+        if draft.redaction is not None:
+            search(place, _wanted(draft.redaction), str(out))
+        report(1.0)
+        _keep_map(wish, draft.pseudonyms)
+    return Made(list(_told(draft, wish, size, narrowed)), size, list(files))
+
+
+def plan(opened: Analysis, wish: Wish) -> Made:
+    """Return what a bundle would be, and write nothing."""
+    draft = _draft(opened, wish, lambda share: None)
+    rows = [f"rows       {name} {count:,}" for name, count in draft.rows.items()]
+    files = [f"{table}/000001.parquet" for table in draft.rows]
+    account = None if draft.redaction is None else draft.redaction.account
+    return Made([*rows, *manifests.told(wish.level, account)], 0, [RECORDING_FILE, *files])
+
+
+def _draft(opened: Analysis, wish: Wish, report: Callable[[float], None]) -> _Draft:
+    selection = select(opened.engine, wish.scope, _step(report, "select"))
+    (recording,) = opened.engine.recordings
+    facts = described(recording.facts, selection)
+    if wish.level == Level.none:
+        return _Draft(selection, facts, None)
+    known = read_map(wish.map_path) if wish.old_map and wish.map_path else None
+    redaction = Redaction(
+        selection, facts, wish.level, known, prefixes=wish.prefixes, shift=wish.shift
+    )
+    _step(report, "redact")(1, 1)
+    return _Draft(selection, redaction.facts(facts), redaction)
+
+
+def _write(
+    draft: _Draft, folder: Path, name: str, report: Callable[[float], None]
+) -> dict[str, bytes | Path]:
+    """Write the files of a bundle but for the manifest; return them by name."""
+    rewrite = draft.redaction.rewrite if draft.redaction else lambda table: None
+    written = write_recording(
+        folder,
+        draft.selection,
+        draft.facts,
+        _step(report, "write"),
+        rewrite=rewrite,
+        level=COMPRESSION_LEVEL,
+    )
+    files: dict[str, bytes | Path] = {}
+    shown = "incident.zip" if draft.redaction else name
+    files["README.md"] = readme(shown, FOLDER, redacted=draft.redaction is not None).encode()
+    with analyzer.open(folder) as made:
+        for page, text in pages(made):
+            files[page] = text.encode(errors="replace")
+    for path in written:
+        files[str(path.relative_to(folder))] = path
+    _step(report, "look")(1, 2)
+    return files
+
+
+def _wanted(redaction: Redaction) -> Wanted:
+    return Wanted(redaction.originals, redaction.words, redaction.kept_words)
+
+
+def _digests(files: Mapping[str, bytes | Path]) -> dict[str, bytes | str]:
+    found: dict[str, bytes | str] = {}
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            found[name] = content
+        else:
+            with content.open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _narrower(
+    opened: Analysis, selection: Selection, scope: Scope, size: int, most: int, out: Path
+) -> Scope:
+    """Return a scope that leaves out so much of the earlier time that the rest may fit."""
+    first, last = opened.engine.span(scope)
+    if first is None or last is None or last - first < 2:
+        raise _too_large(out, size, most)
+    kept = int((last - first) * _MARGIN * most / size)
+    return replace(scope, start=max(last - kept, first + 1))
+
+
+def _too_large(out: Path, size: int, most: int) -> BundleError:
+    return BundleError(
+        f"{out}: is {size:,} bytes and may be {most:,}, however short the time: choose sockets "
+        "with --where, or raise --max-size"
+    )
+
+
+def _told(
+    draft: _Draft, wish: Wish, size: int, narrowed: Mapping[str, Any] | None
+) -> Iterator[str]:
+    rows = ", ".join(f"{count:,} {name}" for name, count in draft.rows.items())
+    yield f"rows       {rows}"
+    if narrowed:
+        yield (
+            f"left out   the earlier part of the time: all of it takes more than "
+            f"{wish.max_size:,} bytes (--max-size); --from and --to choose another part"
+        )
+    account = None if draft.redaction is None else draft.redaction.account
+    yield from manifests.told(wish.level, account)
+    if draft.redaction is not None and wish.map_path is not None:
+        yield f"map        {wish.map_path}: keep it to yourself; sockrec unredact needs it"
+    yield f"size       {size:,} bytes"
+
+
+def _check_map(wish: Wish) -> None:
+    if wish.level == Level.none or wish.map_path is None or wish.old_map:
+        return
+    if os.path.lexists(wish.map_path):
+        raise BundleError(
+            f"{wish.map_path}: is there already: name it with --map to use the same names again, "
+            "or give another -o"
+        )
+
+
+def _keep_map(wish: Wish, pseudonyms: Pseudonyms | None) -> None:
+    if pseudonyms is not None and wish.map_path is not None:
+        write_map(wish.map_path, pseudonyms, new=not wish.old_map)
+
+
+def _step(report: Callable[[float], None], name: str) -> Report:
+    low, high = _SHARES[name]
+    return lambda done, of: report(low + (high - low) * done / max(of, 1))
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    folder = Folder()
+    try:
+        yield folder.path
+    finally:
+        folder.remove()

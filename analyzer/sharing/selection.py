@@ -1,0 +1,316 @@
+"""Which rows of a recording a selection has, so that every report on it stays right.
+
+Beside what was asked for these are the rows that reports look at whatever the scope: the last row
+of each socket before it (its baseline), who listened where, which listeners and UDP sockets came
+while it was recorded, and the last value of each counter. Such rows of sockets are its context, and
+stand under a number of their own: they are no part of what was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from analyzer.reading.recording import Recording
+from analyzer.sharing.rows import Part, TableRows
+from analyzer.sql.engine import Engine
+from analyzer.sql.views import LASTING, Scope, time_column
+from recorder.format.writing import order_of
+from recorder.schema import CLOSES, COUNTERS, SAMPLES, SOCKETS, TABLES, SockrecError, Table
+
+Places = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int64]
+
+_NULL = np.iinfo(np.int64).min
+_LISTEN = ("tcp", "mptcp", "sctp", "dccp")
+_UDP = ("udp", "udplite")
+
+
+class SelectionError(SockrecError):
+    """A recording of which nothing can be chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is chosen: of each table the places of its rows, in the order of a segment.
+
+    ``context`` has those of sockets that are no part of what was asked for; ``scope`` says what
+    was, None if all was, and ``had`` which tables had rows.
+    """
+
+    parts: tuple[Part, ...]
+    places: Mapping[str, Places]
+    context: Places = field(default_factory=lambda: np.zeros(0, np.int64))
+    scope: Scope | None = None
+    had: tuple[str, ...] = ()
+
+    def rows(self, table: Table) -> TableRows:
+        return TableRows(table, self.parts)
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.places.values())) + len(self.context)
+
+
+def select(
+    engine: Engine,
+    scope: Scope,
+    report: Callable[[int, int], None] = lambda done, of: None,
+) -> Selection:
+    """Choose rows of the one recording that is open. Raises SockrecError or OSError.
+
+    What is damaged is left out, as it is of queries.
+    """
+    if engine.several:
+        paths = [str(recording.path) for recording in engine.recordings]
+        raise SelectionError(
+            f"{paths[0]} and {paths[1]} are several recordings: name one, or merge"
+        )
+    (recording,) = engine.checked()
+    check_whole(recording)
+    (scope,) = engine.scopes(scope)
+    whole = (scope.start, scope.end, scope.where) == (None, None, None)
+    part = Part(recording)
+    keys = None if whole else _Keys(engine, scope)
+    places: dict[str, Places] = {}
+    context = np.zeros(0, np.int64)
+    had = []
+    earlier = _in_context(recording)
+    for number, table in enumerate(TABLES.values()):
+        rows = TableRows(table, (part,))
+        if table == SOCKETS:
+            places[table.name], context = _sockets(rows, scope, keys, earlier)
+        else:
+            order = order_of(table, rows)
+            places[table.name] = order if keys is None else _others(rows, order, scope, keys)
+        some = next(rows.read([0]), None) is not None
+        if some or table.name in recording.cut.had:
+            had.append(table.name)
+        pa.default_memory_pool().release_unused()
+        report(number + 1, len(TABLES))
+    asked = None if whole else replace(scope, part=None)
+    return Selection((part,), places, context, asked, tuple(had))
+
+
+def check_whole(recording: Recording) -> None:
+    """Raise SelectionError for files that were named alone: rows without samples say little."""
+    if not recording.whole:
+        raise SelectionError(f"{recording.path}: is a file of one table: name the whole recording")
+
+
+def everything(parts: Sequence[Part]) -> Selection:
+    """Choose all rows of recordings, none of which is a cut."""
+    places = {name: order_of(table, TableRows(table, parts)) for name, table in TABLES.items()}
+    return Selection(tuple(parts), places)
+
+
+class _Keys:
+    """The sockets and closes that a condition chooses, as the engine tells; None chooses all."""
+
+    def __init__(self, engine: Engine, scope: Scope) -> None:
+        self.sockets: pa.Table | None = None
+        self.closes: pa.Table | None = None
+        if scope.where is not None:
+            self.sockets = engine.table("SELECT DISTINCT netns, cookie FROM sockets", scope)
+            self.closes = engine.table(
+                "SELECT DISTINCT netns, cookie, t_us AS time FROM closes", scope
+            )
+
+
+def _in_context(recording: Recording) -> npt.NDArray[np.bool_]:
+    """Tell which rows of sockets in segments were context already."""
+    numbers = recording.cut.context
+    return np.concatenate(
+        [
+            np.zeros(0, bool),
+            *(
+                np.full(segment.rows, segment.number in numbers)
+                for segment in recording.segments
+                if segment.table == SOCKETS
+            ),
+        ]
+    )
+
+
+def _numbers(rows: TableRows, *names: str) -> list[Numbers]:
+    """Return columns as numbers: texts as codes, NULL as the least number."""
+    found = []
+    for name in names:
+        batches = list(rows.read([rows.table.names.index(name)]))
+        if not batches:
+            found.append(np.zeros(0, np.int64))
+            continue
+        column = pa.Table.from_batches(batches).column(0)
+        if pa.types.is_dictionary(column.type):
+            column = column.unify_dictionaries()
+            array = column.combine_chunks()
+            array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+            column = array.indices
+        column = column.cast(pa.int64())
+        if column.null_count:
+            column = column.fill_null(_NULL)
+        found.append(np.asarray(column))
+    return found
+
+
+def _words(rows: TableRows, name: str, words: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Tell which rows have one of some words in a column."""
+    wanted = pa.array(words, pa.string())
+    found = [
+        np.asarray(pc.is_in(batch.column(0).dictionary, wanted))[
+            np.asarray(batch.column(0).indices.fill_null(0))
+        ]
+        & np.asarray(batch.column(0).is_valid())
+        if len(batch.column(0).dictionary)
+        else np.zeros(batch.num_rows, bool)
+        for batch in rows.read([rows.table.names.index(name)])
+    ]
+    return np.concatenate(found) if found else np.zeros(0, bool)
+
+
+def _codes(*columns: Numbers) -> Numbers:
+    """Return one number for each row, equal where all the columns are."""
+    codes = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        _, code = np.unique(column, return_inverse=True)
+        _, codes = np.unique(codes * (int(code.max(initial=0)) + 1) + code, return_inverse=True)
+    return codes
+
+
+def _first(codes: Numbers, by: Numbers, among: Places) -> Places:
+    """Return, of some places, one of each code: that of the least ``by``."""
+    order = among[np.lexsort((by[among], codes[among]))]
+    sorted_codes = codes[order]
+    return order[np.concatenate(([True], sorted_codes[1:] != sorted_codes[:-1]))[: len(order)]]
+
+
+def _member(columns: Sequence[Numbers], known: pa.Table) -> npt.NDArray[np.bool_]:
+    """Tell which rows have keys that are in a table of the same columns."""
+    there = [np.asarray(known.column(i).cast(pa.int64())) for i in range(known.num_columns)]
+    count = len(columns[0])
+    codes = _codes(*(np.concatenate(pair) for pair in zip(columns, there, strict=True)))
+    return np.isin(codes[:count], codes[count:])
+
+
+def _within(times: Numbers, scope: Scope) -> npt.NDArray[np.bool_]:
+    inside = np.ones(len(times), bool)
+    if scope.start is not None:
+        inside &= times >= scope.start
+    if scope.end is not None:
+        inside &= times < scope.end
+    return inside
+
+
+def _sockets(
+    rows: TableRows, scope: Scope, keys: _Keys | None, earlier: npt.NDArray[np.bool_]
+) -> tuple[Places, Places]:
+    """Return the rows of sockets that are chosen with their baselines, and the context."""
+    order = order_of(rows.table, rows)
+    aside = np.zeros(len(order), bool)
+    aside[: len(earlier)] = earlier
+    if keys is None:
+        kept = aside[order]
+        return (order[~kept], order[kept]) if kept.any() else (order, order[:0])
+    netns, cookie, sample, times = _numbers(rows, "netns", "cookie", "sample", "sample_time")
+    chosen = ~aside
+    if keys.sockets is not None:
+        chosen &= _member((netns, cookie), keys.sockets)
+    own = chosen & _within(times, scope)
+    if scope.start is not None:
+        own |= _baseline(order, netns, cookie, times, chosen, own, scope.start)
+    context = _context(rows, netns, cookie, sample, own, _within(times, scope))
+    return order[own[order]], order[context[order]]
+
+
+def _baseline(
+    order: Places,
+    netns: Numbers,
+    cookie: Numbers,
+    times: Numbers,
+    chosen: npt.NDArray[np.bool_],
+    own: npt.NDArray[np.bool_],
+    start: int,
+) -> npt.NDArray[np.bool_]:
+    """Tell which row is the last before the scope of a socket that has a row in it."""
+    found = np.zeros(len(order), bool)
+    if not len(order):
+        return found
+    # In their order the rows of a socket are neighbours, the earlier first.
+    ns, key, wanted = netns[order], cookie[order], own[order]
+    begins = np.concatenate(([True], (ns[1:] != ns[:-1]) | (key[1:] != key[:-1])))
+    socket = np.cumsum(begins) - 1
+    has = np.zeros(int(socket[-1]) + 1, bool)
+    has[socket[wanted]] = True
+    before = (times[order] < start) & chosen[order]
+    places = np.flatnonzero(before & has[socket])
+    last = np.full(len(has), -1, np.int64)
+    last[socket[places]] = places  # the last assignment counts
+    found[order[last[last >= 0]]] = True
+    return found
+
+
+def _context(
+    rows: TableRows,
+    netns: Numbers,
+    cookie: Numbers,
+    sample: Numbers,
+    own: npt.NDArray[np.bool_],
+    inside: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.bool_]:
+    """Tell which rows reports look at whatever the scope, and are not chosen.
+
+    Of listeners and UDP sockets each row within the time, as what they dropped must not be called
+    unseen, and else the first of each that differs in its process; of TCP sockets at a port that is
+    listened on the first of each address; and the first of each process in each namespace.
+    """
+    port, pid, comm, address = _numbers(rows, "local_port", "pid", "comm", "local_addr")
+    listens = _words(rows, "state", ("LISTEN",)) & _words(rows, "netid", _LISTEN)
+    looked_at = listens | _words(rows, "netid", _UDP)
+    found = looked_at & inside
+    outside = np.flatnonzero(looked_at & ~inside)
+    kind = looked_at.astype(np.int64) + listens
+    found[_first(_codes(netns, cookie, kind, port, pid, comm), sample, outside)] = True
+    tcp = _words(rows, "netid", ("tcp",))
+    place = _codes(netns, port)
+    at_door = np.flatnonzero(tcp & np.isin(place, place[listens]))
+    found[_first(_codes(place, address), sample, at_door)] = True
+    held = np.flatnonzero(pid != _NULL)
+    found[_first(_codes(netns, pid), sample, held)] = True
+    return found & ~own
+
+
+def _others(rows: TableRows, order: Places, scope: Scope, keys: _Keys) -> Places:
+    """Return the rows of a table that is not sockets."""
+    table = rows.table
+    if table == SAMPLES or table.name in LASTING:
+        return order  # what was done and what held: reports ask of the whole recording
+    (times,) = _numbers(rows, time_column(table))
+    inside = _within(times, scope)
+    if table == CLOSES and keys.closes is not None:
+        inside &= _member(_numbers(rows, "netns", "cookie", "time"), keys.closes)
+    elif table == COUNTERS and scope.start is not None:
+        inside |= _last_values(rows, order, times < scope.start)
+    return order[inside[order]]
+
+
+def _last_values(
+    rows: TableRows, order: Places, before: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Tell which rows of counters hold when the scope begins."""
+    netns, source, name, sample, value = _numbers(
+        rows, "netns", "source", "name", "sample", "value"
+    )
+    after = _words(rows, "phase", ("after",))
+    codes = _codes(netns, source, name)
+    among = np.flatnonzero(before)
+    found = np.zeros(len(order), bool)
+    latest = among[np.lexsort((value[among], after[among], sample[among], codes[among]))]
+    if len(latest):
+        ends = np.concatenate((codes[latest][1:] != codes[latest][:-1], [True]))
+        found[latest[ends]] = True
+    return found

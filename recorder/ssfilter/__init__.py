@@ -1,0 +1,55 @@
+"""The filter language of ss: its text → a tree, of which there is SQL and the kernel's bytecode."""
+
+from recorder.ssfilter.hosts import number as parse_number
+from recorder.ssfilter.parse import parse, read_file
+from recorder.ssfilter.protocols import ETHERNET, NETLINK
+from recorder.ssfilter.tree import (
+    STATES,
+    Address,
+    And,
+    Autobound,
+    Cgroup,
+    Device,
+    Filter,
+    FilterError,
+    Host,
+    Leaf,
+    Mark,
+    Name,
+    Network,
+    Node,
+    Not,
+    Or,
+    Owner,
+    Port,
+    Side,
+    leaves,
+)
+
+__all__ = [
+    "ETHERNET",
+    "NETLINK",
+    "STATES",
+    "Address",
+    "And",
+    "Autobound",
+    "Cgroup",
+    "Device",
+    "Filter",
+    "FilterError",
+    "Host",
+    "Leaf",
+    "Mark",
+    "Name",
+    "Network",
+    "Node",
+    "Not",
+    "Or",
+    "Owner",
+    "Port",
+    "Side",
+    "leaves",
+    "parse",
+    "parse_number",
+    "read_file",
+]
