@@ -382,8 +382,9 @@ class Engine:
         parts = [one.part or 0 for one in scopes]
         trees = [self._checked(query), *self._checked_scope(scopes[0])]
         columns = dict(named_columns(trees, pieces(), self._view_tree))
-        for name in describing(scopes[0].where or ""):
-            columns[name] = frozenset(TABLES[name].names)
+        for name, more in describing(scopes[0].where or "").items():
+            if name in columns or name not in ("sockets", "closes"):
+                columns[name] = columns.get(name, frozenset()) | more
         self._leave_out_damaged(columns, parts)
         cursor = self._connection.cursor()
         journals = self._streams(parts)

@@ -40,14 +40,19 @@ _DESCRIBED = {
 }
 """What ``--where`` may name beside the columns of sockets: of the process, by its cgroup, of ns."""
 
-def describing(where: str) -> frozenset[str]:
-    """Return the tables that tell what a condition names beside the columns of sockets."""
+
+def describing(where: str) -> dict[str, frozenset[str]]:
+    """Return what is read for what a condition names beside the columns of sockets, by table."""
     named = set(re.findall(r"\w+", where.lower()))
     # user: sockets have it, closes only by their process
-    return frozenset() if named.isdisjoint({*_DESCRIBED, "user"}) else _DESCRIBE
+    return {} if named.isdisjoint({*_DESCRIBED, "user"}) else _DESCRIBE
 
 
-_DESCRIBE = frozenset({"owners", "namespaces", "cgroups"})
+_DESCRIBE = {
+    **{name: frozenset(TABLES[name].names) for name in ("owners", "namespaces", "cgroups")},
+    "sockets": frozenset({"pid", "start_us", "cgroup_id"}),
+    "closes": frozenset({"pid", "start_us"}),
+}
 
 LASTING = frozenset({"owners", "settings", "namespaces", "cgroups"})
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
