@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -119,7 +120,8 @@ Examples:
 'sockrec COMMAND --help' has more of each.""",
 )
 for _part in (recorder.cli.app, analyzer.cli.app, analyzer.cli_ss.app, analyzer.cli_sharing.app):
-    for _command in _part.registered_commands:
+    _groups = [group.typer_instance for group in _part.registered_groups]
+    for _command in chain(*(each.registered_commands for each in (_part, *_groups) if each)):
         _command.cls = Command
     app.add_typer(_part)
 

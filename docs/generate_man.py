@@ -72,6 +72,16 @@ def parameters(command: Any, context: typer.Context) -> Iterator[str]:
         yield roff(" ".join(text.split()))
 
 
+def commands(group: Any, parent: typer.Context, before: str = "") -> Iterator[Any]:
+    """Yield (name, command, context) of each command, those of groups by both names."""
+    for name, command in group.commands.items():
+        context = command.make_context(name, [], parent=parent, resilient_parsing=True)
+        if hasattr(command, "commands"):
+            yield from commands(command, context, f"{before}{name} ")
+        else:
+            yield before + name, command, context
+
+
 def page() -> Iterator[str]:
     """Yield the parts of the page."""
     group: Any = typer.main.get_command(sockrec.app)
@@ -81,8 +91,7 @@ def page() -> Iterator[str]:
     yield ".SH OPTIONS"
     yield from parameters(group, root)
     yield ".SH COMMANDS"
-    for name, command in group.commands.items():
-        context = command.make_context(name, [], parent=root, resilient_parsing=True)
+    for name, command, context in commands(group, root):
         usage = " ".join(command.collect_usage_pieces(context))
         yield f".SS sockrec {roff(name)} {roff(usage)}"
         yield from prose(command.help)

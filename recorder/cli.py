@@ -1,4 +1,4 @@
-"""The recorder's commands: record, recover."""
+"""The recorder's commands: record, recover, import."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recorder.console import StatusLine, hold_standard_descriptors, tell
+from recorder.durations import duration
+from recorder.imports.commands import app as import_app
 
 if TYPE_CHECKING:
     from recorder.recording import Progress, Result
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(import_app, name="import", help="Make a recording of what others wrote down.")
 
 
 class Sync(StrEnum):
@@ -41,22 +44,7 @@ Examples:
       this network namespace only, all but unix sockets
 """
 
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MIN_INTERVAL = 0.01
-
-
-def duration(text: str) -> float:
-    """Return the seconds of a duration such as 500ms, 1s, 5m or 1m30s; a bare number is seconds."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)", text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    elif re.fullmatch(r"\d+(\.\d+)?", text):
-        seconds = float(text)
-    else:
-        raise typer.BadParameter(f"{text!r} is not a duration; write 500ms, 1s, 5m or 1m30s")
-    if not 0 < seconds < 1e9:
-        raise typer.BadParameter(f"{text!r} must be more than nothing and less than 30 years")
-    return seconds
 
 
 def _interval(text: str) -> float:

@@ -475,7 +475,13 @@ SAMPLES = Table(
             "owners, counters, closes, namespaces; all: every table of a namespace without "
             "sockets.",
         ),
-        ("source", "word", "keep", "How: diag (sock_diag) or proc (/proc); NULL if not at all."),
+        (
+            "source",
+            "word",
+            "keep",
+            "How: diag (sock_diag) or proc (/proc); log (what ss or netstat printed) or dump (what "
+            "ss -D wrote) if it was imported; NULL if not at all.",
+        ),
         ("boottime_us", "i64", "keep", "us", "CLOCK_BOOTTIME when the sample was begun."),
         ("t0", "time", "keep", "UTC", "When the step was begun."),
         ("t1", "time", "keep", "UTC", "When the step was done."),
