@@ -88,6 +88,9 @@ def _looks_like_text(word: str, query: str, at: int) -> bool:
 
 def _meant(word: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.6)
+    # beside one that is nearly the same, what merely resembles it is not meant
+    alike = [difflib.SequenceMatcher(None, word.lower(), name).ratio() for name in near]
+    near = [name for name, ratio in zip(near, alike, strict=True) if ratio >= alike[0] - 0.2]
     return f": did you mean {_listed(near, 'or')}?" if near else ""
 
 

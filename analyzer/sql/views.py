@@ -594,7 +594,7 @@ def _chosen(connection: DuckDBPyConnection, scope: Scope, condition: str, raw: s
             f"WHERE {_bounds(SOCKETS, scope)} AND {condition}"
         )
 
-    where = scope.where or "true"
+    where = "true" if scope.where is None else scope.where
     try:
         where.encode()
         duckdb.SQLExpression(where)  # refuses what is more than one expression

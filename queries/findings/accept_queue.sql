@@ -101,7 +101,7 @@ SELECT
     CASE
       WHEN n.fd_limit > 0
         THEN printf(' has no descriptor left (%,d of %,d), so that accept() fails: its accept queue on ', n.fd_limit, n.fd_limit)
-      WHEN n.stood_us > 0 THEN ' accepts nothing: its accept queue on '
+      WHEN n.stood_us > 0 THEN printf(' accepted nothing for %.0f s: its accept queue on ', CAST(n.stood_us / 1000000.0 AS DOUBLE))
       WHEN n.drops > 0 THEN ' lets its accept queue on '
       ELSE ' accepts too slowly: its accept queue on '
     END,
@@ -117,7 +117,9 @@ SELECT
       WHEN n.drops > 1 THEN printf(', %,d connection attempts dropped', n.drops)
     END,
     CASE WHEN n.wait_us > 0 THEN printf('; the first in it waited for %.0f s', CAST(n.wait_us / 1000000.0 AS DOUBLE)) END,
-    CASE WHEN n.stood_us > 0 THEN printf(', and none was accepted for %.0f s', CAST(n.stood_us / 1000000.0 AS DOUBLE)) END,
+    CASE
+      WHEN n.fd_limit > 0 AND n.stood_us > 0 THEN printf(', and none was accepted for %.0f s', CAST(n.stood_us / 1000000.0 AS DOUBLE))
+    END,
     CASE WHEN n.gave_up > 0 THEN printf('; %,d had given up in it', n.gave_up) END
   ) AS sentence,
   'listen_queues' AS report

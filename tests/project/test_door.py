@@ -73,7 +73,9 @@ def test_a_summary_shows_itself_and_is_a_sequence_of_findings(tmp_path: Path) ->
         assert f"{sample}" in repr(opened)
     assert len(found) == len(list(found)) > 0
     assert next(iter(found))["finding"] == "accept_queue"
-    assert repr(found).startswith("critical  checkout-api (pid 19) lets its accept queue")
+    assert repr(found).startswith(
+        "critical  checkout-api (pid 19) accepted nothing for 16 s: its accept queue"
+    )
     assert "→ listen_queues\n" in repr(found)
     assert found._repr_html_().startswith("<pre>critical  checkout-api")
     writer = Writer(tmp_path / "evil")

@@ -20,7 +20,9 @@ def make(target: Path, *, samples: int, killed: bool) -> Read:
     log = target.with_name(f"{target.name}.log")
     with (
         log.open("w") as said,
-        subprocess.Popen([sys.executable, "-c", _PROGRAM, str(target)], stdout=said) as recorder,
+        subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, str(target), "0"], stdout=said
+        ) as recorder,
     ):
         _wait_for_samples(recorder, log, samples)
         recorder.send_signal(signal.SIGKILL if killed else signal.SIGTERM)

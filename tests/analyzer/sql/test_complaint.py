@@ -16,7 +16,7 @@ from tests.analyzer.support.recordings import small
         ("SELECT * FROM sokets", "there is no table sokets: did you mean sockets?", "sokets"),
         ("SELECT * FROM connectoins", "did you mean connections?", "connectoins"),
         ("SELECT 1 FROM pg_tbles", "there is no table pg_tbles: there are sockets, ", "pg_tbles"),
-        ("SELECT stat FROM sockets", "no column stat: did you mean state, ", "stat"),
+        ("SELECT stat FROM sockets", "no column stat: did you mean state?", "stat"),
         ("SELECT s.stat FROM sockets s", "s has no column stat", "s.stat"),
         ("SELECT 1 FROM sockets WHERE state = ESTAB", "in single quotes: 'ESTAB'", "ESTAB"),
         ('SELECT 1 FROM sockets WHERE state = "ESTAB"', "in single quotes: 'ESTAB'", "ESTAB"),

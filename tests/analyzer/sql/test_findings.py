@@ -1359,7 +1359,7 @@ def test_of_several_listeners_of_a_port_the_one_is_told_that_accepts_nothing(
         for t in range(1, 9)
     ]
     (row,) = ask(play(tmp_path / "r", samples), "accept_queue")
-    assert row["sentence"].startswith("nginx (pid 3) accepts nothing")
+    assert row["sentence"].startswith("nginx (pid 3) accepted nothing for ")
 
 
 def test_clients_that_get_no_answer_are_told_as_that(tmp_path: Path) -> None:

@@ -94,7 +94,9 @@ def test_the_findings_of_five_hosts_are_those_of_each_alone(
     places = [SEVERITIES.index(row["severity"]) for row in rows]
     assert places == sorted(places)
     text = "\n".join(lines(found, "lake"))
-    assert "critical  db0: checkout-api (pid 19) lets its accept queue" in text
+    assert (
+        "critical  db0: checkout-api (pid 19) accepted nothing for 16 s: its accept queue" in text
+    )
 
 
 @pytest.mark.parametrize("name", [*TABLES, *(n for n, p in pieces().items() if p.layer == "views")])

@@ -335,7 +335,8 @@ def test_process_sockets_tells_the_kernels_own_sockets_apart(tmp_path: Path) -> 
 def test_process_sockets_does_not_count_what_was_before_the_scope(leak: Path) -> None:
     columns = ("comm", "first", "last", "growth", "limit_in_s")
     found = report(leak, "process_sockets", *columns, start="+2s", by="process")
-    assert found == [("leaky", 62, 82, 20, 1.0), ("nginx", 200, 200, 0, None)]
+    # the pace is judged by the later half of the time, in which there is one sample only
+    assert found == [("leaky", 62, 82, 20, None), ("nginx", 200, 200, 0, None)]
 
 
 def skmem(received: int = 0, unsent: int = 0, reserved: int = 0, **columns: Any) -> Row:

@@ -131,7 +131,9 @@ def test_the_healthy_beginning_of_a_sample_is_healthy(incident: str) -> None:
 
 
 def reasons(path: Path, **options: Any) -> dict[str, str]:
-    return {u.finding: u.why for u in summary(path, **options).unchecked}
+    """Return what could not be checked and why, but for want of time, which has its own tests."""
+    unchecked = summary(path, **options).unchecked
+    return {u.finding: u.why for u in unchecked if not u.why.startswith("it needs samples of ")}
 
 
 def test_a_whole_recording_lacks_nothing(tmp_path: Path) -> None:
@@ -167,6 +169,7 @@ def test_what_was_not_recorded_is_said(tmp_path: Path) -> None:
         "failed_attempts": "the kernel's counters were not recorded",
         "orphans": "the kernel's counters were not recorded",
         "port_exhaustion": "the kernel's settings were not recorded",
+        "resets": "the ends of connections were not recorded",
         "short_connections": "the ends of connections were not recorded",
         "syn_backlog": "the kernel's counters were not recorded",
         "tcp_memory": "the kernel's counters were not recorded",
@@ -185,10 +188,13 @@ def test_why_the_kernel_did_not_show_it_is_said(tmp_path: Path) -> None:
         step("closes", outcome="unavailable", detail="not permitted"),
     ]
     whole(tmp_path / "r", steps=steps)
+    closes = "the ends of connections were not recorded: unavailable, not permitted"
+    sockets = "unix sockets were not recorded: error, no reason given"
     assert reasons(tmp_path / "r") == {
-        "unix_backlog": "unix sockets were not recorded: error, no reason given",
-        "short_connections": "the ends of connections were not recorded: "
-        "unavailable, not permitted",
+        "resets": closes,
+        "short_connections": closes,
+        "unix_backlog": sockets,
+        "unix_unread": sockets,
     }
 
 
@@ -303,7 +309,7 @@ def test_a_parameter_is_named_with_its_finding(tmp_path: Path) -> None:
     for wrong, said in {
         "full_samples": "full_samples: give FINDING.NAME; the findings are accept_queue, ",
         "accept.full_samples": "give FINDING.NAME",
-        "accept_queue.samples": "accept_queue has no parameter 'samples': it has full_samples, ",
+        "accept_queue.samples": "accept_queue has no parameter 'samples': it has seconds, ",
     }.items():
         with pytest.raises(ParameterError, match=re.escape(said)):
             summary(path, parameters={wrong: 3})
@@ -370,7 +376,7 @@ def test_what_findings_share_is_computed_once(
     whole(tmp_path / "r")
     asked = shared_in(tmp_path / "r", monkeypatch)
     assert len(asked) == len(set(asked))
-    assert {"full_spells", "listeners", "port_use"} <= set(asked)
+    assert {"doors", "full_spells", "listeners"} <= set(asked)
     # Made of small tables, or used by one finding only.
     assert not {"sysctls", "tw_buckets", "losses"} & set(asked)
 

@@ -52,7 +52,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ours(sent: list[InetMessage], names: str) -> str:
     rows, _, _ = decode(datagrams(sent), InetDiag("tcp", (6, 18)))
     known = public_schema(SOCKETS)
-    table = pa.Table.from_pylist([{"netns": 1, **row} for row in rows], schema=known)
+    table = pa.Table.from_pylist([row | {"netns": 1} for row in rows], schema=known)
     options = Options(**dict.fromkeys(names.split(), True))
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     shown = fields(table, options, Names(options, {1: (low, high)}))
