@@ -628,7 +628,8 @@ def test_summary_tells_what_is_wrong_and_what_to_read_next() -> None:
     assert (done.exit_code, done.stderr) == (0, "")
     first, second, *_ = done.stdout.splitlines()
     assert first.startswith(
-        "critical  checkout-api (pid 19) accepted nothing for 16 s: its accept queue on 10.0.0.11:8081"
+        "critical  checkout-api (pid 19) accepted nothing for 16 s: "
+        "its accept queue on 10.0.0.11:8081"
     )
     assert second.endswith(
         f"→ sockrec report listen_queues {sample} --from +1s --where 'local_port = 8081'"
