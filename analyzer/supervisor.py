@@ -14,6 +14,8 @@ _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _MAX_SAID = 1 << 16
 _LOADER_GAVE_UP = 127
 """What the dynamic loader exits with, for want of memory for what belongs to a thread."""
+_NO_MEMORY = "std::bad_alloc"
+"""What C++ says as it gives up where nobody takes the error."""
 
 
 def supervise() -> None:
@@ -71,7 +73,7 @@ def _leave(status: int, said: int) -> NoReturn:
     text = os.pread(said, _MAX_SAID, 0).decode(errors="replace")
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
     what = f": {last[:300]}" if last else ""
-    if not number:
+    if not number or _NO_MEMORY in text:
         words = (
             "out of memory: the query needs more than --memory allows: narrow it by --from, --to "
             "or --where, or raise --memory"

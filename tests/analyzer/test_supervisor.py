@@ -54,10 +54,16 @@ def test_an_abort_of_a_library_is_one_line() -> None:
     assert ended("os.kill(os.getpid(), signal.SIGSEGV)")[0] == 1
 
 
-def test_a_loader_without_memory_is_one_line() -> None:
-    status, err = ended(
-        "os.write(2, b'cannot allocate memory for thread-local data'); os._exit(127)"
-    )
+@pytest.mark.parametrize(
+    "work",
+    [
+        "os.write(2, b'cannot allocate memory for thread-local data'); os._exit(127)",
+        r"os.write(2, b'terminate called\n  what():  std::bad_alloc\n'); os.abort()",
+    ],
+    ids=["loader", "C++"],
+)
+def test_a_library_that_gives_up_without_memory_is_one_line(work: str) -> None:
+    status, err = ended(work)
     assert status == 1
     assert err.startswith("sockrec: out of memory: the query needs more than --memory allows")
     assert err.count("\n") == 1
