@@ -257,8 +257,10 @@ class Ring:
         self._short_since = time.monotonic()
 
     def _is_past(self, limit: int) -> bool:
-        oldest = self._numbers[min(self._numbers)] if self._numbers else None
-        return oldest is not None and (oldest.last or 0) < limit
+        # One of which no time is known is as old as the next at least, and not older for certain.
+        known = (self._numbers[number].last for number in sorted(self._numbers))
+        last = next((time for time in known if time is not None), None)
+        return last is not None and last < limit
 
     def _drop_oldest(self, why: str) -> bool:
         """Drop the oldest number that is not written any more; tell whether there was one."""

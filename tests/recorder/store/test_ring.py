@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,19 @@ def test_what_is_older_than_is_kept_is_dropped_and_nothing_younger(tmp_path: Pat
         ring.keep_up()
         assert ring.dropped is not None
         assert (ring.dropped.through, ring.dropped.samples, ring.dropped.why) == (3, 6, "keep")
+
+
+def test_a_number_of_unknown_time_is_dropped_no_sooner_than_the_next(tmp_path: Path) -> None:
+    three_numbers(tmp_path)
+    now = [100.0]
+    with ring_of(tmp_path, Keep(seconds=10), now=lambda: now[0]) as ring:
+        for number, last in {1: None, 2: 90_000_000, 3: 95_000_000}.items():
+            ring._numbers[number] = replace(ring._numbers[number], last=last)
+        ring.keep_up()
+        assert set(ring._numbers) == {1, 2, 3}
+        now[0] += 1
+        ring.keep_up()
+        assert set(ring._numbers) == {3}
 
 
 def test_the_oldest_goes_as_long_as_too_little_is_free_and_both_ends_are_told(
