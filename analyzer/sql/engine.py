@@ -108,6 +108,9 @@ _READABLE = (
 
 _OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
 
+_VIEW_TREES: dict[str, str] = {}
+"""Of functions, parts and views, which are the same for every engine."""
+
 
 class Engine:
     """Runs queries over recordings; close it, or leave its ``with`` block, to remove its files.
@@ -130,7 +133,6 @@ class Engine:
         self._work: Work | None = None
         self._links: dict[Path, Path] = {}
         self._checker = Checker(threads)
-        self._view_trees: dict[str, str] = {}
         self.closed = False
         self._told = [0] * len(recordings)
         self.turn = (0, 1)
@@ -225,15 +227,15 @@ class Engine:
 
     def _view_tree(self, name: str) -> str:
         """Return a function, part or view as the tree that DuckDB makes of it."""
-        if name not in self._view_trees:
+        if name not in _VIEW_TREES:
             piece = pieces()[name]
             sql = piece.query.sql
             query = f"SELECT (\n{sql}\n)" if piece.layer == "functions" else sql
             trees: list[str] = []
             with closing(self._connection.cursor()) as cursor:
                 interruptible(cursor, lambda: trees.append(_parse(cursor, query)))
-            self._view_trees[name] = trees[0]
-        return self._view_trees[name]
+            _VIEW_TREES[name] = trees[0]
+        return _VIEW_TREES[name]
 
     @property
     def missing(self) -> tuple[Missing, ...]:

@@ -315,10 +315,9 @@ def lay_scope(
     again wherever it is named. Raises ScopeError.
     """
     pieces_of_run = _lay_functions(connection, scope, _used(names), given)
-    apart = {piece.query.name for piece in pieces_of_run} if inline else set()
     ctes = []
     for name, select in _relations(connection, scope, parameters, pieces_of_run, "raw", narrow):
-        if name in apart:
+        if inline:
             ctes.append(f"{name} AS NOT MATERIALIZED (\n{select}\n)")
         else:
             connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {select}")
