@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -25,6 +26,9 @@ _WAITING_BATCHES = 4
 _PATIENCE = 0.7
 """Seconds that a query is given to notice that it was interrupted; most need a hundredth."""
 
+_LOOK_S = 1.0
+"""So often is looked whether a thread that is waited for still lives."""
+
 _USED = re.compile(r"/([\d.]+ \w+) used", re.ASCII)
 
 # What Python, Arrow and DuckDB say when the process itself may have no more.
@@ -35,6 +39,8 @@ _NO_MEMORY = re.compile(
 
 # Of what follows no more is asked than of any other query: that it is one SELECT. With options, as
 # ANALYZE, it is none.
+
+_T = TypeVar("_T")
 
 STOPPED: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 """Those of queries that were told to stop."""
@@ -118,9 +124,8 @@ class Work:
                 self._results.get_nowait()
 
     def _next(self) -> pa.Schema | pa.RecordBatch | None:
-        patience = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         try:
-            result = self._results.get(timeout=patience)
+            result = _awaited(self._results, self._thread, self._deadline)
         except queue.Empty:
             raise QueryError(f"the query took longer than {self._timeout:g} s") from None
         if isinstance(result, BaseException):
@@ -146,8 +151,9 @@ class Work:
                     return
                 self._put(batch)
             self._put(None)
-        except BaseException as error:  # handed to the thread that waits
-            self._put(error)
+        except BaseException as error:  # handed to the thread that waits, which sees if it cannot
+            with suppress(MemoryError):
+                self._put(error)
 
     def _put(self, result: pa.Schema | pa.RecordBatch | BaseException | None) -> None:
         while not self._stopped.is_set():
@@ -172,13 +178,15 @@ def interruptible(
             enter()
             work()
             results.put(None)
-        except BaseException as error:  # handed to the thread that waits
-            results.put(error)
+        except BaseException as error:  # handed to the thread that waits, which sees if it cannot
+            with suppress(MemoryError):
+                results.put(error)
 
     thread = threading.Thread(target=run, name="sockrec-prepare", daemon=True)
     _start(thread)
+    deadline = None if timeout is None else time.monotonic() + timeout
     try:
-        error = results.get(timeout=timeout)
+        error = _awaited(results, thread, deadline)
     except BaseException as stopped:
         STOPPED.add(thread)
         _stop(connection, thread)
@@ -187,6 +195,23 @@ def interruptible(
         raise
     if error is not None:
         raise error
+
+
+def _awaited(results: queue.Queue[_T], thread: threading.Thread, deadline: float | None) -> _T:
+    """Return what a thread hands over next. Raises queue.Empty at the deadline.
+
+    Of one that ended without a word an error of memory: it had none left to say so.
+    """
+    while True:
+        lives = thread.is_alive()  # before the look: what it hands over last is there then
+        left = _LOOK_S if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            return results.get(timeout=min(_LOOK_S, left) if lives else 0)
+        except queue.Empty:
+            if not lives:
+                raise query_error(MemoryError()) from None
+            if deadline is not None and time.monotonic() >= deadline:
+                raise
 
 
 def _start(thread: threading.Thread) -> None:

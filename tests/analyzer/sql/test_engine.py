@@ -182,6 +182,19 @@ def test_temporary_files_have_a_limit(recording: Path, monkeypatch: pytest.Monke
         assert engine.table("SELECT count(*) AS n FROM sockets")["n"].to_pylist() == [16]
 
 
+@pytest.mark.parametrize("timeout", [None, 30.0])
+def test_a_query_that_cannot_even_tell_its_error_is_not_waited_for(
+    recording: Path, monkeypatch: pytest.MonkeyPatch, timeout: float | None
+) -> None:
+    def fail(self: object, item: object, *_: object, **__: object) -> None:
+        raise MemoryError
+
+    with analyzer.open(recording, timeout=timeout) as opened:
+        monkeypatch.setattr("queue.Queue.put", fail)
+        with pytest.raises(QueryError, match="out of memory"):
+            opened.engine.table("SELECT 1 AS one")
+
+
 def test_memory_has_a_limit(recording: Path) -> None:
     with (
         Engine(open_recording(recording), memory_limit="48MB", threads=1) as engine,
