@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from recorder.host import facts
+from recorder.host import clocks, facts
 from recorder.host.limits import Room, is_lack, lack
 from recorder.host.namespaces import Namespaces, raise_descriptor_limit
 from recorder.kernel.closes import Closes
@@ -42,6 +42,9 @@ CLOSES_SECONDS = 1.0
 
 LAST_SECONDS = 0.1
 """The end of a recording is a sample of its own if the one before is longer ago than this."""
+
+GAP_S = 10.0
+"""A gap that is told: at least so long, and three intervals, without a sample that was due."""
 
 LATE_SHARE = 0.1
 """A sample counts as late past this share of the interval."""
@@ -305,6 +308,7 @@ class Recording:
         self._seal_seconds, self._seal_bytes = writer.ring.bounds(options.seal_seconds, SEAL_BYTES)
         end = None if options.duration is None else start + options.duration
         number, ending, begun, left_out = 0, "", start, 0
+        looked = clocks.read()
         while not ending:
             due, skipped = schedule.next_due(time.monotonic())
             if end is not None and due > end:
@@ -317,6 +321,12 @@ class Recording:
             if ending in ("signal", "duration") and now - begun < LAST_SECONDS:
                 self._write_closes(number, sampler, writer)
                 return ending
+            before, looked = looked, clocks.read()
+            for what in clocks.befell(before, looked):
+                writer.say(what)
+            missed = late / 1e6 + skipped * options.interval
+            if missed >= max(GAP_S, 3 * options.interval):
+                writer.say(f"no sample was taken for {missed:,.1f} s: the recorder did not run")
             skipped, left_out = skipped + left_out, 0
             if not self._has_room(writer) and not ending:
                 left_out = skipped + 1

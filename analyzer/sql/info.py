@@ -19,6 +19,9 @@ from recorder.schema import TABLES
 LATE_SHARE = 0.1
 """A sample is late from this share of the interval on."""
 
+_TROUBLE_TOLD = 20
+"""The latest so many are told to a person."""
+
 _SAMPLES = """
 SELECT
   count(*) AS samples,
@@ -101,6 +104,7 @@ class Info:
       closes the total; step ``all`` is every table of some namespaces;
     * ``unknown_attributes``: by table and number, how often; ``missing_sysctls``: their names;
     * ``not_seen``: ``what`` and ``why``;
+    * ``trouble``, what befell the recorder, the latest 1,000: ``time`` and ``what``;
     * ``dropped``, what the recorder let go of to stay within its bounds, null if nothing:
       ``numbers`` of segments, ``samples``, ``socket_rows``, ``first``, ``last``, and ``why``, the
       bound;
@@ -124,6 +128,8 @@ class Info:
                     value = _joined(value)
                 case "dropped", dict():
                     value = _dropped_words(value)
+                case "trouble", list():
+                    value = value[-_TROUBLE_TOLD:]
                 case "incomplete", list():
                     value = [
                         item | {"of": self.facts["samples"]}
@@ -192,7 +198,8 @@ def describe(
             "incomplete": engine.table(_OUTCOMES, scope).to_pylist(),
             "unknown_attributes": _counts(said.get("unknown_attributes")),
             "missing_sysctls": _texts(said.get("missing_sysctls")),
-            "not_seen": _unseen(said.get("unseen")),
+            "not_seen": _told(said.get("unseen"), ("what", "why")),
+            "trouble": _told(said.get("trouble"), ("time", "what")),
             "dropped": dropped(recording.dropped),
             "missing": [lost(missing) for missing in engine.recordings[part].missing],
             "sandbox": engine.sandbox,
@@ -248,6 +255,8 @@ def _sentence(value: object) -> str:
     match value:
         case {"what": what, "why": why}:
             return f"{what}: {why}"
+        case {"time": at, "what": what}:
+            return f"{at}: {what}"
         case {"step": step, "outcome": outcome, "samples": samples, "of": all_, "detail": detail}:
             what = "whole namespaces" if step == "all" else step
             share = f"{samples:,} of {all_:,} samples"
@@ -386,10 +395,9 @@ def _reading(value: object) -> list[dict[str, object]]:
     ]
 
 
-def _unseen(value: object) -> list[dict[str, str]]:
+def _told(value: object, names: Sequence[str]) -> list[dict[str, str]]:
+    """Return the objects of a list with these of their facts, as texts."""
     items: Sequence[object] = value if isinstance(value, list) else []
     return [
-        {"what": str(item.get("what")), "why": str(item.get("why"))}
-        for item in items
-        if isinstance(item, dict)
+        {name: str(item.get(name)) for name in names} for item in items if isinstance(item, dict)
     ]

@@ -43,6 +43,7 @@ class Writer:
         self._sync = sync
         self._tell = tell
         self._told = 0  # of the sealer's events
+        self._said = False
         self._directory = Directory.make(path)
         self._listing = -1
         self._ring: Ring | None = None
@@ -51,7 +52,7 @@ class Writer:
             self.manifest = Manifest(self._directory, facts)
             self.manifest.save()
             self._ring = Ring(
-                self._directory, self._listing, keep, settle=self._settle, tell=self._say
+                self._directory, self._listing, keep, settle=self._settle, tell=self.say
             )
             self._sealer = Sealer(self._directory, self._listing)
         except BaseException:
@@ -112,10 +113,17 @@ class Writer:
         self._open.commit(sample)
 
     def tell(self, *, news: bool) -> None:
-        """Write recording.json if there is news, or if something befell the sealing child."""
+        """Write recording.json if there is news, or if something befell the recording."""
         self._poll()
-        if self._note_events() or news:
+        if self._note_events() or news or self._said:
+            self._said = False
             self._save()
+
+    def say(self, text: str) -> None:
+        """Tell what befell the recording, and note it in recording.json when that is saved."""
+        self.manifest.add_trouble(text)
+        self._said = True
+        self._tell(text)
 
     def keep_up(self) -> bool:
         """Drop what is past the bounds; tell whether there is room for a sample."""
@@ -155,6 +163,7 @@ class Writer:
             samples=journals.samples,
             socket_rows=journals.socket_rows,
             span=journals.span,
+            boottime=journals.boottime,
         )
         self._sealer.seal(journals.number)
 
@@ -199,10 +208,6 @@ class Writer:
     def _save(self) -> None:
         self.ring.retry(self.manifest.save)
         self.ring.count_rest()
-
-    def _say(self, text: str) -> None:
-        self.manifest.add_trouble(text)
-        self._tell(text)
 
     def _note_events(self) -> bool:
         new = self.trouble[self._told :]

@@ -238,12 +238,12 @@ def test_a_kill_at_any_moment_of_a_drop_loses_no_other_row_and_is_no_damage(
 def test_what_is_older_than_is_kept_is_dropped_and_nothing_younger(tmp_path: Path) -> None:
     three_numbers(tmp_path)
     (*_, last) = read_list(tmp_path / "segments.jsonl").sealed
-    assert last.last is not None
-    now = last.last / 1e6
-    with ring_of(tmp_path, Keep(seconds=10), now=lambda: now + 9.9) as ring:
+    now = last.boottime
+    assert now is not None
+    with ring_of(tmp_path, Keep(seconds=10), boottime_us=lambda: now + 9_900_000) as ring:
         assert ring.keep_up()
         assert ring.dropped is None
-    with ring_of(tmp_path, Keep(seconds=10), now=lambda: now + 10.1) as ring:
+    with ring_of(tmp_path, Keep(seconds=10), boottime_us=lambda: now + 10_100_000) as ring:
         ring.keep_up()
         assert ring.dropped is not None
         assert (ring.dropped.through, ring.dropped.samples, ring.dropped.why) == (3, 6, "keep")
@@ -251,15 +251,44 @@ def test_what_is_older_than_is_kept_is_dropped_and_nothing_younger(tmp_path: Pat
 
 def test_a_number_of_unknown_time_is_dropped_no_sooner_than_the_next(tmp_path: Path) -> None:
     three_numbers(tmp_path)
-    now = [100.0]
-    with ring_of(tmp_path, Keep(seconds=10), now=lambda: now[0]) as ring:
+    now = [100_000_000]
+    with ring_of(tmp_path, Keep(seconds=10), boottime_us=lambda: now[0]) as ring:
         for number, last in {1: None, 2: 90_000_000, 3: 95_000_000}.items():
-            ring._numbers[number] = replace(ring._numbers[number], last=last)
+            ring._numbers[number] = replace(ring._numbers[number], boottime=last)
         ring.keep_up()
         assert set(ring._numbers) == {1, 2, 3}
-        now[0] += 1
+        now[0] += 1_000_000
         ring.keep_up()
         assert set(ring._numbers) == {3}
+
+
+def test_the_wall_clock_may_be_set_and_nothing_is_dropped_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_numbers(tmp_path)
+    (*_, last) = read_list(tmp_path / "segments.jsonl").sealed
+    assert last.boottime is not None
+    now = last.boottime + 1_000_000
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    monkeypatch.setattr(time, "time_ns", lambda: 4 * 10**18)
+    with ring_of(tmp_path, Keep(seconds=10), boottime_us=lambda: now) as ring:
+        assert ring.keep_up()
+        assert ring.dropped is None
+
+
+def test_after_a_reboot_what_is_kept_is_as_old_as_the_boots_have_run_for_certain(
+    tmp_path: Path,
+) -> None:
+    """Number 1 was over 4 s before the end of its boot; 2 and 3 were over in the next."""
+    three_numbers(tmp_path)
+    now = [1_000_000]
+    with ring_of(tmp_path, Keep(seconds=10), boots=(3,), boottime_us=lambda: now[0]) as ring:
+        for number, last in {1: 500_000_000, 2: 504_000_000, 3: 900_000}.items():
+            ring._numbers[number] = replace(ring._numbers[number], boottime=last)
+        for seconds, kept in ((6.0, {1, 2, 3}), (6.1, {2, 3}), (10.1, {3}), (11, set())):
+            now[0] = round(seconds * 1e6)
+            ring.keep_up()
+            assert set(ring._numbers) == kept
 
 
 def test_the_oldest_goes_as_long_as_too_little_is_free_and_both_ends_are_told(
