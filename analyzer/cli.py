@@ -120,7 +120,8 @@ From = Annotated[
         "--from",
         metavar="TIME",
         help="Only what was sampled from then on: 2026-11-22T15:04:05, or 15:04 on a day of the "
-        "recording (in the zone of --tz), +30s after the first sample, or -5m before the last.",
+        "recording (in the zone of --tz), +30s after the first sample, -5m before the last, or "
+        "mark:NAME.",
     ),
 ]
 To = Annotated[

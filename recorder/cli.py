@@ -79,6 +79,16 @@ def _bytes(least: int) -> Callable[[str], int]:
     return read
 
 
+def _labels(given: list[str]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not re.fullmatch(r"[\w.-]{1,100}", key) or not equals or len(value) > 1000:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--label")
+        found[key] = value
+    return found
+
+
 def _default_directory() -> Path:
     import platform
     import time
@@ -209,12 +219,20 @@ def record(
             "or each sample too.",
         ),
     ] = Sync.segment,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="KEY=VALUE",
+            help="Note this with the recording, for who reads it. May be given several times.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Sample the kernel's sockets into a recording until -d, -n, Ctrl-C or the end of COMMAND.
 
     Times are written 500ms, 1s, 5m. SIGINT, SIGTERM and SIGHUP end the recording cleanly; with a
-    COMMAND they are passed on to it.
+    COMMAND they are passed on to it. SIGUSR1 makes a mark, as 'sockrec mark' does.
 
     The exit status is 0, that of COMMAND, 127 if there is no such command or 126 if it cannot be
     run; 1 if the recording failed, 2 for a wrong use.
@@ -265,6 +283,7 @@ def record(
             environment=environment,
             sync=sync is Sync.sample,
             keep=Keep(keep, keep_size, min_free),
+            labels=_labels(labels or []),
         )
         line = StatusLine()
         status = _Status(line)
@@ -350,6 +369,30 @@ def _summary(result: Result, directory: Path) -> str:
         f"{_counted(progress.rows, 'socket row')}, {_counted(progress.closes, 'close')}, "
         f"{size / 1e6:,.2f} MB in {directory}"
     )
+
+
+@app.command(
+    short_help="Mark a moment of a recording that is being made.",
+    epilog="""\b
+Examples:
+  sockrec mark incident "deployed v2"
+      afterwards: sockrec summary incident --from 'mark:deployed v2'
+""",
+)
+def mark(
+    recording: Annotated[
+        Path, typer.Argument(metavar="RECORDING", help="The directory that is being recorded to.")
+    ],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to call the moment.")],
+) -> None:
+    """Mark this moment of a recording that is being made; returns when the mark is written.
+
+    Marks are in the table marks, and mark:TEXT is a time for --from, --to and --at.
+    """
+    hold_standard_descriptors()
+    from recorder.control import mark as make_mark
+
+    make_mark(recording, text)
 
 
 @app.command(

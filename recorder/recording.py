@@ -7,8 +7,8 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from resource import RLIMIT_DATA, RLIMIT_NOFILE
@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from recorder.control import Asked, Control
 from recorder.host import clocks, facts
 from recorder.host.limits import Room, is_lack, lack
 from recorder.host.namespaces import Namespaces, raise_descriptor_limit
@@ -24,8 +25,10 @@ from recorder.kernel.places import Places
 from recorder.kernel.tables import EVERYTHING, Choice, describe
 from recorder.kernel.transport import EVENTS_BUFFER
 from recorder.owners.owners import Owners
+from recorder.sampling import marks
+from recorder.sampling.marks import Mark
 from recorder.sampling.sampler import Sample, Sampler
-from recorder.schema import SockrecError
+from recorder.schema import MARKS, SockrecError
 from recorder.signals import Signals
 from recorder.store.manifest import Manifest, iso_time
 from recorder.store.ring import Keep
@@ -93,6 +96,8 @@ class Options:
     sync: bool = False
     keep: Keep = EVERYTHING_KEPT
     """Bounds within which the oldest is dropped."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What recording.json says of the recording in its owner's words."""
 
 
 @dataclass
@@ -171,6 +176,10 @@ class Recording:
         self._child: int | None = None
         self._status = 0
         self._waits_for_room = False
+        self._control: Control | None = None
+        self._marks: list[Mark] = []
+        self._asked: list[Asked] = []
+        self._mark_maker = marks.maker()
 
     def run(self) -> Result:
         """Record until the end asked for, a signal, or the end of the command.
@@ -222,9 +231,11 @@ class Recording:
                 unix_names=options.unix_names,
             )
             try:
+                self._listen(writer.manifest)
                 reason = self._loop(sampler, writer)
             finally:
                 sampler.close()
+                self._hear_no_more()
         except _FAILURES as error:
             reason = f"error: {_why(error)}"
             raise
@@ -242,6 +253,19 @@ class Recording:
                 raise
             self._add_unseen(manifest, "closes", why)
             return None
+
+    def _listen(self, manifest: Manifest) -> None:
+        try:
+            self._control = Control(self._options.directory)
+        except OSError as error:
+            self._add_unseen(manifest, "marks by sockrec mark", lack(error) or str(error))
+
+    def _hear_no_more(self) -> None:
+        for asked in self._asked:
+            asked.answer("the recording ended")
+        if self._control is not None:
+            self._control.close()
+            self._control = None
 
     def _add_unseen(self, manifest: Manifest, what: str, why: str) -> bool:
         """Note once what is not seen, and tell it at once if that is for want of something."""
@@ -288,6 +312,7 @@ class Recording:
             "netns_selected": list(options.netns),
             "owners": options.owners,
             **({"keep": options.keep.facts()} if options.keep else {}),
+            **({"labels": dict(options.labels)} if options.labels else {}),
             "command": (list(options.command) or None) if options.command_lines else None,
             "skipped": 0,
             "samples": 0,
@@ -347,12 +372,14 @@ class Recording:
         return ending
 
     def _wait_for_sample(self, due: float, number: int, sampler: Sampler, writer: Writer) -> str:
-        """Wait as ``_wait`` does, and write close events meanwhile."""
+        """Wait as ``_wait`` does, and write close events and marks meanwhile."""
         ending = ""
         while not ending and due - time.monotonic() > 1.5 * CLOSES_SECONDS:
-            ending = self._wait(time.monotonic() + CLOSES_SECONDS)
+            ending = self._wait(time.monotonic() + CLOSES_SECONDS, writer, number)
             self._write_closes(number, sampler, writer)
-        return ending or self._wait(due)
+        ending = ending or self._wait(due, writer, number)
+        self._write_marks(number, writer)
+        return ending
 
     def _write_closes(self, number: int, sampler: Sampler, writer: Writer) -> None:
         """Write the close events so far, as those of the sample to come."""
@@ -363,6 +390,29 @@ class Recording:
             writer.append(table, batch)
         if batches:
             writer.commit(number)
+
+    def _mark(self, kind: str, name: str, time_us: int | None = None) -> None:
+        """Have a mark written, of this moment unless another is given."""
+        self._marks.append(Mark(time_us or time.time_ns() // 1000, kind, name))
+
+    def _take_marks(self) -> None:
+        """Take what others ask for."""
+        if self._control is None:
+            return
+        for asked in self._control.take():
+            self._mark("mark", asked.name, asked.time_us)
+            self._asked.append(asked)
+
+    def _write_marks(self, number: int, writer: Writer) -> None:
+        """Write the marks so far, as those of the sample to come, and answer who made them."""
+        self._take_marks()
+        if not number or not self._marks:
+            return  # before the first sample nothing is recorded
+        writer.append(MARKS.name, marks.batch_of(self._marks, number, self._mark_maker))
+        writer.commit(number)
+        for asked in self._asked:
+            asked.answer()
+        self._marks, self._asked = [], []
 
     def _write(self, sample: Sample, writer: Writer) -> None:
         before = writer.size
@@ -422,13 +472,24 @@ class Recording:
         manifest.facts["socket_rows"] = self._progress.rows
         return news
 
-    def _wait(self, until: float) -> str:
-        """Wait for a time; return early with why the recording is to end, or "" at that time."""
+    def _wait(self, until: float, writer: Writer | None = None, number: int = 0) -> str:
+        """Wait for a time; return early with why the recording is to end, or "" at that time.
+
+        Meanwhile marks are written where there is something to write them with.
+        """
+        listens: Sequence[int] = self._control.descriptors if self._control and writer else ()
         while True:
-            info = self._signals.wait(until - time.monotonic())
+            info = self._signals.wait(until - time.monotonic(), listens)
             if info is None:
-                return ""
-            if info.si_signo == signal.SIGCHLD:
+                if writer is not None:
+                    self._write_marks(number, writer)
+                    listens = self._control.descriptors if self._control else ()
+                if time.monotonic() >= until:
+                    return ""
+                continue
+            if info.si_signo == signal.SIGUSR1:
+                self._mark("signal", "SIGUSR1")
+            elif info.si_signo == signal.SIGCHLD:
                 if self._child is not None and self._reap(self._child):
                     return "command"
             elif self._child is None:

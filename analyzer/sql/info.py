@@ -12,6 +12,7 @@ from analyzer.reading.segment import Missing
 from analyzer.screen.render import printable
 from analyzer.sql.catalog import find_report
 from analyzer.sql.engine import Engine
+from analyzer.sql.marks import marks
 from analyzer.sql.views import Scope
 from recorder.format.segments import Dropped
 from recorder.schema import TABLES
@@ -19,8 +20,8 @@ from recorder.schema import TABLES
 LATE_SHARE = 0.1
 """A sample is late from this share of the interval on."""
 
-_TROUBLE_TOLD = 20
-"""The latest so many are told to a person."""
+_MOST_TOLD = 20
+"""Of what befell the recorder, and of marks, the latest so many are told to a person."""
 
 _SAMPLES = """
 SELECT
@@ -105,6 +106,8 @@ class Info:
     * ``unknown_attributes``: by table and number, how often; ``missing_sysctls``: their names;
     * ``not_seen``: ``what`` and ``why``;
     * ``trouble``, what befell the recorder, the latest 1,000: ``time`` and ``what``;
+    * ``labels``, what its owner noted with it, by key;
+    * ``marks``: ``time``, ``kind``, ``name`` and ``detail``;
     * ``dropped``, what the recorder let go of to stay within its bounds, null if nothing:
       ``numbers`` of segments, ``samples``, ``socket_rows``, ``first``, ``last``, and ``why``, the
       bound;
@@ -128,8 +131,8 @@ class Info:
                     value = _joined(value)
                 case "dropped", dict():
                     value = _dropped_words(value)
-                case "trouble", list():
-                    value = value[-_TROUBLE_TOLD:]
+                case "trouble" | "marks", list():
+                    value = value[-_MOST_TOLD:]
                 case "incomplete", list():
                     value = [
                         item | {"of": self.facts["samples"]}
@@ -200,6 +203,11 @@ def describe(
             "missing_sysctls": _texts(said.get("missing_sysctls")),
             "not_seen": _told(said.get("unseen"), ("what", "why")),
             "trouble": _told(said.get("trouble"), ("time", "what")),
+            "labels": _labels(said.get("labels")),
+            "marks": [
+                {"time": iso(mark.us)} | {name: getattr(mark, name) for name in mark._fields[1:]}
+                for mark in marks(engine, scope)
+            ],
             "dropped": dropped(recording.dropped),
             "missing": [lost(missing) for missing in engine.recordings[part].missing],
             "sandbox": engine.sandbox,
@@ -257,6 +265,8 @@ def _sentence(value: object) -> str:
             return f"{what}: {why}"
         case {"time": at, "what": what}:
             return f"{at}: {what}"
+        case {"time": at, "name": name, "detail": detail}:
+            return f"{at} {name}" + (f" ({detail})" if detail else "")
         case {"step": step, "outcome": outcome, "samples": samples, "of": all_, "detail": detail}:
             what = "whole namespaces" if step == "all" else step
             share = f"{samples:,} of {all_:,} samples"
@@ -393,6 +403,11 @@ def _reading(value: object) -> list[dict[str, object]]:
         for item in items
         if isinstance(item, dict)
     ]
+
+
+def _labels(value: object) -> dict[str, str]:
+    found = value.items() if isinstance(value, dict) else ()
+    return {str(key): text for key, text in found if isinstance(text, str)}
 
 
 def _told(value: object, names: Sequence[str]) -> list[dict[str, str]]:
