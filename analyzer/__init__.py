@@ -159,8 +159,8 @@ class Analysis:
         ``+30s`` and ``-5m`` count from each recording's own samples.
         """
         from analyzer.sql.marks import named
-        from analyzer.sql.times import Times
         from analyzer.sql.views import Scope, together
+        from recorder.format.times import Times
 
         filtered = None
         if filter is not None:

@@ -305,8 +305,8 @@ def _named(recordings: Sequence[Path] | None) -> Sequence[Path]:
 def wrong_options() -> Iterator[None]:
     """Let what is wrong about an option end as a wrong use, and name it."""
     from analyzer.sql.catalog import ParameterError
-    from analyzer.sql.times import TimeError
     from analyzer.sql.views import ScopeError
+    from recorder.format.times import TimeError
 
     try:
         yield

@@ -396,6 +396,72 @@ def mark(
 
 
 @app.command(
+    short_help="Save a recording, or its last part, while it goes on.",
+    epilog="""\b
+Examples:
+  sockrec save /var/lib/sockrec/recording --last 10m -o incident
+  sockrec save incident --from 'mark:deployed v2' --to 'mark:rolled back'
+""",
+)
+def save(
+    recording: Annotated[
+        Path, typer.Argument(metavar="RECORDING", help="The directory of a recording.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Directory to make; the default is RECORDING-UTCSTAMP.",
+        ),
+    ] = None,
+    last: Annotated[
+        float | None,
+        typer.Option("--last", metavar="TIME", parser=duration, help="Only so much of its end."),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="Begin there; times as 'report' takes them."),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="End before this time.")
+    ] = None,
+) -> None:
+    """Save a recording, or a part of it, as one of its own, while the recorder may go on.
+
+    Segments are linked, not copied, so that it takes no time and, as long as both are there, no
+    room; on another file system they are copied. The recording goes on meanwhile, and may drop
+    what was saved.
+    """
+    hold_standard_descriptors()
+    from recorder.store.imports import leave_out_pandas
+
+    leave_out_pandas()
+    import time
+
+    from recorder.format.times import TimeError, Times
+    from recorder.store.save import save as save_part
+
+    if last is not None and (start or end):
+        raise typer.BadParameter("is not for --from or --to", param_hint="--last")
+
+    def bounds(times: Times) -> tuple[int | None, int | None]:
+        return times.last(last) if last is not None else times.bounds(start, end)
+
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    place = recording.absolute()
+    target = output or place.with_name(f"{place.name}-{stamp}")
+    try:
+        saved = save_part(recording, target, bounds)
+    except TimeError as error:
+        raise typer.BadParameter(str(error), param_hint=error.option) from error
+    samples = "" if saved.samples is None else f"{_counted(saved.samples, 'sample')}, "
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    typer.echo(f"{samples}{size / 1e6:,.2f} MB saved in {target}")
+
+
+@app.command(
     short_help="Seal what a killed recorder left in journals.",
     epilog="""\b
 Examples:

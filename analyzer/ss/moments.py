@@ -11,7 +11,7 @@ from functools import partial
 
 from analyzer.sql.engine import Engine
 from analyzer.sql.marks import named
-from analyzer.sql.times import TimeError, Times
+from recorder.format.times import TimeError, Times
 
 _SAMPLE = re.compile(r"sample:(\d{1,18})", re.ASCII)
 MOST = 100_000

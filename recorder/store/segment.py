@@ -82,7 +82,7 @@ def seal(
         with open_journals(directory, number) as journals:
             committed = read_commits(journals)
             _check_complete(directory, number, journals, committed)
-            first, last, boottime = _span(committed, journals.get(SAMPLES.name))
+            first, last, boottime = span_of(committed, journals.get(SAMPLES.name))
             sealed = Sealed(
                 number,
                 len(committed.commits),
@@ -182,7 +182,7 @@ def _read_back(folder: Directory, name: str) -> SealedFile:
         os.close(file)
 
 
-def _span(
+def span_of(
     committed: Committed, samples: JournalFile | None
 ) -> tuple[int | None, int | None, int | None]:
     """Return the times of the first and the last sample, and the latest CLOCK_BOOTTIME."""

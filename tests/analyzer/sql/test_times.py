@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from analyzer.sql.times import TimeError, Times
+from recorder.format.times import TimeError, Times
 from tests.analyzer.support.recordings import micros, time_of
 
 FIRST, LAST = micros(time_of(0)), micros(time_of(3))

@@ -70,6 +70,13 @@ class Times:
                 raise TimeError(f"{end} is not after the first sample{self._told()}", "--to")
         return first, last
 
+    def last(self, seconds: float) -> tuple[int | None, int | None]:
+        """Return the bounds of so much of the end, all of it if it is no longer."""
+        if self._span is None:
+            return None, None
+        start = self._span[1] - round(seconds * 1e6)
+        return (start if start > self._span[0] else None), None
+
     def at(self, given: Time) -> int:
         """Return a moment in microseconds UTC, of the recording or not. Raises TimeError."""
         return self._moment(given, "--at")
