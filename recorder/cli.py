@@ -119,6 +119,15 @@ def record(
             help="Directory to make the recording in; the default is sockrec-HOST-UTCSTAMP.",
         ),
     ] = None,
+    append: Annotated[
+        Path | None,
+        typer.Option(
+            "--append",
+            metavar="DIR",
+            help="Go on in the recording in DIR, after a restart or reboot; make it if there is "
+            "none.",
+        ),
+    ] = None,
     interval: Annotated[
         float,
         typer.Option(
@@ -238,6 +247,8 @@ def record(
     run; 1 if the recording failed, 2 for a wrong use.
     """
     hold_standard_descriptors()
+    if append and output:
+        raise typer.BadParameter("names the directory, and so does -o", param_hint="--append")
     argv = tuple(command or ())
     if argv:
         import shutil
@@ -268,7 +279,8 @@ def record(
         except QueryError as error:
             raise typer.BadParameter(str(error), param_hint="-A") from error
         options = Options(
-            directory=output or _default_directory(),
+            directory=append or output or _default_directory(),
+            append=append is not None,
             interval=interval,
             duration=length,
             samples=samples,

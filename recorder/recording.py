@@ -96,6 +96,8 @@ class Options:
     sync: bool = False
     keep: Keep = EVERYTHING_KEPT
     """Bounds within which the oldest is dropped."""
+    append: bool = False
+    """Go on in the directory if there is a recording."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What recording.json says of the recording in its owner's words."""
 
@@ -176,6 +178,7 @@ class Recording:
         self._child: int | None = None
         self._status = 0
         self._waits_for_room = False
+        self._first = 0
         self._control: Control | None = None
         self._marks: list[Mark] = []
         self._asked: list[Asked] = []
@@ -197,6 +200,7 @@ class Recording:
                     sync=self._options.sync,
                     keep=self._options.keep,
                     tell=self._on_news,
+                    append=self._options.append,
                 )
                 try:
                     reason = self._record(namespaces, writer)
@@ -332,7 +336,8 @@ class Recording:
         self._sealed_at = start
         self._seal_seconds, self._seal_bytes = writer.ring.bounds(options.seal_seconds, SEAL_BYTES)
         end = None if options.duration is None else start + options.duration
-        number, ending, begun, left_out = 0, "", start, 0
+        number, ending, begun, left_out = writer.sample, "", start, 0
+        self._first = number
         looked = clocks.read()
         while not ending:
             due, skipped = schedule.next_due(time.monotonic())
@@ -364,10 +369,10 @@ class Recording:
             if not ending:
                 self._rotate(sampler, writer)
             number += 1
-            if number == 1 and options.command:
+            if number == self._first + 1 and options.command:
                 self._child = self._start(options.command)
             self._report(start, writer)
-            if options.samples is not None and number >= options.samples:
+            if options.samples is not None and number - self._first >= options.samples:
                 return "samples"
         return ending
 
@@ -383,7 +388,7 @@ class Recording:
 
     def _write_closes(self, number: int, sampler: Sampler, writer: Writer) -> None:
         """Write the close events so far, as those of the sample to come."""
-        if not number:
+        if number == self._first:
             return  # before the first sample nothing is recorded
         batches = sampler.take_closes(number)
         for table, batch in batches:
@@ -406,7 +411,7 @@ class Recording:
     def _write_marks(self, number: int, writer: Writer) -> None:
         """Write the marks so far, as those of the sample to come, and answer who made them."""
         self._take_marks()
-        if not number or not self._marks:
+        if number == self._first or not self._marks:
             return  # before the first sample nothing is recorded
         writer.append(MARKS.name, marks.batch_of(self._marks, number, self._mark_maker))
         writer.commit(number)
@@ -427,7 +432,7 @@ class Recording:
         progress.lost += sample.lost
         progress.rows += sample.sockets
         progress.bytes += writer.size - before
-        writer.tell(news=self._note(sample, writer.manifest))
+        writer.tell(news=self._note(sample, writer))
 
     def _rotate(self, sampler: Sampler, writer: Writer) -> None:
         """Have the journals sealed and begin new ones once it is time."""
@@ -453,8 +458,9 @@ class Recording:
             )
         return enough
 
-    def _note(self, sample: Sample, manifest: Manifest) -> bool:
+    def _note(self, sample: Sample, writer: Writer) -> bool:
         """Bring the facts up to date; tell whether there is more news than higher counts."""
+        manifest = writer.manifest
         news = False
         for step, unknown in sample.unknown.items():
             counts = manifest.facts["unknown_attributes"].setdefault(step, {})
@@ -468,8 +474,10 @@ class Recording:
         manifest.facts["reading"] = sample.reading
         manifest.facts["missing_sysctls"] = sample.missing_sysctls
         manifest.facts["skipped"] = self._progress.skipped
-        manifest.facts["samples"] = self._progress.samples
-        manifest.facts["socket_rows"] = self._progress.rows
+        counts = {"samples": self._progress.samples, "socket_rows": self._progress.rows}
+        for name, count in counts.items():
+            before = writer.counted[name]
+            manifest.facts[name] = None if before is None else before + count
         return news
 
     def _wait(self, until: float, writer: Writer | None = None, number: int = 0) -> str:

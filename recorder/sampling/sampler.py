@@ -461,7 +461,7 @@ class Sampler:
             if number - self._checked.get(place.inode, -SETTINGS_EVERY) >= SETTINGS_EVERY
         ]
         changed = []
-        if any(place.namespace.home for place in due) or not number:
+        if any(place.namespace.home for place in due) or len(self._checked) == 0:
             changed.append((HOST, self._settings.changed(HOST, settings.read_host())))
         every = self.places.each(due, lambda _: settings.read_namespace())
         for place, values in zip(due, every, strict=True):

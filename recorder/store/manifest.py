@@ -36,6 +36,13 @@ class Manifest:
         if len(self.facts["trouble"]) > MOST_TROUBLE:
             del self.facts["trouble"][0]
 
+    def end(self, reason: str) -> None:
+        """Note how and when the recording ended; ``save`` must follow."""
+        told = {"exit": reason, "ended": iso_time(time.time_ns() // 1000)}
+        self.facts |= told
+        if self.facts.get("runs"):
+            self.facts["runs"][-1] |= told
+
     def add_unseen(self, what: str, why: str) -> bool:
         """Note once that something could not be seen; tell whether that is new."""
         item = {"what": what, "why": why}

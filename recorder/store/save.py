@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import shutil
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from recorder.format.files import (
     segment_name,
 )
 from recorder.format.journal import JournalFile, read_commits
+from recorder.format.runs import COUNTS, part_numbers, parts_of
 from recorder.format.segments import Listed, Sealed, parse_list, read_list
 from recorder.format.times import Mark, Times
 from recorder.schema import MARKS, RECORDING_FILE, SAMPLES, SOCKETS, TABLES, SockrecError
@@ -109,6 +111,8 @@ def save(path: Path, target: Path, bounds: Bounds = lambda times: (None, None)) 
 def _fill(
     source: Directory, made: Directory, bounds: Bounds
 ) -> tuple[int | None, int | None, int | None]:
+    place = recording_file(source.path)
+    facts = parse_facts(place, read_facts(place, directory=source.descriptor))
     known: dict[int, _Part] = {}
     linked: dict[int, _Part] = {}  # what the ring may drop by now
     for _ in range(_ATTEMPTS):
@@ -117,7 +121,7 @@ def _fill(
             if min(there, default=0) > max(linked, default=0) + 1:
                 linked.clear()  # what followed them is gone
             known = dict(sorted((there | linked).items()))
-            chosen, start, end = _choose(known, bounds)
+            chosen, start, end = _choose(known, bounds, part_numbers(parts_of(facts)))
             for part in reversed(chosen):  # the oldest are dropped first
                 if part.sealed is not None and part.number not in linked:
                     _link(source, made, part.sealed)
@@ -205,9 +209,12 @@ def _marks(batches: Iterable[pa.RecordBatch]) -> list[Mark]:
 
 
 def _choose(
-    known: Mapping[int, _Part], bounds: Bounds
+    known: Mapping[int, _Part], bounds: Bounds, begins: Sequence[int]
 ) -> tuple[list[_Part], int | None, int | None]:
-    """Return the numbers to be saved, and of which time they are asked for."""
+    """Return the numbers to be saved, and of which time they are asked for.
+
+    Those of another boot, each of which ``begins`` with a number, are nothing to compare with.
+    """
     firsts = [part.first for part in known.values() if part.first is not None]
     lasts = [part.last for part in known.values() if part.last is not None]
     marks = sorted((mark for part in known.values() for mark in part.marks), key=lambda m: m[1])
@@ -217,7 +224,10 @@ def _choose(
     if start is not None:
         over = [p.last is not None and p.last < start for p in parts]
         begin = next((place for place, past in enumerate(over) if not past), len(parts))
-        parts = parts[max(0, begin - 1) :]
+        before = parts[max(0, begin - 1) : begin]
+        parts = parts[begin:]
+        boots = {bisect_right(begins, part.number) for part in (*before, *parts[:1])}
+        parts = before * (len(boots) == 1) + parts
     if end is not None:
         parts = [part for part in parts if part.first is None or part.first < end]
     return parts, start, end
@@ -295,24 +305,35 @@ def _finish(
     facts = dict(parse_facts(place, read_facts(place, directory=source.descriptor)))
     last = max((part.last for part in chosen if part.last is not None), default=None)
     first = min((part.first for part in chosen if part.first is not None), default=None)
-    samples = _sum(part.samples for part in chosen)
-    rows = _sum(None if part.rows is None else part.rows.get(SOCKETS.name, 0) for part in chosen)
+    counts = _counts(chosen)
     cut = _cut(known, span)
     facts.pop("keep", None)
     facts |= {
         "ended": facts.get("ended") or (iso_time(last) if last is not None else None),
         "exit": "save",
         # of a cut it is not known how many of what is there are in it
-        "samples": None if cut else samples,
-        "socket_rows": None if cut else rows,
+        **(dict.fromkeys(COUNTS) if cut else counts),
         **cut,
     }
+    runs = facts.get("runs")
+    if isinstance(runs, list):
+        facts["runs"] = [
+            run | {"before": _counts([part for part in chosen if part.number < run["number"]])}
+            for run in runs
+            if isinstance(run, dict) and isinstance(run.get("number"), int)
+        ]
     with os.fdopen(made.create_temporary(RECORDING_FILE), "wb") as file:
         file.write(json.dumps(facts, indent=1).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
     made.place(RECORDING_FILE)
-    return samples, first, last
+    return counts["samples"], first, last
+
+
+def _counts(parts: Sequence[_Part]) -> dict[str, int | None]:
+    """Return what recording.json counts of numbers."""
+    rows = _sum(None if part.rows is None else part.rows.get(SOCKETS.name, 0) for part in parts)
+    return {"samples": _sum(part.samples for part in parts), "socket_rows": rows}
 
 
 def _cut(known: Mapping[int, _Part], span: tuple[int | None, int | None]) -> dict[str, Any]:

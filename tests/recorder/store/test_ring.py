@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,20 @@ class Filler:
     """Writes samples of numbers that do not compress; ``run`` prints each that is committed."""
 
     def __init__(
-        self, path: Path, keep: Keep, tell: Callable[[str], None] = lambda text: None
+        self,
+        path: Path,
+        keep: Keep,
+        tell: Callable[[str], None] = lambda text: None,
+        *,
+        facts: Mapping[str, Any] = FACTS,
+        append: bool = False,
     ) -> None:
-        self.writer = Writer(path, dict(FACTS), keep=keep, tell=tell)
+        self.writer = Writer(path, dict(facts), keep=keep, tell=tell, append=append)
         _, self._size = self.writer.ring.bounds(3600, 64 << 20)
         self._makers = {table.name: BatchMaker(table) for table in (SOCKETS, SAMPLES)}
         self._random = np.random.default_rng(7)
-        self.sample = 0
+        self.sample = self._first = self.writer.sample
+        self._rows = 0
 
     def take(self, rows: int = ROWS) -> None:
         """Write a sample, some 120 kB of journal at 4,000 rows."""
@@ -69,8 +76,11 @@ class Filler:
         self.writer.append("samples", self._makers["samples"].make(1, one))
         self.writer.commit(self.sample)
         self.sample += 1
-        facts = self.writer.manifest.facts
-        facts["samples"], facts["socket_rows"] = self.sample, facts.get("socket_rows", 0) + rows
+        self._rows += rows
+        counts = {"samples": self.sample - self._first, "socket_rows": self._rows}
+        for name, count in counts.items():
+            before = self.writer.counted[name]
+            self.writer.manifest.facts[name] = None if before is None else before + count
         self.writer.tell(news=False)
         if self.writer.size >= self._size:
             self.writer.rotate()
