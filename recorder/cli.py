@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recorder.console import StatusLine, hold_standard_descriptors, tell
+from recorder.console import StatusLine, hold_standard_descriptors, line_of, tell
 from recorder.durations import duration
 from recorder.imports.commands import app as import_app
 
@@ -45,6 +45,7 @@ Examples:
 """
 
 _MIN_INTERVAL = 0.01
+_NICE = 5
 
 
 def _interval(text: str) -> float:
@@ -63,6 +64,13 @@ def _count(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return count
+
+
+def _share(text: str) -> float:
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d{1,3})?)%", text, re.ASCII)
+    if not match or not 0 < float(match[1]) <= 100:
+        raise typer.BadParameter(f"{text!r} is not a share as 5%")
+    return float(match[1]) / 100
 
 
 def _bytes(least: int) -> Callable[[str], int]:
@@ -236,6 +244,36 @@ def record(
             help="Note this with the recording, for who reads it. May be given several times.",
         ),
     ] = None,
+    max_cpu: Annotated[
+        float | None,
+        typer.Option(
+            "--max-cpu",
+            metavar="SHARE",
+            parser=_share,
+            help="Leave samples out where more of one CPU would be taken: 5%.",
+        ),
+    ] = None,
+    nice: Annotated[
+        int | None,
+        typer.Option(
+            "--nice",
+            metavar="N",
+            parser=_count(0, 19),
+            help=f"Let others have the CPU first; the default is {_NICE}, with a COMMAND 0.",
+        ),
+    ] = None,
+    log: Annotated[
+        bool,
+        typer.Option(
+            "--log", help="Tell what happens in lines of key=value on standard error, for a log."
+        ),
+    ] = False,
+    heartbeat: Annotated[
+        float | None,
+        typer.Option(
+            "--heartbeat", metavar="TIME", parser=duration, help="Tell so often how it goes."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Sample the kernel's sockets into a recording until -d, -n, Ctrl-C or the end of COMMAND.
@@ -271,6 +309,7 @@ def record(
         from recorder.host.namespaces import NamespaceError
         from recorder.kernel.tables import QueryError, parse_query
         from recorder.kernel.transport import EVENTS_BUFFER
+        from recorder.notify import Notify
         from recorder.recording import CommandError, Options, Recording
         from recorder.store.ring import Keep
 
@@ -281,6 +320,9 @@ def record(
         options = Options(
             directory=append or output or _default_directory(),
             append=append is not None,
+            max_cpu=max_cpu,
+            nice=(0 if argv else _NICE) if nice is None else nice,
+            heartbeat=heartbeat,
             interval=interval,
             duration=length,
             samples=samples,
@@ -300,18 +342,32 @@ def record(
         line = StatusLine()
         status = _Status(line)
 
+        def news(text: str, event: str = "degradation") -> None:
+            line.erase()
+            told = f"sockrec: {options.directory}: {text}"
+            if log:
+                told = line_of(event, {"recording": options.directory, "text": text})
+            tell(told, patience_s=0)
+
         def warn(what: str, why: str) -> None:
-            line.erase()
-            tell(f"sockrec: not recorded: {what}: {why}", patience_s=0)
+            if log:
+                news(f"not recorded: {what}: {why}")
+            else:
+                line.erase()
+                tell(f"sockrec: not recorded: {what}: {why}", patience_s=0)
 
-        def news(text: str) -> None:
-            line.erase()
-            tell(f"sockrec: {options.directory}: {text}", patience_s=0)
-
+        if signals.ignored and not argv and not quiet:
+            news(
+                f"{signals.ignored} is ignored here: end it by SIGTERM (kill {os.getpid()})",
+                "start",
+            )
+        if log:
+            news(f"begins, every {interval:g} s", "start")
         # What a command prints goes to the same terminal, and nothing tells when.
-        show = None if quiet or argv else status.show
+        show = None if quiet or argv or log else status.show
+        notify = Notify(os.environ)
         try:
-            result = Recording(options, signals, show, warn, room, news).run()
+            result = Recording(options, signals, show, warn, room, news, notify).run()
         except NamespaceError as error:
             raise typer.BadParameter(str(error), param_hint="--netns") from error
         except CommandError as error:
@@ -319,7 +375,10 @@ def record(
             raise typer.Exit(error.status) from error
         finally:
             line.erase()
-    if not quiet:
+    if log:
+        ended = f"{result.reason}: {_summary(result, options.directory)}"
+        tell(line_of("end", {"recording": options.directory, "text": ended}))
+    elif not quiet:
         tell(_summary(result, options.directory))
     for trouble in dict.fromkeys(result.trouble):
         if trouble not in result.unsealed.values():  # which is told below
@@ -331,7 +390,7 @@ def record(
             "its journals are whole: free the cause and run sockrec recover"
         )
         raise typer.Exit(result.status or 1)
-    if not quiet and result.progress.samples:
+    if not quiet and not log and result.progress.samples:
         tell(f"next: sockrec summary {shlex.quote(str(options.directory))}")
     raise typer.Exit(result.status)
 
@@ -471,6 +530,36 @@ def save(
     samples = "" if saved.samples is None else f"{_counted(saved.samples, 'sample')}, "
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     typer.echo(f"{samples}{size / 1e6:,.2f} MB saved in {target}")
+
+
+@app.command(
+    short_help="Print a systemd unit that leaves the recorder on.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="""\b
+Examples:
+  sockrec service > /etc/systemd/system/sockrec.service
+  sockrec service -- -i 500ms --keep-size 10G > /etc/systemd/system/sockrec.service
+""",
+)
+def service(
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- OPTION...]", help="Options of 'record' to put in, behind those there are."
+        ),
+    ] = None,
+) -> None:
+    """Print a systemd unit that records all the time, within bounds, with the least rights.
+
+    docs/service.md tells what to do with it.
+    """
+    import shutil
+    import sys
+
+    from recorder.service import unit
+
+    command = shutil.which(sys.argv[0]) or shutil.which("sockrec") or sys.argv[0]
+    typer.echo(unit(Path(command).absolute(), options or []), nl=False)
 
 
 @app.command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -18,13 +19,16 @@ import pyarrow as pa
 
 from recorder.control import Asked, Control
 from recorder.host import clocks, facts
+from recorder.host.io_class import BEST_EFFORT, set_io_class
 from recorder.host.limits import Room, is_lack, lack
 from recorder.host.namespaces import Namespaces, raise_descriptor_limit
 from recorder.kernel.closes import Closes
 from recorder.kernel.places import Places
 from recorder.kernel.tables import EVERYTHING, Choice, describe
 from recorder.kernel.transport import EVENTS_BUFFER
+from recorder.notify import Notify
 from recorder.owners.owners import Owners
+from recorder.pace import Budget, Schedule
 from recorder.sampling import marks
 from recorder.sampling.marks import Mark
 from recorder.sampling.sampler import Sample, Sampler
@@ -34,6 +38,7 @@ from recorder.store.manifest import Manifest, iso_time
 from recorder.store.ring import Keep
 from recorder.store.writer import EVERYTHING as EVERYTHING_KEPT
 from recorder.store.writer import Writer
+from recorder.watch import Say, Watch
 
 SEAL_ROWS = 1_000_000
 SEAL_BYTES = 64 << 20
@@ -48,6 +53,9 @@ LAST_SECONDS = 0.1
 
 GAP_S = 10.0
 """A gap that is told: at least so long, and three intervals, without a sample that was due."""
+
+SEALING_S = 60.0
+"""What sealing takes of a CPU is judged over so much time at least: it comes in bursts."""
 
 LATE_SHARE = 0.1
 """A sample counts as late past this share of the interval."""
@@ -96,6 +104,10 @@ class Options:
     sync: bool = False
     keep: Keep = EVERYTHING_KEPT
     """Bounds within which the oldest is dropped."""
+    max_cpu: float | None = None
+    """Share of one CPU that it may take; samples are left out to keep to it."""
+    nice: int = 0
+    heartbeat: float | None = None
     append: bool = False
     """Go on in the directory if there is a recording."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -133,25 +145,6 @@ class Result:
     trouble: list[str]
 
 
-class Schedule:
-    """When samples are due: at multiples of the interval after the start, by a steady clock.
-
-    A sample that cannot be begun before the next is due is left out and counted.
-    """
-
-    def __init__(self, interval: float, start: float) -> None:
-        self._interval = interval
-        self._start = start
-        self._tick = -1
-
-    def next_due(self, now: float) -> tuple[float, int]:
-        """Return when the next sample is due, and how many due ones it comes after unsampled."""
-        tick = max(self._tick + 1, int((now - self._start) / self._interval))
-        skipped = tick - self._tick - 1
-        self._tick = tick
-        return self._start + tick * self._interval, skipped
-
-
 class Recording:
     """A recording being made; ``signals`` must have been entered."""
 
@@ -162,17 +155,20 @@ class Recording:
         on_progress: Callable[[Progress], None] | None = None,
         on_lack: Callable[[str, str], None] | None = None,
         room: Room | None = None,
-        on_news: Callable[[str], None] | None = None,
+        on_news: Say | None = None,
+        notify: Notify | None = None,
     ) -> None:
         """``on_lack`` is told what is not recorded for want of something, and of what.
 
-        ``on_news`` is told what begins and ends meanwhile, in a sentence.
+        ``on_news`` is told what begins and ends meanwhile, in a sentence. ``notify`` is told that
+        it goes on.
         """
         self._options = options
         self._signals = signals
         self._on_progress = on_progress or (lambda progress: None)
         self._on_lack = on_lack or (lambda what, why: None)
-        self._on_news = on_news or (lambda text: None)
+        self._on_news = on_news or _nobody
+        self._notify = notify or Notify({})
         self._room = room or Room()
         self._progress = Progress()
         self._child: int | None = None
@@ -193,6 +189,7 @@ class Recording:
         self._given = {kind: resource.getrlimit(kind) for kind in (RLIMIT_NOFILE, RLIMIT_DATA)}
         raise_descriptor_limit()
         try:
+            give_way(self._options.nice)
             with self._room.bounded():
                 writer = Writer(
                     self._options.directory,
@@ -244,6 +241,7 @@ class Recording:
             reason = f"error: {_why(error)}"
             raise
         finally:
+            self._notify.stopping()
             writer.end(reason)
         return reason
 
@@ -333,6 +331,8 @@ class Recording:
         sampler.warm_up()
         start = time.monotonic()
         schedule = Schedule(options.interval, start)
+        budget = Budget(options.max_cpu, options.interval) if options.max_cpu else None
+        watch, self._beat = Watch(writer.say), start
         self._sealed_at = start
         self._seal_seconds, self._seal_bytes = writer.ring.bounds(options.seal_seconds, SEAL_BYTES)
         end = None if options.duration is None else start + options.duration
@@ -355,7 +355,7 @@ class Recording:
             for what in clocks.befell(before, looked):
                 writer.say(what)
             missed = late / 1e6 + skipped * options.interval
-            if missed >= max(GAP_S, 3 * options.interval):
+            if missed >= max(GAP_S, 3 * options.interval) and schedule.stretch == 1:
                 writer.say(f"no sample was taken for {missed:,.1f} s: the recorder did not run")
             skipped, left_out = skipped + left_out, 0
             if not self._has_room(writer) and not ending:
@@ -365,10 +365,19 @@ class Recording:
             self._room.check()
             self._progress.skipped += skipped
             self._progress.late += late > LATE_SHARE * options.interval * 1e6
-            self._write(sampler.take(number, late_us=late, skipped=skipped), writer)
+            before_cpu = time.process_time()
+            sample = sampler.take(number, late_us=late, skipped=skipped)
+            self._write(sample, writer)
+            watch.sample(lost=sample.lost, failing=sample.failing)
             if not ending:
                 self._rotate(sampler, writer)
+            if budget is not None:
+                sealing = writer.cpu() / max(time.monotonic() - start, SEALING_S)
+                cost = time.process_time() - before_cpu
+                self._keep_pace(schedule, budget.spent(cost, sealing), writer)
             number += 1
+            self._notify.ready(f"recording to {options.directory}")
+            self._tell_beat(writer)
             if number == self._first + 1 and options.command:
                 self._child = self._start(options.command)
             self._report(start, writer)
@@ -446,6 +455,32 @@ class Recording:
             writer.rotate()
             sampler.begin_journal()
 
+    def _keep_pace(self, schedule: Schedule, stretch: int, writer: Writer) -> None:
+        """Take samples further apart, or closer again, and tell."""
+        if stretch == schedule.stretch:
+            return
+        interval = self._options.interval
+        every = f"a sample is taken every {stretch * interval:,.3g} s"
+        if stretch > schedule.stretch:
+            writer.say(f"{every}, as one every {interval:,.3g} s takes more than --max-cpu")
+        else:
+            writer.say(f"{every} again, as they cost less", "recovery")
+        schedule.stretch = stretch
+
+    def _tell_beat(self, writer: Writer) -> None:
+        """Tell how it goes, where that is asked for."""
+        now = time.monotonic()
+        if self._options.heartbeat is None or now - self._beat < self._options.heartbeat:
+            return
+        self._beat = now
+        progress = self._progress
+        self._on_news(
+            f"{progress.samples:,} samples, {progress.sockets:,} sockets, {progress.late:,} late, "
+            f"{progress.skipped:,} skipped, {progress.lost:,} closes lost, {writer.ring.used:,} "
+            f"bytes at most, {time.process_time() + writer.cpu():,.1f} s of CPU",
+            "heartbeat",
+        )
+
     def _has_room(self, writer: Writer) -> bool:
         """Drop what is past the bounds; tell when there is no room even so, and when there is."""
         enough = writer.keep_up()
@@ -454,7 +489,8 @@ class Recording:
             self._on_news(
                 "samples are taken again"
                 if enough
-                else "nothing is left to drop: no sample is taken until there is room"
+                else "nothing is left to drop: no sample is taken until there is room",
+                "recovery" if enough else "degradation",
             )
         return enough
 
@@ -487,6 +523,7 @@ class Recording:
         """
         listens: Sequence[int] = self._control.descriptors if self._control and writer else ()
         while True:
+            self._notify.alive()
             info = self._signals.wait(until - time.monotonic(), listens)
             if info is None:
                 if writer is not None:
@@ -539,6 +576,19 @@ class Recording:
         self._progress.elapsed = time.monotonic() - start
         self._progress.cpu = time.process_time() + writer.cpu()
         self._on_progress(self._progress)
+
+
+def give_way(nice: int) -> None:
+    """Let others have the CPU and the disk first: at least this niceness, best effort 7."""
+    with contextlib.suppress(OSError):
+        more = nice - os.getpriority(os.PRIO_PROCESS, 0)
+        if nice > 0 and more > 0:
+            os.nice(more)
+            set_io_class(BEST_EFFORT, 7)
+
+
+def _nobody(text: str, event: str = "degradation") -> None:
+    pass
 
 
 def _is_ours(error: Exception) -> bool:

@@ -18,7 +18,8 @@ class Signals:
     """Blocks SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGCHLD, so that none cuts a sample, and waits.
 
     Enter it before numpy and pyarrow are imported: their threads inherit the mask, and a thread
-    without it would take the signal in our place. What is ignored stays so, as nohup(1) wants it.
+    without it would take the signal in our place. What is ignored stays so, as nohup(1) wants it;
+    ``ignored`` is SIGINT if it is, as of a background job of a script.
     """
 
     def __enter__(self) -> Self:
@@ -27,6 +28,7 @@ class Signals:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
             if signal.getsignal(number) is not signal.SIG_IGN
         }
+        self.ignored = "SIGINT" if signal.SIGINT not in self._ending else ""
         # were SIGCHLD ignored, the exit status of the command would be lost
         self._old_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._waited = {*self._ending, signal.SIGUSR1, signal.SIGCHLD}

@@ -108,7 +108,7 @@ class Ring:
         keep: Keep,
         *,
         settle: Callable[[int], None],
-        tell: Callable[[str], None],
+        tell: Callable[[str, str], None],
         boots: Sequence[int] = (),
         boottime_us: Callable[[], int] = boottime_us,
         free: Callable[[], int] | None = None,
@@ -268,12 +268,13 @@ class Ring:
             calm = time.monotonic() - self._short_since
             if calm >= self._calm:
                 self._short_since = None
-                self._tell("there is room again: nothing had to be dropped for want of it lately")
+                why = "nothing had to be dropped for want of it lately"
+                self._tell(f"there is room again: {why}", "recovery")
         return enough
 
     def _get_short(self, why: str) -> None:
         if self._short_since is None:
-            self._tell(f"room is short: {why}: the oldest segments are dropped")
+            self._tell(f"room is short: {why}: the oldest segments are dropped", "degradation")
         self._short_since = time.monotonic()
 
     def _oldest_us(self) -> int:

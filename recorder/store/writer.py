@@ -36,7 +36,8 @@ class Writer:
     """Makes a recording on the disk; ``end`` must be called, whatever happened before.
 
     With ``sync`` a committed sample is on the disk; a segment always is. ``keep`` are bounds
-    to stay within by dropping the oldest; ``tell`` is told when room gets short, and when not.
+    to stay within by dropping the oldest; ``tell`` is told what befalls the recording, and a word
+    for what kind of thing that is.
     With ``append`` it goes on in a recording that is there. ``sample`` is the number of the first
     sample to be written. Raises DirectoryError if the recording cannot be made there, AppendError
     if it cannot be gone on in, OSError for what befalls it later, RingError if a bound cannot be
@@ -50,7 +51,7 @@ class Writer:
         *,
         sync: bool = False,
         keep: Keep = EVERYTHING,
-        tell: Callable[[str], None] = lambda text: None,
+        tell: Callable[[str, str], None] = lambda text, event: None,
         append: bool = False,
     ) -> None:
         self._sync = sync
@@ -168,11 +169,14 @@ class Writer:
             self._said = False
             self._save()
 
-    def say(self, text: str) -> None:
-        """Tell what befell the recording, and note it in recording.json when that is saved."""
+    def say(self, text: str, event: str = "degradation") -> None:
+        """Tell what befell the recording, and note it in recording.json when that is saved.
+
+        ``event`` is what kind of thing that is, in a word.
+        """
         self.manifest.add_trouble(text)
         self._said = True
-        self._tell(text)
+        self._tell(text, event)
 
     def keep_up(self) -> bool:
         """Drop what is past the bounds; tell whether there is room for a sample."""

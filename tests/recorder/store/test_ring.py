@@ -45,7 +45,7 @@ class Filler:
         self,
         path: Path,
         keep: Keep,
-        tell: Callable[[str], None] = lambda text: None,
+        tell: Callable[[str, str], None] = lambda text, event: None,
         *,
         facts: Mapping[str, Any] = FACTS,
         append: bool = False,
@@ -311,7 +311,7 @@ def test_the_oldest_goes_as_long_as_too_little_is_free_and_both_ends_are_told(
         tmp_path,
         Keep(min_free=100),
         free=lambda: free.pop(0) if len(free) > 1 else free[0],
-        tell=told.append,
+        tell=lambda text, event: told.append(text),
     ) as ring:
         assert ring.keep_up()
         assert ring.dropped is not None
@@ -380,7 +380,7 @@ def test_a_full_disk_drops_the_oldest_and_goes_on(tmp_path: Path) -> None:
         pytest.skip("needs the right to mount a tmpfs")
     try:
         told: list[str] = []
-        filler = Filler(mount / "r", Keep(seconds=1e9), told.append)
+        filler = Filler(mount / "r", Keep(seconds=1e9), lambda text, event: told.append(text))
         for _ in range(60):
             filler.take()
             if filler.writer.size > 500_000:
