@@ -244,6 +244,50 @@ def record(
             help="Note this with the recording, for who reads it. May be given several times.",
         ),
     ] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--on",
+            metavar="CONDITION",
+            help="Keep what is around the moment when this gets true: 'listen_overflows > 0 per "
+            "10s', 'close_wait_age > 5m'. May be given several times.",
+        ),
+    ] = None,
+    before: Annotated[
+        float,
+        typer.Option(
+            "--pre", metavar="TIME", parser=duration, help="Keep so much before that moment."
+        ),
+    ] = "10m",  # type: ignore[assignment]  # typer parses the default as it does the option
+    after: Annotated[
+        float,
+        typer.Option("--post", metavar="TIME", parser=duration, help="And so much after it."),
+    ] = "5m",  # type: ignore[assignment]
+    incidents: Annotated[
+        Path | None,
+        typer.Option(
+            "--incidents",
+            metavar="DIR",
+            help="Directory to keep it in; the default is incidents, beside the recording.",
+        ),
+    ] = None,
+    incidents_size: Annotated[
+        int,
+        typer.Option(
+            "--incidents-size",
+            metavar="SIZE",
+            parser=_bytes(16 << 20),
+            help="Remove the oldest incidents when all take more than this.",
+        ),
+    ] = "1G",  # type: ignore[assignment]
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--exec",
+            metavar="COMMAND",
+            help="Run this for each incident, without a shell; SOCKREC_INCIDENT names it.",
+        ),
+    ] = None,
     max_cpu: Annotated[
         float | None,
         typer.Option(
@@ -312,13 +356,30 @@ def record(
         from recorder.notify import Notify
         from recorder.recording import CommandError, Options, Recording
         from recorder.store.ring import Keep
+        from recorder.triggers.condition import ConditionError
+        from recorder.triggers.condition import parse as parse_condition
+        from recorder.triggers.incidents import Keeping
 
         try:
             choice = parse_query(",".join(tables or ["all"]))
         except QueryError as error:
             raise typer.BadParameter(str(error), param_hint="-A") from error
+        directory = append or output or _default_directory()
+        keeping = Keeping(
+            incidents or directory.absolute().parent / "incidents",
+            incidents_size,
+            before,
+            after,
+            tuple(shlex.split(run or "")),
+        )
+        try:
+            conditions = tuple(map(parse_condition, on or ()))
+        except ConditionError as error:
+            raise typer.BadParameter(str(error), param_hint="--on") from error
         options = Options(
-            directory=append or output or _default_directory(),
+            directory=directory,
+            triggers=conditions,
+            incidents=keeping if conditions else None,
             append=append is not None,
             max_cpu=max_cpu,
             nice=(0 if argv else _NICE) if nice is None else nice,

@@ -38,6 +38,9 @@ from recorder.store.manifest import Manifest, iso_time
 from recorder.store.ring import Keep
 from recorder.store.writer import EVERYTHING as EVERYTHING_KEPT
 from recorder.store.writer import Writer
+from recorder.triggers.condition import Condition, Trigger
+from recorder.triggers.incidents import Incidents, Keeping
+from recorder.triggers.measures import Measures
 from recorder.watch import Say, Watch
 
 SEAL_ROWS = 1_000_000
@@ -104,6 +107,9 @@ class Options:
     sync: bool = False
     keep: Keep = EVERYTHING_KEPT
     """Bounds within which the oldest is dropped."""
+    triggers: tuple[Condition, ...] = ()
+    incidents: Keeping | None = None
+    """Where what is around a trigger is kept; without it a trigger makes a mark only."""
     max_cpu: float | None = None
     """Share of one CPU that it may take; samples are left out to keep to it."""
     nice: int = 0
@@ -179,6 +185,10 @@ class Recording:
         self._marks: list[Mark] = []
         self._asked: list[Asked] = []
         self._mark_maker = marks.maker()
+        watched = [condition.counter for condition in options.triggers]
+        self._measures = Measures(filter(None, watched), sockets=None in watched)
+        self._triggers = [Trigger(condition) for condition in options.triggers]
+        self._incidents: Incidents | None = None
 
     def run(self) -> Result:
         """Record until the end asked for, a signal, or the end of the command.
@@ -233,7 +243,14 @@ class Recording:
             )
             try:
                 self._listen(writer.manifest)
+                if options.incidents is not None:
+                    environment = os.environ if options.environment is None else options.environment
+                    self._incidents = Incidents(
+                        options.directory, options.incidents, writer.say, environment
+                    )
                 reason = self._loop(sampler, writer)
+                if self._incidents is not None:
+                    self._incidents.end()
             finally:
                 sampler.close()
                 self._hear_no_more()
@@ -369,6 +386,7 @@ class Recording:
             sample = sampler.take(number, late_us=late, skipped=skipped)
             self._write(sample, writer)
             watch.sample(lost=sample.lost, failing=sample.failing)
+            self._look(sample, number + 1, writer)
             if not ending:
                 self._rotate(sampler, writer)
             if budget is not None:
@@ -391,6 +409,8 @@ class Recording:
         while not ending and due - time.monotonic() > 1.5 * CLOSES_SECONDS:
             ending = self._wait(time.monotonic() + CLOSES_SECONDS, writer, number)
             self._write_closes(number, sampler, writer)
+            if self._incidents is not None:
+                self._incidents.look(time.monotonic())
         ending = ending or self._wait(due, writer, number)
         self._write_marks(number, writer)
         return ending
@@ -454,6 +474,26 @@ class Recording:
             self._sealed_at = now
             writer.rotate()
             sampler.begin_journal()
+
+    def _look(self, sample: Sample, number: int, writer: Writer) -> None:
+        """See whether a trigger fires; mark the moment, with the number of the next sample."""
+        if not self._triggers:
+            return
+        now = time.monotonic()
+        seen = self._measures.take(sample.batches, now)
+        for trigger in self._triggers:
+            value = trigger.look(seen, self._measures.risen, now)
+            if value is None:
+                continue
+            condition = trigger.condition
+            detail = condition.told(value)
+            self._marks.append(Mark(sample.time_us, "trigger", condition.text, detail))
+            self._write_marks(number, writer)
+            writer.say(f"{condition.text}: {detail}", "trigger")
+            if self._incidents is not None:
+                self._incidents.begin(condition.name, condition.text, sample.time_us, now)
+        if self._incidents is not None:
+            self._incidents.look(now)
 
     def _keep_pace(self, schedule: Schedule, stretch: int, writer: Writer) -> None:
         """Take samples further apart, or closer again, and tell."""
@@ -535,6 +575,8 @@ class Recording:
             if info.si_signo == signal.SIGUSR1:
                 self._mark("signal", "SIGUSR1")
             elif info.si_signo == signal.SIGCHLD:
+                if self._incidents is not None:
+                    self._incidents.reap()
                 if self._child is not None and self._reap(self._child):
                     return "command"
             elif self._child is None:

@@ -77,6 +77,12 @@ class Times:
         start = self._span[1] - round(seconds * 1e6)
         return (start if start > self._span[0] else None), None
 
+    def within(self, start: int, end: int) -> tuple[int | None, int | None]:
+        """Return these bounds, none where the recording is no longer on that side."""
+        if self._span is None:
+            return None, None
+        return start if start > self._span[0] else None, end if end <= self._span[1] else None
+
     def at(self, given: Time) -> int:
         """Return a moment in microseconds UTC, of the recording or not. Raises TimeError."""
         return self._moment(given, "--at")

@@ -80,9 +80,16 @@ class _Moved(Exception):
     """What was there a moment ago is sealed or dropped by now."""
 
 
-def save(path: Path, target: Path, bounds: Bounds = lambda times: (None, None)) -> Saved:
+def save(
+    path: Path,
+    target: Path,
+    bounds: Bounds = lambda times: (None, None),
+    *,
+    held: Path | None = None,
+) -> Saved:
     """Save what a recording has of a time as a new one. Raises SockrecError or OSError.
 
+    What was saved before of the same is in ``held``, of which the recording may have dropped some.
     Whole numbers are saved, with the one before the time, as its rows are what later ones are
     compared with; recording.json tells readers the exact time.
     """
@@ -95,7 +102,11 @@ def save(path: Path, target: Path, bounds: Bounds = lambda times: (None, None)) 
         making = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY}")
         made = Directory.make(making)
         try:
-            saved = _fill(source, made, bounds)
+            with contextlib.ExitStack() as opened:
+                before = None if held is None else Directory.open(held)
+                if before is not None:
+                    opened.callback(before.close)
+                saved = _fill(source, made, bounds, before)
             made.sync()
             os.rename(making, target)
         except BaseException:
@@ -109,21 +120,27 @@ def save(path: Path, target: Path, bounds: Bounds = lambda times: (None, None)) 
 
 
 def _fill(
-    source: Directory, made: Directory, bounds: Bounds
+    source: Directory, made: Directory, bounds: Bounds, held: Directory | None
 ) -> tuple[int | None, int | None, int | None]:
     place = recording_file(source.path)
     facts = parse_facts(place, read_facts(place, directory=source.descriptor))
     known: dict[int, _Part] = {}
     linked: dict[int, _Part] = {}  # what the ring may drop by now
+    if held is not None:
+        for number, part in _look(held, made, {}).items():
+            if part.sealed is not None:
+                _link(held, made, part.sealed)
+            linked[number] = part
     for _ in range(_ATTEMPTS):
         with contextlib.suppress(FileNotFoundError, _Moved):
             there = _look(source, made, known)
             if min(there, default=0) > max(linked, default=0) + 1:
                 linked.clear()  # what followed them is gone
-            known = dict(sorted((there | linked).items()))
+            sealed = {number: part for number, part in linked.items() if part.sealed is not None}
+            known = dict(sorted((linked | there | sealed).items()))
             chosen, start, end = _choose(known, bounds, part_numbers(parts_of(facts)))
             for part in reversed(chosen):  # the oldest are dropped first
-                if part.sealed is not None and part.number not in linked:
+                if part.sealed is not None and part.number not in sealed:
                     _link(source, made, part.sealed)
                     linked[part.number] = part
             return _finish(source, made, known, chosen, (start, end))
