@@ -19,6 +19,7 @@ from recorder.watch import Say
 _NAMED = re.compile(r"\d{8}T\d{6}Z-[A-Za-z0-9_.]+(-\d+)?", re.ASCII)
 _HELD = ".held"
 _MOST_COMMANDS = 8
+_PATIENCE_S = 3.0
 
 
 class IncidentsError(SockrecError):
@@ -90,9 +91,13 @@ class Incidents:
             self._finish(one)
 
     def end(self) -> None:
-        """Keep all that were begun, as the recording ends."""
+        """Keep all that were begun, as the recording ends, and wait a while for commands."""
         for one in list(self._pending):
             self._finish(one)
+        until = time.monotonic() + _PATIENCE_S
+        while self._commands and time.monotonic() < until:
+            self.reap()
+            time.sleep(0.02)
 
     def reap(self) -> None:
         """Take the exit status of commands that have ended."""

@@ -32,10 +32,24 @@ class Gauge:
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """A column of words: the codes of the rows, and the words by their code."""
+
+    codes: npt.NDArray[np.int64]
+    words: tuple[str, ...]
+
+    def are(self, word: str) -> npt.NDArray[np.bool_]:
+        """Tell which rows have a word."""
+        code = self.words.index(word) if word in self.words else -2
+        found: npt.NDArray[np.bool_] = self.codes == code
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """The rows of one batch of sockets, by the columns that are looked at."""
 
-    state: npt.NDArray[np.str_]
+    state: Words
     tcp: npt.NDArray[np.bool_]
     recv_q: npt.NDArray[np.int64]
     send_q: npt.NDArray[np.int64]
@@ -53,7 +67,7 @@ class Seen:
 
 def _count(state: str) -> Callable[[Seen], float]:
     return lambda seen: float(
-        sum(np.count_nonzero(t.tcp & (t.state == state)) for t in seen.tables)
+        sum(np.count_nonzero(t.tcp & t.state.are(state)) for t in seen.tables)
     )
 
 
@@ -65,7 +79,7 @@ def _queue(seen: Seen) -> float:
     return _most(
         100.0 * t.recv_q[door] / np.maximum(t.send_q[door], 1)
         for t in seen.tables
-        for door in [t.tcp & (t.state == "LISTEN")]
+        for door in [t.tcp & t.state.are("LISTEN")]
     )
 
 
@@ -96,14 +110,14 @@ GAUGES: Mapping[str, Gauge] = {
         "bytes",
         "the longest Send-Q of a TCP connection",
         lambda s: _most(
-            (t.send_q * (t.tcp & (t.state != "LISTEN"))).astype(float) for t in s.tables
+            (t.send_q * (t.tcp & ~t.state.are("LISTEN"))).astype(float) for t in s.tables
         ),
     ),
     "recv_queue": Gauge(
         "bytes",
         "the longest Recv-Q of a TCP connection",
         lambda s: _most(
-            (t.recv_q * (t.tcp & (t.state != "LISTEN"))).astype(float) for t in s.tables
+            (t.recv_q * (t.tcp & ~t.state.are("LISTEN"))).astype(float) for t in s.tables
         ),
     ),
     "descriptors": Gauge(
@@ -168,18 +182,16 @@ class Measures:
                     self.risen[name] += value - before
 
     def _ages(self, tables: Iterable[Table], now: float) -> npt.NDArray[np.float64]:
-        keys = [t.key[t.tcp & (t.state == "CLOSE-WAIT")].tolist() for t in tables]
+        keys = [t.key[t.tcp & t.state.are("CLOSE-WAIT")].tolist() for t in tables]
         self._since = {key: self._since.get(key, now) for part in keys for key in part}
         return np.array([now - since for since in self._since.values()], np.float64)
 
 
 def _table(batch: pa.RecordBatch) -> Table:
-    def words(name: str) -> npt.NDArray[np.str_]:
+    def words(name: str) -> Words:
         column = batch.column(name)
-        known = np.array([*column.dictionary.to_pylist(), ""], dtype=str)
-        codes = np.asarray(column.indices.cast(pa.int64()).fill_null(len(known) - 1))
-        found: npt.NDArray[np.str_] = known[codes]
-        return found
+        codes = np.asarray(column.indices.cast(pa.int64()).fill_null(-1))
+        return Words(codes, tuple(column.dictionary.to_pylist()))
 
     def numbers(name: str) -> npt.NDArray[np.int64]:
         return np.asarray(batch.column(name).fill_null(0)).astype(np.int64)
@@ -188,7 +200,7 @@ def _table(batch: pa.RecordBatch) -> Table:
     netns = np.asarray(batch.column("netns").fill_null(0)).astype(np.uint64)
     return Table(
         words("state"),
-        words("netid") == "tcp",
+        words("netid").are("tcp"),
         numbers("recv_q"),
         numbers("send_q"),
         cookies ^ (netns << np.uint64(32)),
