@@ -222,6 +222,9 @@ class Recording:
                         f"the {self._progress.samples} samples before are whole{left}"
                     ) from error
         finally:
+            if self._child is not None and not self._reap(self._child):
+                waited_for = self._options.command[0]
+                self._on_news(f"recording has ended, {waited_for} has not: waiting for it", "end")
             while self._child is not None and not self._reap(self._child):
                 self._wait(time.monotonic() + 1)
         return Result(self._progress, reason, self._status, writer.unsealed, writer.trouble)

@@ -326,7 +326,8 @@ def _different(one: Path, other: Path) -> RecordingError:
 def _open_directory(path: Path) -> list[Recording]:
     """Read the directory until a look before and one after agree on what is there.
 
-    It is several recordings if it was gone on in after a reboot. Meanwhile the recorder may add a journal, and seal and remove others.
+    It is several recordings if it was gone on in after a reboot. Meanwhile the recorder may add a
+    journal, and seal and remove others.
     """
     if not os.path.lexists(path / RECORDING_FILE):
         names = os.listdir(path)
