@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from analyzer.reading.recording import RecordingError
     from analyzer.sql.catalog import CatalogError, ParameterError
     from analyzer.sql.summary import Summary
-    from analyzer.sql.times import TimeError
     from analyzer.sql.views import ScopeError
     from analyzer.sql.work import QueryError
+    from recorder.format.times import TimeError
 
 __all__ = [
     "Analysis",
@@ -57,7 +57,7 @@ _LATER = {
     "RecordingError": "analyzer.reading.recording",
     "ScopeError": "analyzer.sql.views",
     "Summary": "analyzer.sql.summary",
-    "TimeError": "analyzer.sql.times",
+    "TimeError": "recorder.format.times",
 }
 """What is imported when it is asked for: its module loads what takes a second."""
 

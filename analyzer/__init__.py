@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, tzinfo
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -74,10 +75,10 @@ class Analysis:
         """Ask one SELECT over the tables of docs/schema.md and the views of docs/views.md.
 
         ``start`` and ``end`` bound the time as --from and --to do: a datetime, or text: ISO,
-        ``22:31`` on a day of the recording, ``+30s`` after its first sample or ``-5m`` before its
-        last. They are in ``zone`` unless they have an offset. ``where`` chooses sockets: one SQL
-        expression over their columns; ``filter`` does in the language of ss. Raises QueryError,
-        TimeError, ScopeError or FilterError.
+        ``22:31`` on a day of the recording, ``+30s`` after its first sample, ``-5m`` before its
+        last or ``mark:NAME``. They are in ``zone`` unless they have an offset. ``where`` chooses
+        sockets: one SQL expression over their columns; ``filter`` does in the language of ss.
+        Raises QueryError, TimeError, ScopeError or FilterError.
         """
         self.engine.check(query)
         return Answer(self.engine, query, self.scope(start, end, where, zone, filter), {})
@@ -157,8 +158,9 @@ class Analysis:
 
         ``+30s`` and ``-5m`` count from each recording's own samples.
         """
-        from analyzer.sql.times import Times
+        from analyzer.sql.marks import named
         from analyzer.sql.views import Scope, together
+        from recorder.format.times import Times
 
         filtered = None
         if filter is not None:
@@ -169,7 +171,9 @@ class Analysis:
             return Scope(where=where, filter=filtered)
         scopes = [
             Scope(
-                *Times(*self.engine.span(one), zone).bounds(start, end),
+                *Times(*self.engine.span(one), zone, partial(named, self.engine, one)).bounds(
+                    start, end
+                ),
                 where,
                 one.part,
                 filter=filtered,

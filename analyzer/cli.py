@@ -120,7 +120,8 @@ From = Annotated[
         "--from",
         metavar="TIME",
         help="Only what was sampled from then on: 2026-11-22T15:04:05, or 15:04 on a day of the "
-        "recording (in the zone of --tz), +30s after the first sample, or -5m before the last.",
+        "recording (in the zone of --tz), +30s after the first sample, -5m before the last, or "
+        "mark:NAME.",
     ),
 ]
 To = Annotated[
@@ -304,8 +305,8 @@ def _named(recordings: Sequence[Path] | None) -> Sequence[Path]:
 def wrong_options() -> Iterator[None]:
     """Let what is wrong about an option end as a wrong use, and name it."""
     from analyzer.sql.catalog import ParameterError
-    from analyzer.sql.times import TimeError
     from analyzer.sql.views import ScopeError
+    from recorder.format.times import TimeError
 
     try:
         yield

@@ -329,8 +329,8 @@ def _recording(path: Path | None) -> Iterator[Path]:
 @contextmanager
 def _wrong_options() -> Iterator[None]:
     """Let what is wrong about an option or the filter end as a wrong use."""
-    from analyzer.sql.times import TimeError
     from analyzer.ss.selection import SelectionError
+    from recorder.format.times import TimeError
     from recorder.ssfilter import FilterError
 
     try:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _TOLD = 5
+_MARKS_TOLD = 10
 _OF_PROCESSES = (
     r"\b(pid|comm|start_us|owner_by|who|cmdline|exe|unit|slice|runtime|container|pod|user"
     r"|process)\b"
@@ -94,6 +95,7 @@ class Request:
         chart = charted(opened.engine, report)
         ranks = (*naming(opened.engine)[0], *report.ranks)
         called = netns_called(opened.engine, home=True) if self.form is Format.table else {}
+        marked = self._marks(opened, scope) if self.form is Format.table else []
         look = Look(self.zone, report.title, chart, ranks, int(top), called=called)
         shown = self.show(opened, answer, look)
         why = "; ".join(lacking_each(opened.engine, scope, report))
@@ -102,6 +104,8 @@ class Request:
         elif why:
             _note(f"what rests on it is missing or too low: {why}")
         self._note_unknown(opened)
+        for line in marked:
+            _note(f"marked: {line}")
 
     def summary(self, opened: Analysis, given: Mapping[str, str]) -> str:
         """Print what is wrong, in words, as one object or as rows; return the verdict."""
@@ -128,6 +132,7 @@ class Request:
                         narrowed=bool(self.start or self.end or self.where or self.filter),
                     )
                 )
+                out.writelines(f"marked:   {line}\n" for line in self._marks(opened, scope))
             elif self.form is Format.json:
                 out.write(json.dumps(told, indent=2, allow_nan=False) + "\n")
             else:
@@ -150,6 +155,14 @@ class Request:
                 look = replace(look, begin=bar.stop)
             written = write(schema, batches, self.form, out, look)
         return written
+
+    def _marks(self, opened: Analysis, scope: Scope) -> list[str]:
+        """Return the marks of the time that is asked about, the latest, in words."""
+        from analyzer.sql.marks import marks, words
+
+        found = marks(opened.engine, scope)
+        more = [f"and {len(found) - _MARKS_TOLD:,} more before"] * (len(found) > _MARKS_TOLD)
+        return [*more, *(words(mark, ZoneInfo(self.zone)) for mark in found[-_MARKS_TOLD:])]
 
     def _again(self) -> str:
         """Return the recording and the scope as a command has them."""

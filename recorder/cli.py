@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recorder.console import StatusLine, hold_standard_descriptors, tell
+from recorder.console import StatusLine, hold_standard_descriptors, line_of, tell
 from recorder.durations import duration
 from recorder.imports.commands import app as import_app
 
@@ -45,6 +45,7 @@ Examples:
 """
 
 _MIN_INTERVAL = 0.01
+_NICE = 5
 
 
 def _interval(text: str) -> float:
@@ -65,6 +66,13 @@ def _count(least: int, most: int) -> Callable[[str], int]:
     return count
 
 
+def _share(text: str) -> float:
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d{1,3})?)%", text, re.ASCII)
+    if not match or not 0 < float(match[1]) <= 100:
+        raise typer.BadParameter(f"{text!r} is not a share as 5%")
+    return float(match[1]) / 100
+
+
 def _bytes(least: int) -> Callable[[str], int]:
     """Return what reads a number of bytes such as 500M or 2G, at least so many."""
 
@@ -77,6 +85,16 @@ def _bytes(least: int) -> Callable[[str], int]:
         return size
 
     return read
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not re.fullmatch(r"[\w.-]{1,100}", key) or not equals or len(value) > 1000:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--label")
+        found[key] = value
+    return found
 
 
 def _default_directory() -> Path:
@@ -107,6 +125,15 @@ def record(
             "--output",
             metavar="DIR",
             help="Directory to make the recording in; the default is sockrec-HOST-UTCSTAMP.",
+        ),
+    ] = None,
+    append: Annotated[
+        Path | None,
+        typer.Option(
+            "--append",
+            metavar="DIR",
+            help="Go on in the recording in DIR, after a restart or reboot; make it if there is "
+            "none.",
         ),
     ] = None,
     interval: Annotated[
@@ -209,17 +236,101 @@ def record(
             "or each sample too.",
         ),
     ] = Sync.segment,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="KEY=VALUE",
+            help="Note this with the recording, for who reads it. May be given several times.",
+        ),
+    ] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--on",
+            metavar="CONDITION",
+            help="Keep what is around the moment when this gets true: 'listen_overflows > 0 per "
+            "10s', 'close_wait_age > 5m'. May be given several times.",
+        ),
+    ] = None,
+    before: Annotated[
+        float,
+        typer.Option(
+            "--pre", metavar="TIME", parser=duration, help="Keep so much before that moment."
+        ),
+    ] = "10m",  # type: ignore[assignment]  # typer parses the default as it does the option
+    after: Annotated[
+        float,
+        typer.Option("--post", metavar="TIME", parser=duration, help="And so much after it."),
+    ] = "5m",  # type: ignore[assignment]
+    incidents: Annotated[
+        Path | None,
+        typer.Option(
+            "--incidents",
+            metavar="DIR",
+            help="Directory to keep it in; the default is incidents, beside the recording.",
+        ),
+    ] = None,
+    incidents_size: Annotated[
+        int,
+        typer.Option(
+            "--incidents-size",
+            metavar="SIZE",
+            parser=_bytes(16 << 20),
+            help="Remove the oldest incidents when all take more than this.",
+        ),
+    ] = "1G",  # type: ignore[assignment]
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--exec",
+            metavar="COMMAND",
+            help="Run this for each incident, without a shell; SOCKREC_INCIDENT names it.",
+        ),
+    ] = None,
+    max_cpu: Annotated[
+        float | None,
+        typer.Option(
+            "--max-cpu",
+            metavar="SHARE",
+            parser=_share,
+            help="Leave samples out where more of one CPU would be taken: 5%.",
+        ),
+    ] = None,
+    nice: Annotated[
+        int | None,
+        typer.Option(
+            "--nice",
+            metavar="N",
+            parser=_count(0, 19),
+            help=f"Let others have the CPU first; the default is {_NICE}, with a COMMAND 0.",
+        ),
+    ] = None,
+    log: Annotated[
+        bool,
+        typer.Option(
+            "--log", help="Tell what happens in lines of key=value on standard error, for a log."
+        ),
+    ] = False,
+    heartbeat: Annotated[
+        float | None,
+        typer.Option(
+            "--heartbeat", metavar="TIME", parser=duration, help="Tell so often how it goes."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Sample the kernel's sockets into a recording until -d, -n, Ctrl-C or the end of COMMAND.
 
     Times are written 500ms, 1s, 5m. SIGINT, SIGTERM and SIGHUP end the recording cleanly; with a
-    COMMAND they are passed on to it.
+    COMMAND they are passed on to it. SIGUSR1 makes a mark, as 'sockrec mark' does.
 
     The exit status is 0, that of COMMAND, 127 if there is no such command or 126 if it cannot be
     run; 1 if the recording failed, 2 for a wrong use.
     """
     hold_standard_descriptors()
+    if append and output:
+        raise typer.BadParameter("names the directory, and so does -o", param_hint="--append")
     argv = tuple(command or ())
     if argv:
         import shutil
@@ -242,15 +353,37 @@ def record(
         from recorder.host.namespaces import NamespaceError
         from recorder.kernel.tables import QueryError, parse_query
         from recorder.kernel.transport import EVENTS_BUFFER
+        from recorder.notify import Notify
         from recorder.recording import CommandError, Options, Recording
         from recorder.store.ring import Keep
+        from recorder.triggers.condition import ConditionError
+        from recorder.triggers.condition import parse as parse_condition
+        from recorder.triggers.incidents import Keeping
 
         try:
             choice = parse_query(",".join(tables or ["all"]))
         except QueryError as error:
             raise typer.BadParameter(str(error), param_hint="-A") from error
+        directory = append or output or _default_directory()
+        keeping = Keeping(
+            incidents or directory.absolute().parent / "incidents",
+            incidents_size,
+            before,
+            after,
+            tuple(shlex.split(run or "")),
+        )
+        try:
+            conditions = tuple(map(parse_condition, on or ()))
+        except ConditionError as error:
+            raise typer.BadParameter(str(error), param_hint="--on") from error
         options = Options(
-            directory=output or _default_directory(),
+            directory=directory,
+            triggers=conditions,
+            incidents=keeping if conditions else None,
+            append=append is not None,
+            max_cpu=max_cpu,
+            nice=(0 if argv else _NICE) if nice is None else nice,
+            heartbeat=heartbeat,
             interval=interval,
             duration=length,
             samples=samples,
@@ -265,22 +398,37 @@ def record(
             environment=environment,
             sync=sync is Sync.sample,
             keep=Keep(keep, keep_size, min_free),
+            labels=_labels(labels or []),
         )
         line = StatusLine()
         status = _Status(line)
 
+        def news(text: str, event: str = "degradation") -> None:
+            line.erase()
+            told = f"sockrec: {options.directory}: {text}"
+            if log:
+                told = line_of(event, {"recording": options.directory, "text": text})
+            tell(told, patience_s=0)
+
         def warn(what: str, why: str) -> None:
-            line.erase()
-            tell(f"sockrec: not recorded: {what}: {why}", patience_s=0)
+            if log:
+                news(f"not recorded: {what}: {why}")
+            else:
+                line.erase()
+                tell(f"sockrec: not recorded: {what}: {why}", patience_s=0)
 
-        def news(text: str) -> None:
-            line.erase()
-            tell(f"sockrec: {options.directory}: {text}", patience_s=0)
-
+        if signals.ignored and not argv and not quiet:
+            news(
+                f"{signals.ignored} is ignored here: end it by SIGTERM (kill {os.getpid()})",
+                "start",
+            )
+        if log:
+            news(f"begins, every {interval:g} s", "start")
         # What a command prints goes to the same terminal, and nothing tells when.
-        show = None if quiet or argv else status.show
+        show = None if quiet or argv or log else status.show
+        notify = Notify(os.environ)
         try:
-            result = Recording(options, signals, show, warn, room, news).run()
+            result = Recording(options, signals, show, warn, room, news, notify).run()
         except NamespaceError as error:
             raise typer.BadParameter(str(error), param_hint="--netns") from error
         except CommandError as error:
@@ -288,7 +436,10 @@ def record(
             raise typer.Exit(error.status) from error
         finally:
             line.erase()
-    if not quiet:
+    if log:
+        ended = f"{result.reason}: {_summary(result, options.directory)}"
+        tell(line_of("end", {"recording": options.directory, "text": ended}))
+    elif not quiet:
         tell(_summary(result, options.directory))
     for trouble in dict.fromkeys(result.trouble):
         if trouble not in result.unsealed.values():  # which is told below
@@ -300,7 +451,7 @@ def record(
             "its journals are whole: free the cause and run sockrec recover"
         )
         raise typer.Exit(result.status or 1)
-    if not quiet and result.progress.samples:
+    if not quiet and not log and result.progress.samples:
         tell(f"next: sockrec summary {shlex.quote(str(options.directory))}")
     raise typer.Exit(result.status)
 
@@ -350,6 +501,126 @@ def _summary(result: Result, directory: Path) -> str:
         f"{_counted(progress.rows, 'socket row')}, {_counted(progress.closes, 'close')}, "
         f"{size / 1e6:,.2f} MB in {directory}"
     )
+
+
+@app.command(
+    short_help="Mark a moment of a recording that is being made.",
+    epilog="""\b
+Examples:
+  sockrec mark incident "deployed v2"
+      afterwards: sockrec summary incident --from 'mark:deployed v2'
+""",
+)
+def mark(
+    recording: Annotated[
+        Path, typer.Argument(metavar="RECORDING", help="The directory that is being recorded to.")
+    ],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to call the moment.")],
+) -> None:
+    """Mark this moment of a recording that is being made; returns when the mark is written.
+
+    Marks are in the table marks, and mark:TEXT is a time for --from, --to and --at.
+    """
+    hold_standard_descriptors()
+    from recorder.control import mark as make_mark
+
+    make_mark(recording, text)
+
+
+@app.command(
+    short_help="Save a recording, or its last part, while it goes on.",
+    epilog="""\b
+Examples:
+  sockrec save /var/lib/sockrec/recording --last 10m -o incident
+  sockrec save incident --from 'mark:deployed v2' --to 'mark:rolled back'
+""",
+)
+def save(
+    recording: Annotated[
+        Path, typer.Argument(metavar="RECORDING", help="The directory of a recording.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Directory to make; the default is RECORDING-UTCSTAMP.",
+        ),
+    ] = None,
+    last: Annotated[
+        float | None,
+        typer.Option("--last", metavar="TIME", parser=duration, help="Only so much of its end."),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="Begin there; times as 'report' takes them."),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="End before this time.")
+    ] = None,
+) -> None:
+    """Save a recording, or a part of it, as one of its own, while the recorder may go on.
+
+    Segments are linked, not copied, so that it takes no time and, as long as both are there, no
+    room; on another file system they are copied. The recording goes on meanwhile, and may drop
+    what was saved.
+    """
+    hold_standard_descriptors()
+    from recorder.store.imports import leave_out_pandas
+
+    leave_out_pandas()
+    import time
+
+    from recorder.format.times import TimeError, Times
+    from recorder.store.save import save as save_part
+
+    if last is not None and (start or end):
+        raise typer.BadParameter("is not for --from or --to", param_hint="--last")
+
+    def bounds(times: Times) -> tuple[int | None, int | None]:
+        return times.last(last) if last is not None else times.bounds(start, end)
+
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    place = recording.absolute()
+    target = output or place.with_name(f"{place.name}-{stamp}")
+    try:
+        saved = save_part(recording, target, bounds)
+    except TimeError as error:
+        raise typer.BadParameter(str(error), param_hint=error.option) from error
+    samples = "" if saved.samples is None else f"{_counted(saved.samples, 'sample')}, "
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    typer.echo(f"{samples}{size / 1e6:,.2f} MB saved in {target}")
+
+
+@app.command(
+    short_help="Print a systemd unit that leaves the recorder on.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="""\b
+Examples:
+  sockrec service > /etc/systemd/system/sockrec.service
+  sockrec service -- -i 500ms --keep-size 10G > /etc/systemd/system/sockrec.service
+""",
+)
+def service(
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- OPTION...]", help="Options of 'record' to put in, behind those there are."
+        ),
+    ] = None,
+) -> None:
+    """Print a systemd unit that records all the time, within bounds, with the least rights.
+
+    docs/service.md tells what to do with it.
+    """
+    import shutil
+    import sys
+
+    from recorder.service import unit
+
+    command = shutil.which(sys.argv[0]) or shutil.which("sockrec") or sys.argv[0]
+    typer.echo(unit(Path(command).absolute(), options or []), nl=False)
 
 
 @app.command(

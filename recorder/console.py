@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import re
 import select
 import sys
 import time
+from collections.abc import Mapping
 
 STDERR = 2
 
@@ -15,6 +18,8 @@ _ERASE = "\r\x1b[K"
 
 PATIENCE_S = 5.0
 """How long a message waits for a reader: of a pipe that is full, or a terminal that was stopped."""
+
+_PLAIN = re.compile(r"[\w./:@%+,-]+", re.ASCII)
 
 _AT_ONCE = 4096
 """A pipe that is ready takes so many bytes without blocking (PIPE_BUF)."""
@@ -42,6 +47,16 @@ def tell(message: str, patience_s: float = PATIENCE_S) -> None:
     """
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
     write(text + "\n", patience_s)
+
+
+def line_of(event: str, facts: Mapping[str, object]) -> str:
+    """Return one line for programs: the event and facts as key=value, quoted as JSON if need be."""
+    told = {"event": event, **facts}
+    return " ".join(
+        f"{key}={text if _PLAIN.fullmatch(text := str(value)) else json.dumps(text)}"
+        for key, value in told.items()
+        if value is not None
+    )
 
 
 def write(text: str, patience_s: float = 0.0) -> None:

@@ -769,6 +769,29 @@ UNEXPLAINED = Table(
     ),
 )
 
+MARKS = Table(
+    "marks",
+    "One row for each mark: what somebody, or a trigger, said of a moment while it was recorded.",
+    ("time",),
+    _columns(
+        ("sample", "u32", "keep", "Number of the sample that was to come, or being taken."),
+        ("time", "time", "keep", "UTC", "When the mark was made."),
+        (
+            "kind",
+            "word",
+            "keep",
+            "How: mark (sockrec mark), signal (SIGUSR1) or trigger (record --on).",
+        ),
+        (
+            "name",
+            "text",
+            "text",
+            "What it says; --from mark:NAME begins there. Of a trigger its condition.",
+        ),
+        ("detail", "text", "text", "Of a trigger what was measured; NULL of others."),
+    ),
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
@@ -781,6 +804,7 @@ TABLES: dict[str, Table] = {
         NAMESPACES,
         CGROUPS,
         UNEXPLAINED,
+        MARKS,
     )
 }
 

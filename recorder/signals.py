@@ -1,4 +1,4 @@
-"""The signals that end a recording, waited for instead of handled."""
+"""The signals that end a recording, or mark a moment of it, waited for instead of handled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import os
 import select
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -15,10 +15,11 @@ _Set = ctypes.c_ulong * (1024 // (8 * ctypes.sizeof(ctypes.c_ulong)))  # sigset_
 
 
 class Signals:
-    """Blocks SIGINT, SIGTERM, SIGHUP and SIGCHLD, so that one never cuts a sample, and waits.
+    """Blocks SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGCHLD, so that none cuts a sample, and waits.
 
     Enter it before numpy and pyarrow are imported: their threads inherit the mask, and a thread
-    without it would take the signal in our place. What is ignored stays so, as nohup(1) wants it.
+    without it would take the signal in our place. What is ignored stays so, as nohup(1) wants it;
+    ``ignored`` is SIGINT if it is, as of a background job of a script.
     """
 
     def __enter__(self) -> Self:
@@ -27,9 +28,10 @@ class Signals:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
             if signal.getsignal(number) is not signal.SIG_IGN
         }
+        self.ignored = "SIGINT" if signal.SIGINT not in self._ending else ""
         # were SIGCHLD ignored, the exit status of the command would be lost
         self._old_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._waited = {*self._ending, signal.SIGCHLD}
+        self._waited = {*self._ending, signal.SIGUSR1, signal.SIGCHLD}
         self._old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._waited)
         self._pending = _signalfd(self._waited)
         return self
@@ -46,11 +48,14 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
         signal.signal(signal.SIGCHLD, self._old_child)
 
-    def wait(self, seconds: float) -> signal.struct_siginfo | None:
-        """Return the next signal, or None if there is none within that time."""
+    def wait(self, seconds: float, others: Sequence[int] = ()) -> signal.struct_siginfo | None:
+        """Return the next signal, or None if there is none within that time.
+
+        Returns earlier when one of some other descriptors is readable.
+        """
         # sigtimedwait only where it does not wait: stopped (SIGSTOP) for longer than that time,
         # CPython returns memory that it never filled instead of None
-        select.select([self._pending], [], [], max(0.0, seconds))
+        select.select([self._pending, *others], [], [], max(0.0, seconds))
         return signal.sigtimedwait(self._waited, 0)
 
 

@@ -7,6 +7,7 @@ import glob
 import os
 import re
 import stat
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from analyzer.reading.journal import Journal, open_journals
 from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing, Segment, read_segment
 from recorder.format.facts import parse_facts, read_facts
 from recorder.format.files import LIST_FILE, FileError, number_of, segment_name
+from recorder.format.runs import COUNTS, Part, part_numbers, parts_of
 from recorder.format.segments import Dropped, Listed, Sealed, read_list
 from recorder.schema import (
     JOURNAL_SUFFIX,
@@ -172,7 +174,7 @@ def open_recordings(*paths: str | os.PathLike[str]) -> tuple[Recording, ...]:
     try:
         for real, place in reversed(once.items()):
             if forms[place] == "directory":
-                opened.append(_open_directory(real))
+                opened += _open_directory(real)
             elif forms[place] == "zip":
                 opened.append(_open_zip(place))
         opened += _open_files([real for real in reversed(once) if forms[once[real]] == "file"])
@@ -279,11 +281,11 @@ def _open_zip(path: Path) -> Recording:
     unpacked = unpack(path)
     try:
         if unpacked.whole:
-            opened = _open_directory(unpacked.folder)
+            opened, *others = _open_directory(unpacked.folder)
         else:
             opened, *others = _open_files(list(unpacked.files))
-            if others:
-                raise _different(opened.path, others[0].path)
+        if others:
+            raise _different(opened.path, others[0].path)
     except BaseException as error:
         unpacked.close()
         if isinstance(error, SockrecError | OSError):
@@ -321,10 +323,11 @@ def _different(one: Path, other: Path) -> RecordingError:
     )
 
 
-def _open_directory(path: Path) -> Recording:
+def _open_directory(path: Path) -> list[Recording]:
     """Read the directory until a look before and one after agree on what is there.
 
-    Meanwhile the recorder may add a journal, and seal and remove others.
+    It is several recordings if it was gone on in after a reboot. Meanwhile the recorder may add a
+    journal, and seal and remove others.
     """
     if not os.path.lexists(path / RECORDING_FILE):
         names = os.listdir(path)
@@ -361,18 +364,44 @@ def _list(path: Path) -> dict[str, frozenset[str]]:
     return found
 
 
-def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
-    facts = _facts(path / RECORDING_FILE)
-    list_, missing = _read_list(path / LIST_FILE)
-    sealed = list_.sealed
+def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> list[Recording]:
+    list_, lost = _read_list(path / LIST_FILE)
+    parts = parts_of(_facts(path / RECORDING_FILE))
+    found = {number_of(name) for names in listed.values() for name in names}
+    found |= {one.number for one in list_.sealed}
+    # What is there yet of a number that was dropped is about to be removed.
+    numbers = sorted(number for number in found if number and number > list_.through)
+    own: list[list[int]] = [[] for _ in parts]
+    for number in numbers:
+        own[bisect_right(part_numbers(parts), number)].append(number)
+    chosen = [place for place in range(len(parts)) if own[place]] or [len(parts) - 1]
+    opened: list[Recording] = []
+    for place in chosen:
+        dropped = list_.dropped if place == chosen[0] else None
+        facts = _counted(parts, place, list_.dropped)
+        recording = _open_part(path, facts, listed, list_.sealed, own[place], dropped)
+        opened.append(recording)
+    opened[-1] = replace(opened[-1], missing=(*lost, *opened[-1].missing))
+    return opened
+
+
+def _open_part(
+    path: Path,
+    facts: Mapping[str, object],
+    listed: Mapping[str, frozenset[str]],
+    all_sealed: Sequence[Sealed],
+    numbers: Sequence[int],
+    dropped: Dropped | None,
+) -> Recording:
+    """Open some numbers of a directory."""
+    sealed = [one for one in all_sealed if one.number in numbers]
     known = {one.number: one for one in sealed}
+    missing: list[Missing] = []
     segments: list[Segment] = []
     journals: list[Journal] = []
     left_out: list[LeftOut] = []
     refused: list[Exception] = []
-    numbers = {number_of(name) for names in listed.values() for name in names} | known.keys()
-    # What is there yet of a number that was dropped is about to be removed.
-    for number in sorted(number for number in numbers if number and number > list_.through):
+    for number in numbers:
         there = _present(path, listed, number, SEGMENT_SUFFIX)
         paths = _present(path, listed, number, JOURNAL_SUFFIX)
         # The samples are sealed last, so that without them the journals are what counts.
@@ -392,7 +421,7 @@ def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
     if refused and not segments and not journals:
         raise refused[0]
     if (
-        not (sealed or list_.dropped)
+        not (all_sealed or dropped)
         and any(segment.footer for segment in segments)
         and facts.get("ended")
     ):
@@ -408,25 +437,34 @@ def _open_listed(path: Path, listed: Mapping[str, frozenset[str]]) -> Recording:
     ]
     return Recording(
         path,
-        _counted(facts, list_.dropped),
+        facts,
         tuple(segments),
         tuple(journals),
         tuple(left_out),
         whole=True,
         missing=tuple(missing),
         sealed=tuple(sealed),
-        dropped=list_.dropped,
+        dropped=dropped,
     )
 
 
-def _counted(facts: Mapping[str, object], dropped: Dropped | None) -> Mapping[str, object]:
-    """Return the facts with counts of what was not dropped, None if that is not known."""
-    if dropped is None:
-        return facts
-    counts = dict(facts)
-    for name, gone in (("samples", dropped.samples), ("socket_rows", dropped.socket_rows)):
-        count = facts.get(name)
-        counts[name] = count - gone if isinstance(count, int) and gone is not None else None
+def _counted(parts: Sequence[Part], place: int, dropped: Dropped | None) -> Mapping[str, object]:
+    """Return the facts of a part with counts of what was not dropped, None if not known.
+
+    The counts are of all that was recorded since the beginning, dropped or not.
+    """
+    part = parts[place]
+    if dropped is None and len(parts) == 1:
+        return part.facts
+    counts = dict(part.facts)
+    for name in COUNTS:
+        gone: int | None = 0 if dropped is None else getattr(dropped, name)
+        last = place == len(parts) - 1
+        end = part.facts.get(name) if last else parts[place + 1].before[name]
+        begun = part.before[name]
+        counts[name] = None
+        if isinstance(end, int) and gone is not None and begun is not None:
+            counts[name] = end - max(begun, gone)
     return counts
 
 

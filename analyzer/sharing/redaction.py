@@ -49,7 +49,7 @@ _FACTS_KEPT = frozenset(
     "version sockrec interval_us tables owners skipped machine kernel uid netns sysctl "
     "missing_sysctls unknown_attributes samples socket_rows".split()
 )
-_EXITS = frozenset({"duration", "samples", "signal", "command"})
+_EXITS = frozenset({"duration", "samples", "signal", "command", "save"})
 _KEPT_NETNS = re.compile(r"all|current|\d{1,10}")
 
 

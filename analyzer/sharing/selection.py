@@ -68,6 +68,11 @@ def select(
     """
     if engine.several:
         paths = [str(recording.path) for recording in engine.recordings]
+        if len(set(paths)) == 1:
+            raise SelectionError(
+                f"{paths[0]}: was recorded in {len(paths)} boots or intervals: 'sockrec save "
+                f"{paths[0]} --from TIME --to TIME' makes a recording of one"
+            )
         raise SelectionError(
             f"{paths[0]} and {paths[1]} are several recordings: name one, or merge"
         )

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from analyzer.screen.cells import plain
 from analyzer.sql.engine import Engine
 from analyzer.sql.info import coverage, dropped, iso, lost
+from analyzer.sql.marks import marks
 from analyzer.sql.summary import SEVERITIES, Summary, sampled
 from analyzer.sql.views import Scope
 
@@ -58,6 +59,10 @@ def account(engine: Engine, found: Summary, scope: Scope) -> dict[str, object]:
         "span": {"first": iso(first), "last": iso(last), "samples": samples},
         "verdict": verdict(found),
         "findings": [plain(dict(row)) for row in found.found],
+        "marks": [
+            {"time": iso(mark.us)} | {name: getattr(mark, name) for name in mark._fields[1:]}
+            for mark in marks(engine, scope)
+        ],
         "checked": [finding.name for finding in found.checked],
         "could_not_check": [
             {"finding": one.finding, "title": one.title, "why": one.why} for one in found.unchecked

@@ -12,12 +12,16 @@ from analyzer.reading.segment import Missing
 from analyzer.screen.render import printable
 from analyzer.sql.catalog import find_report
 from analyzer.sql.engine import Engine
+from analyzer.sql.marks import marks
 from analyzer.sql.views import Scope
 from recorder.format.segments import Dropped
 from recorder.schema import TABLES
 
 LATE_SHARE = 0.1
 """A sample is late from this share of the interval on."""
+
+_MOST_TOLD = 20
+"""Of what befell the recorder, and of marks, the latest so many are told to a person."""
 
 _SAMPLES = """
 SELECT
@@ -101,6 +105,9 @@ class Info:
       closes the total; step ``all`` is every table of some namespaces;
     * ``unknown_attributes``: by table and number, how often; ``missing_sysctls``: their names;
     * ``not_seen``: ``what`` and ``why``;
+    * ``trouble``, what befell the recorder, the latest 1,000: ``time`` and ``what``;
+    * ``labels``, what its owner noted with it, by key;
+    * ``marks``: ``time``, ``kind``, ``name`` and ``detail``;
     * ``dropped``, what the recorder let go of to stay within its bounds, null if nothing:
       ``numbers`` of segments, ``samples``, ``socket_rows``, ``first``, ``last``, and ``why``, the
       bound;
@@ -124,6 +131,8 @@ class Info:
                     value = _joined(value)
                 case "dropped", dict():
                     value = _dropped_words(value)
+                case "trouble" | "marks", list():
+                    value = value[-_MOST_TOLD:]
                 case "incomplete", list():
                     value = [
                         item | {"of": self.facts["samples"]}
@@ -192,7 +201,13 @@ def describe(
             "incomplete": engine.table(_OUTCOMES, scope).to_pylist(),
             "unknown_attributes": _counts(said.get("unknown_attributes")),
             "missing_sysctls": _texts(said.get("missing_sysctls")),
-            "not_seen": _unseen(said.get("unseen")),
+            "not_seen": _told(said.get("unseen"), ("what", "why")),
+            "trouble": _told(said.get("trouble"), ("time", "what")),
+            "labels": _labels(said.get("labels")),
+            "marks": [
+                {"time": iso(mark.us)} | {name: getattr(mark, name) for name in mark._fields[1:]}
+                for mark in marks(engine, scope)
+            ],
             "dropped": dropped(recording.dropped),
             "missing": [lost(missing) for missing in engine.recordings[part].missing],
             "sandbox": engine.sandbox,
@@ -248,6 +263,10 @@ def _sentence(value: object) -> str:
     match value:
         case {"what": what, "why": why}:
             return f"{what}: {why}"
+        case {"time": at, "what": what}:
+            return f"{at}: {what}"
+        case {"time": at, "name": name, "detail": detail}:
+            return f"{at} {name}" + (f" ({detail})" if detail else "")
         case {"step": step, "outcome": outcome, "samples": samples, "of": all_, "detail": detail}:
             what = "whole namespaces" if step == "all" else step
             share = f"{samples:,} of {all_:,} samples"
@@ -386,10 +405,14 @@ def _reading(value: object) -> list[dict[str, object]]:
     ]
 
 
-def _unseen(value: object) -> list[dict[str, str]]:
+def _labels(value: object) -> dict[str, str]:
+    found = value.items() if isinstance(value, dict) else ()
+    return {str(key): text for key, text in found if isinstance(text, str)}
+
+
+def _told(value: object, names: Sequence[str]) -> list[dict[str, str]]:
+    """Return the objects of a list with these of their facts, as texts."""
     items: Sequence[object] = value if isinstance(value, list) else []
     return [
-        {"what": str(item.get("what")), "why": str(item.get("why"))}
-        for item in items
-        if isinstance(item, dict)
+        {name: str(item.get(name)) for name in names} for item in items if isinstance(item, dict)
     ]

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 1 << 16
 _BATCHES_AT_ONCE = 256
 
-_TIME_COLUMN = {"closes": "time", "owners": "valid_from", "namespaces": "valid_from"}
+_TIME_COLUMN = {
+    "closes": "time",
+    "marks": "time",
+    "owners": "valid_from",
+    "namespaces": "valid_from",
+}
 """What ``--from`` and ``--to`` compare, and what ``t_us`` is made of, where not ``sample_time``."""
 
 _DESCRIBED = {

@@ -7,9 +7,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from functools import partial
 
 from analyzer.sql.engine import Engine
-from analyzer.sql.times import TimeError, Times
+from analyzer.sql.marks import named
+from recorder.format.times import TimeError, Times
 
 _SAMPLE = re.compile(r"sample:(\d{1,18})", re.ASCII)
 MOST = 100_000
@@ -30,6 +32,7 @@ class Moments:
 
     def __init__(self, engine: Engine, zone: tzinfo) -> None:
         self._zone = zone
+        self._marks = partial(named, engine)
         self._all: list[tuple[int, int]] = []
         for name in ("samples", "sockets"):  # a file of sockets alone has no samples
             found = engine.table(f"SELECT DISTINCT t_us, sample FROM {name} ORDER BY ALL")
@@ -56,9 +59,7 @@ class Moments:
                     return Moment(sample, us)
             first, last = self._all[0][1], self._all[-1][1]
             raise TimeError(f"{text}: there are samples {first:,} to {last:,}", "--at")
-        if text.startswith("mark:"):
-            raise TimeError(f"{text}: the recording has no marks", "--at")
-        return self._nearest(Times(*self.span, self._zone).at(text))
+        return self._nearest(Times(*self.span, self._zone, self._marks).at(text))
 
     def every(self, seconds: float, start: int, end: int) -> list[Moment]:
         """Return the samples nearest to moments at that distance, none of them twice."""

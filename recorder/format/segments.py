@@ -52,7 +52,8 @@ class Sealed:
     """One number: its segments by table, its commits, and the times of its samples in us UTC.
 
     ``salvaged`` is the number of which this is what was got from behind the damage. ``samples`` is
-    how many samples they are, None where an older sockrec sealed them.
+    how many samples they are, and ``boottime`` the CLOCK_BOOTTIME of the last in us; None where an
+    older sockrec sealed them.
     """
 
     number: int
@@ -63,6 +64,7 @@ class Sealed:
     aside: Aside | None = None
     salvaged: int | None = None
     samples: int | None = None
+    boottime: int | None = None
 
     def line(self) -> bytes:
         """Return the line of the list."""
@@ -79,6 +81,8 @@ class Sealed:
             facts["salvaged"] = self.salvaged
         if self.samples is not None:
             facts["samples"] = self.samples
+        if self.boottime is not None:
+            facts["boottime"] = self.boottime
         return _line("sealed", facts)
 
 
@@ -171,6 +175,7 @@ def _parsed(text: bytes) -> Sealed | None:
             aside=None if aside is None else Aside(int(aside[0]), str(aside[1]), str(aside[2])),
             salvaged=_whole(facts.get("salvaged")),
             samples=_whole(facts.get("samples")),
+            boottime=_whole(facts.get("boottime")),
         )
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return None

@@ -151,7 +151,9 @@ def _sortable(column: pa.ChunkedArray) -> AnyArray:
         column = column.cast(pa.int64())
     if column.null_count:
         column = column.fill_null(0)
-    return np.asarray(column)
+    found = np.asarray(column)
+    # as a segment has them, where a number of more than 63 bits is negative
+    return found.view(np.int64) if found.dtype == np.uint64 else found
 
 
 @dataclass(frozen=True)

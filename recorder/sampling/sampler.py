@@ -50,6 +50,8 @@ SETTINGS_EVERY = 30
 NEW_SETTINGS = 4
 """Namespaces at most whose settings one sample looks at besides those whose turn it is."""
 
+_FAILED = ("busy", "truncated", "corrupt", "error")
+
 Batches = list[tuple[str, pa.RecordBatch]]
 
 
@@ -69,6 +71,8 @@ class Sample:
     reading: list[Row] = field(default_factory=list)
     """How each table is read: step, source, why not by the first way, number of namespaces."""
     missing_sysctls: list[str] = field(default_factory=list)
+    failing: dict[str, str] = field(default_factory=dict)
+    """The steps that failed, and one reason of each."""
 
 
 @dataclass
@@ -179,6 +183,11 @@ class Sampler:
         self._again = False
         for inode in self.places.left:  # now that its last events have their interfaces' names
             self._labels.forget(inode)
+        sample.failing = {
+            str(row["step"]): str(row.get("detail") or row["outcome"])
+            for row in log.rows
+            if row["outcome"] in _FAILED
+        }
         for row in log.rows:
             row |= {"late_us": late_us, "skipped": skipped, "boottime_us": boottime_us}
         self._add_rows("samples", log.rows)
@@ -461,7 +470,7 @@ class Sampler:
             if number - self._checked.get(place.inode, -SETTINGS_EVERY) >= SETTINGS_EVERY
         ]
         changed = []
-        if any(place.namespace.home for place in due) or not number:
+        if any(place.namespace.home for place in due) or len(self._checked) == 0:
             changed.append((HOST, self._settings.changed(HOST, settings.read_host())))
         every = self.places.each(due, lambda _: settings.read_namespace())
         for place, values in zip(due, every, strict=True):

@@ -24,6 +24,7 @@ from recorder.wire.columns import Values
 
 _FILE_BUFFER = 1 << 20
 _SAMPLE_TIME = SAMPLES.names.index("sample_time")
+_BOOTTIME = SAMPLES.names.index("boottime_us")
 
 
 class BatchMaker:
@@ -178,7 +179,7 @@ class Journals:
 
     With ``sync`` a commit returns once the sample is on the disk, else once the kernel has it.
     ``samples`` and ``socket_rows`` count what was committed; ``span`` are the times of the first
-    and the last sample, in us UTC.
+    and the last sample, in us UTC, ``boottime`` is CLOCK_BOOTTIME at the last, in us.
     """
 
     def __init__(
@@ -187,6 +188,7 @@ class Journals:
         self.number = number
         self.rows = self.samples = self.socket_rows = 0
         self.span: tuple[int | None, int | None] = (None, None)
+        self.boottime: int | None = None
         self._sync = sync
         with contextlib.ExitStack() as opened:
             self._streams: dict[str, _Stream] = {}
@@ -215,6 +217,7 @@ class Journals:
         if table == SAMPLES.name and batch.num_rows:
             time = batch.column(_SAMPLE_TIME)[0].value
             self.span = (time if self.span[0] is None else self.span[0], time)
+            self.boottime = batch.column(_BOOTTIME)[0].as_py() or self.boottime
 
     def commit(self, sample: int) -> None:
         """Flush the sample's batches of all tables, then write and flush its commit."""

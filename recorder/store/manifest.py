@@ -17,6 +17,10 @@ _RESERVED = 64 << 10
 """Bytes kept free on the disk, so that its being full can be said in recording.json."""
 
 
+MOST_TROUBLE = 1000
+"""What befell a recording of months is told of its latest part."""
+
+
 class Manifest:
     """The facts of recording.json; ``save`` replaces the file if they changed."""
 
@@ -29,6 +33,15 @@ class Manifest:
     def add_trouble(self, what: str) -> None:
         """Note that something went wrong, and when."""
         self.facts["trouble"].append({"time": iso_time(time.time_ns() // 1000), "what": what})
+        if len(self.facts["trouble"]) > MOST_TROUBLE:
+            del self.facts["trouble"][0]
+
+    def end(self, reason: str) -> None:
+        """Note how and when the recording ended; ``save`` must follow."""
+        told = {"exit": reason, "ended": iso_time(time.time_ns() // 1000)}
+        self.facts |= told
+        if self.facts.get("runs"):
+            self.facts["runs"][-1] |= told
 
     def add_unseen(self, what: str, why: str) -> bool:
         """Note once that something could not be seen; tell whether that is new."""

@@ -2,9 +2,9 @@
 
 A number is dropped as a whole: its journals, segments and what was put aside of it. The list of
 segments says so, durably, before the first of its files is removed, so that what is missing is
-never taken for lost. What counts towards the size is everything in the directory, each file in
-whole pages: the journals at what is written to them, and a number that is being sealed also at what
-its segments may come to.
+never taken for lost. Age is what CLOCK_BOOTTIME counted since: the wall clock may be set. What
+counts towards the size is everything in the directory, each file in whole pages: the journals at
+what is written to them, and a number that is being sealed also at what its segments may come to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from recorder.format.files import DAMAGED, LIST_FILE, TEMPORARY, journal_name, segment_name
@@ -50,6 +51,11 @@ _FOLDER = re.compile(r"\d{6,18}", re.ASCII)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+def boottime_us() -> int:
+    """Return CLOCK_BOOTTIME in us: what passed since the boot, suspended or not."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+
+
 class RingError(SockrecError):
     """A bound that cannot be kept."""
 
@@ -72,13 +78,18 @@ class Keep:
 
 @dataclass(frozen=True)
 class _Number:
-    """One that may be dropped; ``bytes`` are what it counts for, ``sealed`` if it is settled."""
+    """One that may be dropped; ``bytes`` are what it counts for, ``sealed`` if it is settled.
+
+    ``boot`` says in which of the boots it was recorded, ``boottime`` when by the clock of that.
+    """
 
     bytes: int
     samples: int | None
     socket_rows: int | None
     first: int | None
     last: int | None
+    boot: int
+    boottime: int | None
     sealed: bool
 
 
@@ -86,7 +97,8 @@ class Ring:
     """Keeps a recording within its bounds; without any it keeps nothing and drops nothing.
 
     ``settle`` waits until a number is no longer being sealed. ``tell`` is told, in a sentence, when
-    room on the disk gets short and when it no longer is.
+    room on the disk gets short and when it no longer is. ``boots`` are the first numbers of each
+    boot but the first, ``boottime_us`` is the clock of the last.
     """
 
     def __init__(
@@ -96,8 +108,9 @@ class Ring:
         keep: Keep,
         *,
         settle: Callable[[int], None],
-        tell: Callable[[str], None],
-        now: Callable[[], float] = time.time,
+        tell: Callable[[str, str], None],
+        boots: Sequence[int] = (),
+        boottime_us: Callable[[], int] = boottime_us,
         free: Callable[[], int] | None = None,
     ) -> None:
         self._directory = directory
@@ -105,7 +118,8 @@ class Ring:
         self._keep = keep
         self._settle = settle
         self._tell = tell
-        self._now = now
+        self._boots = tuple(boots)
+        self._boottime_us = boottime_us
         self._free = free or self._statvfs
         self._numbers: dict[int, _Number] = {}
         self._open = _PAGE * len(TABLES)
@@ -153,10 +167,16 @@ class Ring:
         samples: int,
         socket_rows: int,
         span: tuple[int | None, int | None],
+        boottime: int | None,
     ) -> None:
-        """Note that journals are to be sealed; ``span`` are the times of the samples, in us UTC."""
+        """Note that journals are to be sealed; ``span`` are the times of the samples, in us UTC.
+
+        ``boottime`` is CLOCK_BOOTTIME at the last of them, in us.
+        """
         counted = size + _PAGE * len(TABLES) + SEALING_BYTES
-        self._numbers[number] = _Number(counted, samples, socket_rows, *span, sealed=False)
+        self._numbers[number] = _Number(
+            counted, samples, socket_rows, *span, self._boot(number), boottime, sealed=False
+        )
         self._open = _PAGE * len(TABLES)
 
     def sealed(self, number: int) -> None:
@@ -238,7 +258,7 @@ class Ring:
         To be called before each sample.
         """
         seconds, least = self._keep.seconds, self._keep.min_free
-        while seconds is not None and self._is_past(round((self._now() - seconds) * 1e6)):
+        while seconds is not None and self._oldest_us() > seconds * 1e6:
             self._drop_oldest("keep")
         enough = True
         while least is not None and (there := self._free()) < least and enough:
@@ -248,19 +268,32 @@ class Ring:
             calm = time.monotonic() - self._short_since
             if calm >= self._calm:
                 self._short_since = None
-                self._tell("there is room again: nothing had to be dropped for want of it lately")
+                why = "nothing had to be dropped for want of it lately"
+                self._tell(f"there is room again: {why}", "recovery")
         return enough
 
     def _get_short(self, why: str) -> None:
         if self._short_since is None:
-            self._tell(f"room is short: {why}: the oldest segments are dropped")
+            self._tell(f"room is short: {why}: the oldest segments are dropped", "degradation")
         self._short_since = time.monotonic()
 
-    def _is_past(self, limit: int) -> bool:
+    def _oldest_us(self) -> int:
+        """Return for how long the oldest number is over for certain, 0 if that is not known."""
         # One of which no time is known is as old as the next at least, and not older for certain.
-        known = (self._numbers[number].last for number in sorted(self._numbers))
-        last = next((time for time in known if time is not None), None)
-        return last is not None and last < limit
+        known = [self._numbers[number] for number in sorted(self._numbers)]
+        known = [number for number in known if number.boottime is not None]
+        if not known:
+            return 0
+        age = 0
+        now = {len(self._boots): self._boottime_us()}
+        # How long the host was off between two boots, no clock tells for certain.
+        for boot in range(known[0].boot, len(self._boots) + 1):
+            times = [n.boottime for n in known if n.boot == boot and n.boottime is not None]
+            age += now.get(boot, max(times, default=0))
+        return age - (known[0].boottime or 0)
+
+    def _boot(self, number: int) -> int:
+        return bisect_right(self._boots, number)
 
     def _drop_oldest(self, why: str) -> bool:
         """Drop the oldest number that is not written any more; tell whether there was one."""
@@ -303,6 +336,8 @@ class Ring:
                 None if sealed.aside else rows,
                 sealed.first,
                 sealed.last,
+                self._boot(sealed.number),
+                sealed.boottime,
                 sealed=True,
             )
 

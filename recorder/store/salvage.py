@@ -81,7 +81,7 @@ def salvage(directory: Directory, listing: int, sealed: Sealed) -> Salvaged | No
         if not behind:
             return None
         _check_schema(directory)
-        number = _free_number(directory)
+        number = free_number(directory)
         target = Journals(directory, number)
         try:
             unknown = _write(target, journals, committed.commits, behind)
@@ -115,11 +115,11 @@ def _check_schema(directory: Directory) -> None:
         )
 
 
-def _free_number(directory: Directory) -> int:
+def free_number(directory: Directory) -> int:
     """Return a number above all that are taken."""
     listed = read_list(directory.path / LIST_FILE, directory=directory.descriptor)
     taken = {listed.through, *numbers(directory), *(one.number for one in listed.sealed)}
-    with directory.folder(SAMPLES.name) as folder:
+    with contextlib.suppress(FileNotFoundError), directory.folder(SAMPLES.name) as folder:
         taken.update(number_of(name, SEGMENT_SUFFIX) or 0 for name in folder.names())
     return max(taken) + 1
 

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from recorder.host.io_class import IDLE, set_io_class
 from recorder.host.limits import lack
 from recorder.store.directory import Directory
 from recorder.store.imports import leave_out_pandas
@@ -237,6 +238,7 @@ def main() -> None:
     os.umask(0o077)
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
+    set_io_class(IDLE)
     with contextlib.suppress(OSError):  # of the two, the one whose work can be done again
         Path("/proc/self/oom_score_adj").write_text("1000")
     path, directory, listing = sys.argv[1:]

@@ -82,14 +82,17 @@ def seal(
         with open_journals(directory, number) as journals:
             committed = read_commits(journals)
             _check_complete(directory, number, journals, committed)
+            first, last, boottime = span_of(committed, journals.get(SAMPLES.name))
             sealed = Sealed(
                 number,
                 len(committed.commits),
-                *_span(committed, journals.get(SAMPLES.name)),
+                first,
+                last,
                 _write_tables(directory, number, journals, committed, columns_at_once),
                 _aside(number, committed),
                 salvaged,
                 committed.samples,
+                boottime,
             )
         append_line(listing, sealed.line())
     if sealed.aside is not None:
@@ -179,17 +182,22 @@ def _read_back(folder: Directory, name: str) -> SealedFile:
         os.close(file)
 
 
-def _span(committed: Committed, samples: JournalFile | None) -> tuple[int | None, int | None]:
-    """Return the times of the first and the last sample."""
-    place = SAMPLES.names.index("sample_time")
-    first = last = None
-    for batch in Batches(SAMPLES, samples, committed.ranges(SAMPLES.name)).read([place]):
-        extremes = pc.min_max(batch.column(0).cast(pa.int64()))
-        low, high = extremes["min"].as_py(), extremes["max"].as_py()
+def span_of(
+    committed: Committed, samples: JournalFile | None
+) -> tuple[int | None, int | None, int | None]:
+    """Return the times of the first and the last sample, and the latest CLOCK_BOOTTIME."""
+    places = sorted(map(SAMPLES.names.index, ("sample_time", "boottime_us")))
+    first = last = boottime = None
+    for batch in Batches(SAMPLES, samples, committed.ranges(SAMPLES.name)).read(places):
+        times = pc.min_max(batch.column("sample_time").cast(pa.int64()))
+        low, high = times["min"].as_py(), times["max"].as_py()
         if low is not None:
             first = low if first is None else min(first, low)
             last = high if last is None else max(last, high)
-    return first, last
+        if "boottime_us" in batch.schema.names:
+            latest = pc.max(batch.column("boottime_us")).as_py()
+            boottime = max((t for t in (boottime, latest) if t is not None), default=None)
+    return first, last, boottime
 
 
 def _remove(directory: Directory, number: int) -> None:

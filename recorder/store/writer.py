@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from recorder.format.runs import COUNTS, boot_numbers
+from recorder.schema import VERSION
+from recorder.store.append import (
+    AppendError,
+    continued,
+    count,
+    is_recording,
+    lock_list,
+    read_earlier,
+)
 from recorder.store.directory import Directory, open_list
-from recorder.store.journal import Journals
-from recorder.store.manifest import Manifest, iso_time
+from recorder.store.journal import Journals, numbers
+from recorder.store.manifest import Manifest
 from recorder.store.ring import LONG_LIST, Keep, Ring
+from recorder.store.salvage import free_number
 from recorder.store.sealer import Sealer
 
 EVERYTHING = Keep()
@@ -26,9 +36,12 @@ class Writer:
     """Makes a recording on the disk; ``end`` must be called, whatever happened before.
 
     With ``sync`` a committed sample is on the disk; a segment always is. ``keep`` are bounds
-    to stay within by dropping the oldest; ``tell`` is told when room gets short, and when not.
-    Raises DirectoryError if the recording cannot be made there, OSError for what befalls it later,
-    RingError if a bound cannot be kept.
+    to stay within by dropping the oldest; ``tell`` is told what befalls the recording, and a word
+    for what kind of thing that is.
+    With ``append`` it goes on in a recording that is there. ``sample`` is the number of the first
+    sample to be written. Raises DirectoryError if the recording cannot be made there, AppendError
+    if it cannot be gone on in, OSError for what befalls it later, RingError if a bound cannot be
+    kept.
     """
 
     def __init__(
@@ -38,26 +51,64 @@ class Writer:
         *,
         sync: bool = False,
         keep: Keep = EVERYTHING,
-        tell: Callable[[str], None] = lambda text: None,
+        tell: Callable[[str, str], None] = lambda text, event: None,
+        append: bool = False,
     ) -> None:
         self._sync = sync
         self._tell = tell
         self._told = 0  # of the sealer's events
-        self._directory = Directory.make(path)
+        self._said = False
+        before = append and is_recording(path)
+        self._directory = Directory.open(path) if before else Directory.make(path)
         self._listing = -1
         self._ring: Ring | None = None
+        self._keep = keep
+        self._number = 1
+        self.sample = 0
+        self.counted: dict[str, int | None] = dict.fromkeys(COUNTS, 0)
         try:
-            self._listing = open_list(self._directory)
-            self.manifest = Manifest(self._directory, facts)
+            self._listing = lock_list(self._directory) if before else open_list(self._directory)
+            earlier = read_earlier(self._directory) if before else None
+            self.manifest = Manifest(self._directory, earlier or facts)
+            if earlier is not None:
+                self._sealer = Sealer(self._directory, self._listing)
+                self._seal_left(earlier)
+                self._number = free_number(self._directory)
+                self.sample, self.counted = count(self._directory, earlier)
+                made = continued(earlier, facts, self._number, self.counted)
+                self.manifest.facts = {"version": VERSION} | made
             self.manifest.save()
-            self._ring = Ring(
-                self._directory, self._listing, keep, settle=self._settle, tell=self._say
-            )
-            self._sealer = Sealer(self._directory, self._listing)
+            self._ring = self._make_ring(self.manifest.facts)
+            if earlier is None:
+                self._sealer = Sealer(self._directory, self._listing)
         except BaseException:
             self._close()
             raise
         self._journals: Journals | None = None
+
+    def _make_ring(self, facts: Mapping[str, Any]) -> Ring:
+        return Ring(
+            self._directory,
+            self._listing,
+            self._keep,
+            settle=self._settle,
+            tell=self.say,
+            boots=boot_numbers(facts),
+        )
+
+    def _seal_left(self, earlier: Mapping[str, Any]) -> None:
+        """Seal what an earlier run left in journals, in its name."""
+        # a full disk may have to be made room on first
+        self._ring = self._make_ring(earlier)
+        for number in numbers(self._directory):
+            self._sealer.seal(number)
+        self._finish()
+        if self.unsealed:
+            number, why = next(iter(self.unsealed.items()))
+            raise AppendError(
+                f"{self._directory.path}: cannot be gone on in, as segment {number} cannot be "
+                f"sealed: {why}; free the cause, or record to another directory"
+            )
 
     @property
     def ring(self) -> Ring:
@@ -67,7 +118,7 @@ class Writer:
     @property
     def _open(self) -> Journals:
         if self._journals is None:
-            self._journals = self._begin(1)
+            self._journals = self._begin(self._number)
         return self._journals
 
     def _begin(self, number: int) -> Journals:
@@ -112,10 +163,20 @@ class Writer:
         self._open.commit(sample)
 
     def tell(self, *, news: bool) -> None:
-        """Write recording.json if there is news, or if something befell the sealing child."""
+        """Write recording.json if there is news, or if something befell the recording."""
         self._poll()
-        if self._note_events() or news:
+        if self._note_events() or news or self._said:
+            self._said = False
             self._save()
+
+    def say(self, text: str, event: str = "degradation") -> None:
+        """Tell what befell the recording, and note it in recording.json when that is saved.
+
+        ``event`` is what kind of thing that is, in a word.
+        """
+        self.manifest.add_trouble(text)
+        self._said = True
+        self._tell(text, event)
 
     def keep_up(self) -> bool:
         """Drop what is past the bounds; tell whether there is room for a sample."""
@@ -139,8 +200,7 @@ class Writer:
             self._note_events()
             for number, why in self.unsealed.items():
                 self.manifest.add_trouble(f"the journals {number} are not sealed: {why}")
-            self.manifest.facts["exit"] = reason
-            self.manifest.facts["ended"] = iso_time(time.time_ns() // 1000)
+            self.manifest.end(reason)
             self._save()
         finally:
             self.manifest.close()
@@ -155,6 +215,7 @@ class Writer:
             samples=journals.samples,
             socket_rows=journals.socket_rows,
             span=journals.span,
+            boottime=journals.boottime,
         )
         self._sealer.seal(journals.number)
 
@@ -199,10 +260,6 @@ class Writer:
     def _save(self) -> None:
         self.ring.retry(self.manifest.save)
         self.ring.count_rest()
-
-    def _say(self, text: str) -> None:
-        self.manifest.add_trouble(text)
-        self._tell(text)
 
     def _note_events(self) -> bool:
         new = self.trouble[self._told :]

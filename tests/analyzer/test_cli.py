@@ -318,7 +318,7 @@ def test_info_tells_what_a_recording_is(tmp_path: Path) -> None:
     assert (found["span"], found["interval"], found["most late"]) == ("2 s", "1 s", "0.1 s")
     assert found["rows"] == (
         "sockets 3, closes 0, samples 8, counters 0, owners 0, settings 0, namespaces 0, "
-        "cgroups 0, unexplained 0"
+        "cgroups 0, unexplained 0, marks 0"
     )
     assert found["files"] == "segments 2, journals 1"
     assert found["unresolved owners"] == "3"
@@ -428,8 +428,8 @@ def test_the_facts_of_info_stay(recording: Path) -> None:
             "recording state host kernel command first_sample last_sample span_s interval_s "
             "samples late_samples most_late_s skipped_samples rows bytes files namespaces reading "
             "coverage closes unresolved_owners most_unresolved_owners unreadable_processes "
-            "incomplete unknown_attributes missing_sysctls not_seen dropped missing sandbox "
-            "left_out"
+            "incomplete unknown_attributes missing_sysctls not_seen trouble labels marks dropped "
+            "missing sandbox left_out"
         ).split()
     )
 

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recorder.host.facts import current_netns
-from recorder.recording import Schedule
+from recorder.pace import Schedule
 from recorder.schema import TABLES
 from recorder.store.directory import Directory, open_list
 from recorder.store.sealer import Sealer

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from analyzer.sql.times import TimeError, Times
+from recorder.format.times import TimeError, Times
 from tests.analyzer.support.recordings import micros, time_of
 
 FIRST, LAST = micros(time_of(0)), micros(time_of(3))
@@ -141,3 +141,42 @@ def test_times_that_no_recorder_wrote_end_in_words() -> None:
         times.bounds("15:04", None)
     with pytest.raises(TimeError, match="is not before"):
         times.bounds("2026-11-22", "2026-11-21")
+
+
+MARKS = [("begin", FIRST), ("deployed v2", at("2026-11-22T15:04:06")), ("x", LAST - 1), ("x", LAST)]
+MARKS += [("a#1", FIRST + 7)]
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("mark:begin", FIRST),
+        ("mark:begin#1", FIRST),
+        ("mark:deployed v2", at("2026-11-22T15:04:06")),
+        ("mark:x#1", LAST - 1),
+        ("mark:x#2", LAST),
+        ("mark:a#1", FIRST + 7),
+    ],
+)
+def test_a_mark_is_a_time(text: str, moment: int) -> None:
+    assert Times(FIRST, LAST, marks=lambda: MARKS).bounds(text, None)[0] == moment
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("mark:x", r"there are 2 of them: write mark:x#1 to mark:x#2"),
+        ("mark:x#3", r"mark:x#3: there are 2 marks called x"),
+        ("mark:y", r"there is no such mark: there are begin, deployed v2, x, a#1"),
+        ("mark:", "is no time: write "),
+    ],
+)
+def test_a_mark_that_is_none_or_several_is_refused(text: str, told: str) -> None:
+    with pytest.raises(TimeError, match=told) as caught:
+        Times(FIRST, LAST, marks=lambda: MARKS).bounds(None, text)
+    assert caught.value.option == "--to"
+
+
+def test_without_marks_that_is_told() -> None:
+    with pytest.raises(TimeError, match="mark:begin: there is no such mark: the recording has no"):
+        start("mark:begin")

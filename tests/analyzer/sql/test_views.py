@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import analyzer
-from analyzer.sql.times import TimeError
+from recorder.format.times import TimeError
 from recorder.schema import TABLES, Table, public_schema
 from tests.analyzer.support.recordings import (
     FACTS,

@@ -18,9 +18,9 @@ import typer
 from analyzer.cli_ss import app, read_options
 from analyzer.reading.recording import open_recording
 from analyzer.sql.engine import Engine
-from analyzer.sql.times import TimeError
 from analyzer.ss.selection import SelectionError
 from analyzer.ss.show import Recorded, Show
+from recorder.format.times import TimeError
 from recorder.ssfilter import FilterError
 from tests.analyzer.support.recordings import (
     NETNS,

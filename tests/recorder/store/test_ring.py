@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,20 @@ class Filler:
     """Writes samples of numbers that do not compress; ``run`` prints each that is committed."""
 
     def __init__(
-        self, path: Path, keep: Keep, tell: Callable[[str], None] = lambda text: None
+        self,
+        path: Path,
+        keep: Keep,
+        tell: Callable[[str, str], None] = lambda text, event: None,
+        *,
+        facts: Mapping[str, Any] = FACTS,
+        append: bool = False,
     ) -> None:
-        self.writer = Writer(path, dict(FACTS), keep=keep, tell=tell)
+        self.writer = Writer(path, dict(facts), keep=keep, tell=tell, append=append)
         _, self._size = self.writer.ring.bounds(3600, 64 << 20)
         self._makers = {table.name: BatchMaker(table) for table in (SOCKETS, SAMPLES)}
         self._random = np.random.default_rng(7)
-        self.sample = 0
+        self.sample = self._first = self.writer.sample
+        self._rows = 0
 
     def take(self, rows: int = ROWS) -> None:
         """Write a sample, some 120 kB of journal at 4,000 rows."""
@@ -69,8 +76,11 @@ class Filler:
         self.writer.append("samples", self._makers["samples"].make(1, one))
         self.writer.commit(self.sample)
         self.sample += 1
-        facts = self.writer.manifest.facts
-        facts["samples"], facts["socket_rows"] = self.sample, facts.get("socket_rows", 0) + rows
+        self._rows += rows
+        counts = {"samples": self.sample - self._first, "socket_rows": self._rows}
+        for name, count in counts.items():
+            before = self.writer.counted[name]
+            self.writer.manifest.facts[name] = None if before is None else before + count
         self.writer.tell(news=False)
         if self.writer.size >= self._size:
             self.writer.rotate()
@@ -238,12 +248,12 @@ def test_a_kill_at_any_moment_of_a_drop_loses_no_other_row_and_is_no_damage(
 def test_what_is_older_than_is_kept_is_dropped_and_nothing_younger(tmp_path: Path) -> None:
     three_numbers(tmp_path)
     (*_, last) = read_list(tmp_path / "segments.jsonl").sealed
-    assert last.last is not None
-    now = last.last / 1e6
-    with ring_of(tmp_path, Keep(seconds=10), now=lambda: now + 9.9) as ring:
+    now = last.boottime
+    assert now is not None
+    with ring_of(tmp_path, Keep(seconds=10), boottime_us=lambda: now + 9_900_000) as ring:
         assert ring.keep_up()
         assert ring.dropped is None
-    with ring_of(tmp_path, Keep(seconds=10), now=lambda: now + 10.1) as ring:
+    with ring_of(tmp_path, Keep(seconds=10), boottime_us=lambda: now + 10_100_000) as ring:
         ring.keep_up()
         assert ring.dropped is not None
         assert (ring.dropped.through, ring.dropped.samples, ring.dropped.why) == (3, 6, "keep")
@@ -251,15 +261,44 @@ def test_what_is_older_than_is_kept_is_dropped_and_nothing_younger(tmp_path: Pat
 
 def test_a_number_of_unknown_time_is_dropped_no_sooner_than_the_next(tmp_path: Path) -> None:
     three_numbers(tmp_path)
-    now = [100.0]
-    with ring_of(tmp_path, Keep(seconds=10), now=lambda: now[0]) as ring:
+    now = [100_000_000]
+    with ring_of(tmp_path, Keep(seconds=10), boottime_us=lambda: now[0]) as ring:
         for number, last in {1: None, 2: 90_000_000, 3: 95_000_000}.items():
-            ring._numbers[number] = replace(ring._numbers[number], last=last)
+            ring._numbers[number] = replace(ring._numbers[number], boottime=last)
         ring.keep_up()
         assert set(ring._numbers) == {1, 2, 3}
-        now[0] += 1
+        now[0] += 1_000_000
         ring.keep_up()
         assert set(ring._numbers) == {3}
+
+
+def test_the_wall_clock_may_be_set_and_nothing_is_dropped_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_numbers(tmp_path)
+    (*_, last) = read_list(tmp_path / "segments.jsonl").sealed
+    assert last.boottime is not None
+    now = last.boottime + 1_000_000
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    monkeypatch.setattr(time, "time_ns", lambda: 4 * 10**18)
+    with ring_of(tmp_path, Keep(seconds=10), boottime_us=lambda: now) as ring:
+        assert ring.keep_up()
+        assert ring.dropped is None
+
+
+def test_after_a_reboot_what_is_kept_is_as_old_as_the_boots_have_run_for_certain(
+    tmp_path: Path,
+) -> None:
+    """Number 1 was over 4 s before the end of its boot; 2 and 3 were over in the next."""
+    three_numbers(tmp_path)
+    now = [1_000_000]
+    with ring_of(tmp_path, Keep(seconds=10), boots=(3,), boottime_us=lambda: now[0]) as ring:
+        for number, last in {1: 500_000_000, 2: 504_000_000, 3: 900_000}.items():
+            ring._numbers[number] = replace(ring._numbers[number], boottime=last)
+        for seconds, kept in ((6.0, {1, 2, 3}), (6.1, {2, 3}), (10.1, {3}), (11, set())):
+            now[0] = round(seconds * 1e6)
+            ring.keep_up()
+            assert set(ring._numbers) == kept
 
 
 def test_the_oldest_goes_as_long_as_too_little_is_free_and_both_ends_are_told(
@@ -272,7 +311,7 @@ def test_the_oldest_goes_as_long_as_too_little_is_free_and_both_ends_are_told(
         tmp_path,
         Keep(min_free=100),
         free=lambda: free.pop(0) if len(free) > 1 else free[0],
-        tell=told.append,
+        tell=lambda text, event: told.append(text),
     ) as ring:
         assert ring.keep_up()
         assert ring.dropped is not None
@@ -341,7 +380,7 @@ def test_a_full_disk_drops_the_oldest_and_goes_on(tmp_path: Path) -> None:
         pytest.skip("needs the right to mount a tmpfs")
     try:
         told: list[str] = []
-        filler = Filler(mount / "r", Keep(seconds=1e9), told.append)
+        filler = Filler(mount / "r", Keep(seconds=1e9), lambda text, event: told.append(text))
         for _ in range(60):
             filler.take()
             if filler.writer.size > 500_000:

@@ -249,3 +249,10 @@ def test_a_journal_of_before_a_column_was_signed_is_read_as_it_was_meant(
     assert rows["fwd_alloc"].to_pylist() == [-932, 4096]
     seal(tmp_path, 1)
     assert [row["fwd_alloc"] for row in read(tmp_path)] == [-932, 4096]
+
+
+def test_a_cookie_that_is_negative_comes_first_as_the_segment_has_it(tmp_path: Path) -> None:
+    """Those that are made up of an inode: the journal has them without a sign."""
+    cookies = Values(np.array([5, 2**63 + 7, 1], np.uint64))
+    rows = seal_sockets(tmp_path, {"cookie": cookies})
+    assert [row["cookie"] for row in rows] == [7 - 2**63, 1, 5]

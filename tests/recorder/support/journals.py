@@ -57,6 +57,7 @@ def write(
                 {
                     "sample": Values(np.array([sample], np.uint32)),
                     "sample_time": Values(np.array([10**15 + sample], np.int64)),
+                    "boottime_us": Values(np.array([10**9 + sample], np.int64)),
                     "step": pa.array(["tcp"]).dictionary_encode(),
                 },
             ),

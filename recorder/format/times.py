@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, time, timedelta, tzinfo
 
 from recorder.schema import SockrecError
 
 Time = str | datetime
-"""ISO, 22:31, +30s or -5m; or a datetime."""
+"""ISO, 22:31, +30s, -5m or mark:NAME; or a datetime."""
+
+Mark = tuple[str, int]
+"""The text of a mark, and when it was made, in microseconds UTC."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -18,6 +22,7 @@ _FURTHEST_US = 1e17
 _RELATIVE = re.compile(r"([+-])(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(?:$|[:+Z-].*)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_MARK = re.compile(r"mark:(.+?)(?:#(\d{1,9}))?", re.DOTALL)
 _MOST_DAYS = 10_000
 
 
@@ -32,10 +37,18 @@ class TimeError(SockrecError):
 class Times:
     """What times mean for a recording with samples from ``first`` to ``last``, microseconds UTC.
 
-    Both are None if it has no sample. A time without an offset is one of ``zone``.
+    Both are None if it has no sample. A time without an offset is one of ``zone``. ``marks`` gives
+    those of the recording, in their order.
     """
 
-    def __init__(self, first: int | None, last: int | None, zone: tzinfo = UTC) -> None:
+    def __init__(
+        self,
+        first: int | None,
+        last: int | None,
+        zone: tzinfo = UTC,
+        marks: Callable[[], Sequence[Mark]] = lambda: (),
+    ) -> None:
+        self._marks = marks
         self._span = None if first is None or last is None else (first, last)
         self._zone = zone
 
@@ -57,6 +70,19 @@ class Times:
                 raise TimeError(f"{end} is not after the first sample{self._told()}", "--to")
         return first, last
 
+    def last(self, seconds: float) -> tuple[int | None, int | None]:
+        """Return the bounds of so much of the end, all of it if it is no longer."""
+        if self._span is None:
+            return None, None
+        start = self._span[1] - round(seconds * 1e6)
+        return (start if start > self._span[0] else None), None
+
+    def within(self, start: int, end: int) -> tuple[int | None, int | None]:
+        """Return these bounds, none where the recording is no longer on that side."""
+        if self._span is None:
+            return None, None
+        return start if start > self._span[0] else None, end if end <= self._span[1] else None
+
     def at(self, given: Time) -> int:
         """Return a moment in microseconds UTC, of the recording or not. Raises TimeError."""
         return self._moment(given, "--at")
@@ -65,6 +91,8 @@ class Times:
         late = option == "--to"
         if isinstance(given, datetime):
             return self._micros(given, late=late)
+        if mark := _MARK.fullmatch(given):
+            return self._of_mark(mark[1], mark[2], option)
         if relative := _RELATIVE.fullmatch(given):
             sign, number, unit = relative.groups()
             if self._span is None:
@@ -83,9 +111,33 @@ class Times:
         except ValueError:
             raise TimeError(
                 f"{given!r} is no time: write 2026-11-22T15:04:05, 15:04 or 15:04:05 on a day of "
-                "the recording, +30s after the first sample, or -5m before the last",
+                "the recording, +30s after the first sample, -5m before the last, or mark:NAME",
                 option,
             ) from None
+
+    def _of_mark(self, name: str, which: str | None, option: str) -> int:
+        """Return when a mark was made; of several of that name ``which``, from 1 on."""
+        marks = self._marks()
+        times = [us for known, us in marks if known == name]
+        if which is None and not times:
+            names = ", ".join(dict.fromkeys(known for known, _ in marks))
+            there = f"there are {names[:200]}" if names else "the recording has no marks"
+            raise TimeError(f"mark:{name}: there is no such mark: {there}", option)
+        if which is None and len(times) > 1:
+            raise TimeError(
+                f"mark:{name}: there are {len(times):,} of them: write mark:{name}#1 to "
+                f"mark:{name}#{len(times)}",
+                option,
+            )
+        if which is None:
+            return times[0]
+        if whole := [us for known, us in marks if known == f"{name}#{which}"]:
+            return whole[0]
+        if not 0 < int(which) <= len(times):
+            raise TimeError(
+                f"mark:{name}#{which}: there are {len(times):,} marks called {name}", option
+            )
+        return times[int(which) - 1]
 
     def _of_day(self, given: str, clock: time, option: str) -> int:
         """Return when the clock shows that time while the recording lasts."""

@@ -1,0 +1,1 @@
+"""Triggers: what makes the recorder keep an incident, without anybody looking."""

@@ -1,0 +1,121 @@
+"""Saving out of a recording that goes on: whole, whatever the ring and the sealing do meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import analyzer
+from recorder.schema import SockrecError
+from recorder.store.ring import Keep
+from recorder.store.save import SaveError, save
+from tests.recorder.store.test_ring import Filler, contents
+
+FIRST_US = 1_790_000_000_000_000
+
+
+@pytest.fixture
+def filler(tmp_path: Path) -> Iterator[Filler]:
+    filler = Filler(tmp_path / "r", Keep(bytes=3 << 20))
+    yield filler
+    filler.writer.end("samples")
+
+
+def begins_at(sample: int) -> int:
+    return FIRST_US + sample * 1_000_000
+
+
+def test_what_is_saved_is_whole_at_every_moment_of_a_recording(
+    tmp_path: Path, filler: Filler
+) -> None:
+    """Before a number is sealed, meanwhile, and after, with the ring dropping all the time."""
+    for size in (1, 3, 4, 4, 4, 3, 4, 5):
+        for _ in range(size):
+            filler.take()
+        saved = save(tmp_path / "r", tmp_path / "s")
+        problems, there = contents(tmp_path / "s")
+        assert problems == 0
+        assert there == set(range(filler.sample - len(there), filler.sample))
+        assert saved.samples == len(there)
+        assert saved.last == begins_at(filler.sample - 1)
+        shutil.rmtree(tmp_path / "s")
+    assert filler.writer.ring.dropped is not None
+
+
+def test_what_the_ring_drops_while_it_is_linked_is_kept_or_told_in_no_way(
+    tmp_path: Path, filler: Filler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(30):
+        filler.take()
+    before = contents(tmp_path / "r")[1]
+    real = os.link
+    links = 0
+
+    def dropping(*args: Any, **options: Any) -> None:
+        nonlocal links
+        links += 1
+        if links in (2, 5, 9):
+            for _ in range(3):
+                filler.take()
+        real(*args, **options)
+
+    monkeypatch.setattr(os, "link", dropping)
+    save(tmp_path / "r", tmp_path / "s")
+    problems, there = contents(tmp_path / "s")
+    assert problems == 0
+    assert there == set(range(min(there), max(there) + 1))
+    assert min(there) < max(before) <= max(there)
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_part_is_of_its_time_exactly_and_has_what_was_just_before(
+    tmp_path: Path, filler: Filler
+) -> None:
+    for _ in range(16):
+        filler.take()
+    first, last = begins_at(8), begins_at(12)
+    save(tmp_path / "r", tmp_path / "s", lambda times: (first, last))
+    with analyzer.open(tmp_path / "s") as opened:
+        (row,) = opened.sql("SELECT min(sample) AS a, max(sample) AS z FROM sockets")
+        assert row == {"a": 8, "z": 11}
+        (kept,) = opened.sql("SELECT min(sample) AS a FROM raw.sockets")
+        earliest = kept["a"]
+        assert isinstance(earliest, int)
+        assert earliest < 8
+    assert contents(tmp_path / "s")[0] == 0
+    saved = save(tmp_path / "r", tmp_path / "t", lambda times: times.last(2.5))
+    assert contents(tmp_path / "t") == (0, {13, 14, 15})
+    assert saved.last == begins_at(15)
+
+
+def test_on_another_file_system_it_is_copied(
+    tmp_path: Path, filler: Filler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*args: Any, **options: Any) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refused)
+    for _ in range(8):
+        filler.take()
+    save(tmp_path / "r", tmp_path / "s")
+    assert contents(tmp_path / "s") == (0, set(range(8)))
+
+
+def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path: Path, filler: Filler) -> None:
+    filler.take()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/file").touch()
+    (tmp_path / "empty").mkdir(mode=0o700)
+    names = set(os.listdir(tmp_path))
+    with pytest.raises(SaveError, match="is there already: give another with -o"):
+        save(tmp_path / "r", tmp_path / "there")
+    with pytest.raises(SaveError, match="is not a recording: it has no "):
+        save(tmp_path / "empty", tmp_path / "s")
+    with pytest.raises(SockrecError, match="is after the last sample"):
+        save(tmp_path / "r", tmp_path / "s", lambda times: times.bounds("+99s", None))
+    assert set(os.listdir(tmp_path)) == names

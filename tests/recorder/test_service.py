@@ -1,0 +1,75 @@
+"""The unit for systemd, what it is told by datagrams, and when its watchdog is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recorder.notify import Notify
+from recorder.service import ServiceError, unit
+from tests.recorder.test_marks_live import recording
+
+
+def test_systemd_has_nothing_against_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    program = tmp_path / "a b" / "sockrec"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    text = unit(program, ["-i", "500ms", "--label", 'why=50% "$x"'])
+    (place := tmp_path / "sockrec.service").write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == done.stdout == ""
+    assert done.returncode == 0
+    assert '--label "why=50%% \\"$$x\\""' in text
+
+
+def test_a_line_break_gets_into_no_unit() -> None:
+    with pytest.raises(ServiceError, match="a unit cannot have"):
+        unit(Path("/usr/bin/sockrec"), ["a\nExecStartPre=/bin/true"])
+
+
+@pytest.mark.live
+def test_systemd_is_told_that_it_is_ready_alive_and_that_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        heard.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+        with recording(tmp_path / "r", "-i", "30s"):
+            told = [heard.recv(4096).decode() for _ in range(6)]
+        while told[-1] != "STOPPING=1":
+            told.append(heard.recv(4096).decode())
+    assert any(one.startswith("READY=1\nSTATUS=recording to ") for one in told)
+    assert told.count("WATCHDOG=1") >= 4  # though samples are 30 s apart
+
+
+def test_a_command_that_is_started_does_not_speak_in_our_name(tmp_path: Path) -> None:
+    environment = {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "A": "b"}
+    Notify(environment).alive()
+    assert environment == {"A": "b"}
+
+
+def test_a_job_whose_sigint_is_ignored_says_how_it_ends(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sockrec", "record", "-n", "1", "-o", str(tmp_path / "r")]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    first, *_ = done.stderr.splitlines()
+    assert "SIGINT is ignored here: end it by SIGTERM (kill " in first
+    assert os.path.basename(tmp_path / "r") in first
