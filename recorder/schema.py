@@ -472,8 +472,8 @@ SAMPLES = Table(
             "word",
             "keep",
             "What was read: a kernel table (tcp, udp, udp6, mptcp, unix, packet, netlink …), "
-            "owners, counters, closes, namespaces; all: every table of a namespace without "
-            "sockets.",
+            "owners, processes, counters, closes, namespaces; all: every table of a namespace "
+            "without sockets.",
         ),
         (
             "source",
@@ -491,8 +491,8 @@ SAMPLES = Table(
             "i64",
             "keep",
             "rows",
-            "Sockets recorded; owners: processes known; closes: events; counters: values that "
-            "changed; namespaces: those on the host.",
+            "Sockets recorded; owners: processes known; processes: those looked at; closes: "
+            "events; counters: values that changed; namespaces: those on the host.",
         ),
         ("bytes", "i64", "keep", "bytes", "Received from the kernel."),
         (
@@ -500,7 +500,8 @@ SAMPLES = Table(
             "word",
             "keep",
             "ok, or why rows may be missing: unavailable (no handler), busy, truncated, corrupt, "
-            "error, partial (owners: unresolved or denied; closes: lost), skipped_empty (the "
+            "error, partial (owners: unresolved or denied; processes: left out; closes: lost), "
+            "skipped_empty (the "
             "kernel counts no socket of this kind in the namespace), rotated (its turn comes in "
             "a later sample, as all namespaces together cost too much).",
         ),
@@ -526,6 +527,13 @@ SAMPLES = Table(
             "keep",
             "processes",
             "owners: processes whose descriptors may not be read.",
+        ),
+        (
+            "left_out",
+            "i64",
+            "keep",
+            "processes",
+            "processes: those not looked at, for want of time; their turn comes next.",
         ),
         (
             "tables_read",
@@ -597,6 +605,119 @@ OWNERS = Table(
             "UTC",
             "Sample at which it no longer held; NULL while it holds.",
         ),
+    ),
+)
+
+PROCESSES = Table(
+    "processes",
+    "What processes that hold sockets were doing: one row each when it is first looked at, and one "
+    "more whenever something differs from its row before, but for CPU time of less than 50 ms and "
+    "memory of less than a tenth. What a row says holds until the next one of the process.",
+    ("pid", "start_us", "sample"),
+    _SAMPLE[:2]
+    + _columns(
+        ("pid", "i32", "keep", "Process number in the recorder's namespace."),
+        ("start_us", "i64", "keep", "us", "Start of the process after boot."),
+        ("comm", "text", "name", "Name of the process."),
+        (
+            "since",
+            "time",
+            "keep",
+            "UTC",
+            "Sample that looked at it before this one: so long its row before held. NULL if this "
+            "is the first look at it.",
+        ),
+        (
+            "state",
+            "word",
+            "keep",
+            "State of its first thread: R running or ready, S asleep, D asleep and not to be woken "
+            "by a signal, T stopped by a signal, t stopped by a tracer, Z ended.",
+        ),
+        ("threads", "i32", "keep", "threads", "Its threads."),
+        ("utime_us", "i64", "keep", "us", "CPU time of all its threads in user mode so far."),
+        ("stime_us", "i64", "keep", "us", "CPU time of all its threads in the kernel so far."),
+        ("rss_bytes", "i64", "keep", "bytes", "Its resident memory."),
+        (
+            "fds",
+            "i64",
+            "keep",
+            "descriptors",
+            "All its open descriptors, files and pipes too; NULL if they may not be counted.",
+        ),
+        (
+            "fd_limit",
+            "i64",
+            "keep",
+            "descriptors",
+            "Soft limit of its open descriptors (RLIMIT_NOFILE); NULL if not readable.",
+        ),
+        (
+            "busiest",
+            "i32",
+            "keep",
+            "Thread that used most CPU time since the look before, of several; NULL if all "
+            "together used less than seven tenths of a core, or the look before did not tell.",
+        ),
+        ("busiest_comm", "text", "name", "Name of that thread."),
+        ("busiest_us", "i64", "keep", "us", "CPU time of that thread since the look before."),
+        (
+            "running",
+            "i32",
+            "keep",
+            "threads",
+            "Its threads that ran or were ready to; NULL unless something waited at a socket of it "
+            "to be read or accepted, as of all that follow up to wchan.",
+        ),
+        ("blocked", "i32", "keep", "threads", "Its threads in state D."),
+        (
+            "syscall",
+            "text",
+            "keep",
+            "System call that most of its threads waited in, its number if it is none that usually "
+            "waits; NULL if it may not be read.",
+        ),
+        ("syscall_threads", "i32", "keep", "threads", "How many of its threads waited in that."),
+        (
+            "wchan",
+            "text",
+            "keep",
+            "Function of the kernel in which one of these waited, or a thread in state D if there "
+            "was any.",
+        ),
+        (
+            "cpu_limit_us",
+            "i64",
+            "keep",
+            "us",
+            "CPU time that its cgroup may use in a second: of the nearest one above it with a "
+            "limit; NULL if none has one.",
+        ),
+        ("nr_periods", "i64", "keep", "periods", "Periods in which that cgroup ran (cpu.stat)."),
+        ("nr_throttled", "i64", "keep", "periods", "Those of them in which it was throttled."),
+        (
+            "throttled_us",
+            "i64",
+            "keep",
+            "us",
+            "For how long it was throttled, summed over the CPUs.",
+        ),
+        (
+            "memory_limit_bytes",
+            "i64",
+            "keep",
+            "bytes",
+            "Memory that its cgroup may use: of the nearest one above it with a limit; NULL if "
+            "none has one.",
+        ),
+        (
+            "memory_limit_hits",
+            "i64",
+            "keep",
+            "count",
+            "How often that cgroup met its limit (max of memory.events, memory.failcnt of v1).",
+        ),
+        ("oom_kills", "i64", "keep", "processes", "Processes killed in it for want of memory."),
     ),
 )
 
@@ -777,6 +898,7 @@ TABLES: dict[str, Table] = {
         SAMPLES,
         COUNTERS,
         OWNERS,
+        PROCESSES,
         SETTINGS,
         NAMESPACES,
         CGROUPS,

@@ -18,6 +18,7 @@ from recorder.kernel.closes import Closes
 from recorder.kernel.places import UNCOUNTED, Place, Places
 from recorder.kernel.tables import EVERYTHING, NO_INODES, Choice, Gathered, Reading, Step, Steps
 from recorder.owners.owners import Owners, OwnersStep
+from recorder.owners.processes import Processes, ProcessesStep
 from recorder.procnet.tables import in_use
 from recorder.sampling import kernel_sockets
 from recorder.sampling.kernel_sockets import KernelSockets
@@ -40,6 +41,9 @@ WARM_UP_BUDGET_S = 60.0
 
 OWNERS_SHARE = 0.2
 """Share of the interval that finding owners may take."""
+
+PROCESSES_SHARE = 0.05
+"""Share of the interval that looking at what processes do may take."""
 
 PLACES_SHARE = 0.25
 """Share of the interval that the tables of all namespaces but the recorder's own may take."""
@@ -104,7 +108,9 @@ class Sampler:
         self.places = places
         self._owners = owners
         self._closes = closes
+        self._processes = Processes(owners.proc) if owners is not None else None
         self._owners_budget = OWNERS_SHARE * interval_s
+        self._processes_budget = PROCESSES_SHARE * interval_s
         self._places_budget = PLACES_SHARE * interval_s
         self._now_us = now_us
         self._makers = {name: BatchMaker(table) for name, table in TABLES.items()}
@@ -136,6 +142,8 @@ class Sampler:
         self.places.close()
         if self._owners is not None:
             self._owners.close()
+        if self._processes is not None:
+            self._processes.close()
         self._labels.close()
 
     def warm_up(self) -> None:
@@ -148,6 +156,9 @@ class Sampler:
             self._who.update(self._sought(), self._now_us(), WARM_UP_BUDGET_S)
         for key, gathered in self.steps.gathered.items():
             self._who.observe(key, gathered)
+        if self._processes is not None:
+            self._look_at_processes(0, WARM_UP_BUDGET_S)
+            self._processes.again()
         if self._closes is not None:
             self._who.closed(self._closes.take())
 
@@ -168,6 +179,7 @@ class Sampler:
         dumped = self._read_tables(self._places_budget)
         self._read_owners()
         self._make_sockets()
+        self._read_processes()
         with log.measured() as cost:
             sample.batches += self.take_closes(number)
         self._log_closes(cost, dumped)
@@ -385,6 +397,26 @@ class Sampler:
             rows += [r for r in self._who.again() if tuple(r[k] for k in keys) not in told]
         self._add_rows("owners", rows)
 
+    def _read_processes(self) -> None:
+        if self._processes is None:
+            return
+        if self._again:
+            self._processes.again()
+        with self._log.timed("processes", HOST) as row:
+            step = self._look_at_processes(self._sample.time_us, self._processes_budget)
+            row |= _processes_facts(step)
+            self._add_rows("processes", step.rows)
+
+    def _look_at_processes(self, now_us: int, budget_s: float) -> ProcessesStep:
+        assert self._owners is not None
+        assert self._processes is not None
+        return self._processes.look(
+            self._owners.descriptors(),
+            now_us,
+            budget=budget_s,
+            waited_for=self._who.waited_for,
+        )
+
     def _make_sockets(self) -> None:
         """Make the rows of all dumps, and count the connections first seen."""
         sample = self._sample
@@ -540,4 +572,21 @@ def _owners_facts(step: OwnersStep, unresolved: int) -> Row:
         "unresolved": unresolved,
         "denied": step.denied,
         "tables_read": step.tables_read,
+    }
+
+
+def _processes_facts(step: ProcessesStep) -> Row:
+    detail = []
+    if step.left_out:
+        detail.append(f"{step.left_out} processes left out until their turn comes")
+    if step.denied:
+        detail.append(f"{step.denied} processes that may not be seen")
+    return {
+        "source": "proc",
+        "rows": step.looked,
+        "bytes": 0,
+        "outcome": "partial" if detail else "ok",
+        "detail": ", ".join(detail) or None,
+        "denied": step.denied,
+        "left_out": step.left_out,
     }
