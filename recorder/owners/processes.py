@@ -1,7 +1,8 @@
 """What the processes that hold sockets were doing, told when it changed.
 
-A look at a process costs one read of its /proc/PID/stat, some 10 µs; the number of its descriptors
-is known from the search for owners. Where its threads wait is only looked at while something waits
+A look at a process costs one read of its /proc/PID/stat, some 10 µs, or half of that while it has
+not run since the look before: then nothing of it can be different. The number of its descriptors is
+known from the search for owners. Where its threads wait is only looked at while something waits
 at a socket of it, and its threads are told apart only while they use most of a core: each thread
 costs as much as a process. Looks end when the budget is spent; those that were left out come first
 the next time.
@@ -25,7 +26,7 @@ from recorder.host.activity import (
     read_waits,
     read_wchan,
 )
-from recorder.host.procfs import GONE, ProcessDirectory
+from recorder.host.procfs import GONE, ProcessDirectory, runs
 from recorder.host.quotas import NO_QUOTA, Quotas
 from recorder.owners.holders import Process
 
@@ -86,8 +87,10 @@ class _Seen:
     looked_us: int = 0
     looked_at: float = 0.0
     cpu_us: int = 0
+    quiet: bool = False
+    """It may be enough to ask whether it ran: it has one thread, no quota, and little to do."""
+    ran: bytes | None = None
     threads: Mapping[int, int] | None = None
-    described: int = 0
     fd_limit: int | None = None
     cgroups: bytes = b""
 
@@ -132,20 +135,20 @@ class Processes:
         deadline = self._clock() + budget
         self._look += 1
         self._quotas.begin()
-        known = {(process.pid, process.start_us) for process, _ in held}
-        self._seen = {key: seen for key, seen in self._seen.items() if key in known}
-        nobody = _Seen()
-        in_turn = sorted(
-            held,
-            key=lambda one: self._seen.get((one[0].pid, one[0].start_us), nobody).look,
-        )
+        before, self._seen = self._seen, {}
+        in_turn = []
+        for process, fds in held:
+            key = process.pid, process.start_us
+            seen = self._seen[key] = before.get(key) or _Seen()
+            in_turn.append((seen, process, fds))
+        in_turn.sort(key=lambda one: one[0].look)
         rows: list[Row] = []
         looked = denied = 0
-        for process, fds in in_turn:
+        for seen, process, fds in in_turn:
             if looked and self._clock() >= deadline:
                 break
             try:
-                row = self._look_at(process, fds, now_us, process.slot in waited_for)
+                row = self._look_at(seen, process, fds, now_us, process.slot in waited_for)
             except GONE:
                 row = None
             except PermissionError:  # hidepid
@@ -157,17 +160,21 @@ class Processes:
         return ProcessesStep(rows, looked - denied, len(held) - looked, denied)
 
     def _look_at(
-        self, process: Process, fds: int | None, now_us: int, waited_for: bool
+        self, seen: _Seen, process: Process, fds: int | None, now_us: int, waited_for: bool
     ) -> Row | None:
         """Return the row of a process, None if nothing changed or it is another one now."""
-        key = process.pid, process.start_us
+        due = (self._look + process.pid) % DESCRIBE_EVERY == 0
+        if seen.quiet and not due and not waited_for and seen.written.get("fds", -1) == fds:
+            before, seen.ran = seen.ran, runs(self._proc, process.pid, 1)
+            if seen.ran is not None and seen.ran == before:
+                seen.look, seen.looked_us, seen.looked_at = self._look, now_us, self._clock()
+                return None
+        else:
+            seen.ran = None
+        self._describe(seen, process, fds, due)
         activity = read_activity(self._proc, process.pid)
         if activity.start_us != process.start_us:
             return None
-        seen = self._seen.get(key)
-        if seen is None:
-            seen = self._seen[key] = _Seen()
-        self._describe(seen, process, fds)
         quota = self._quotas.of(seen.cgroups) if seen.cgroups else NO_QUOTA
         row: Row = {
             "pid": process.pid,
@@ -195,6 +202,7 @@ class Processes:
             row |= dataclasses.asdict(waits) if waits is not None else {}
         elif activity.state == "D":
             row["wchan"] = read_wchan(self._proc, str(process.pid))
+        seen.quiet = activity.threads == 1 and quota is NO_QUOTA and activity.cpu_us == seen.cpu_us
         seen.look, seen.looked_us, seen.cpu_us = self._look, now_us, activity.cpu_us
         if seen.written and not _differs(seen, row):
             return None
@@ -202,17 +210,15 @@ class Processes:
         seen.waits = _waits(row) or seen.waits
         return row
 
-    def _describe(self, seen: _Seen, process: Process, fds: int | None) -> None:
+    def _describe(self, seen: _Seen, process: Process, fds: int | None, due: bool) -> None:
         """Read what seldom changes: the limit of descriptors and the cgroups."""
-        due = not seen.described or self._look - seen.described >= DESCRIBE_EVERY
         full = fds is not None and seen.fd_limit is not None and fds >= NEARLY_FULL * seen.fd_limit
-        if not due and not full:
+        if not due and not full and seen.look:
             return
         with ProcessDirectory(self._proc, process.pid) as directory:
             seen.fd_limit = directory.descriptor_limit()
-            if due:
+            if due or not seen.look:
                 seen.cgroups = directory.cgroup()
-                seen.described = self._look
 
     def _busiest(self, seen: _Seen, pid: int, activity: Activity) -> Row:
         """Return which thread was the busiest since the look before, if that is known."""
