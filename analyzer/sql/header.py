@@ -24,6 +24,7 @@ NEEDS = (
     "counters",
     "owners",
     "limits",
+    "processes",
     "settings",
 )
 """Words of ``needs``: tables, kernel tables that samples has a step for, limits of owners."""
