@@ -6,7 +6,6 @@
 -- uses = ["process_looks"]
 --
 -- [columns]
--- description = """
 -- host = "Host that was recorded."
 -- boot = "Boot of that host."
 -- pid = "Process."
