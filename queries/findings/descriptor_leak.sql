@@ -49,6 +49,7 @@ kept AS (
       c.pid, c.start_us, s.ns, s.cookie, bool_or(s.sample = c.half_sample) AS at_half, bool_or(s.sample = c.late_sample) AS is_late
     FROM climbs AS c
     JOIN sockets AS s ON s.pid = c.pid AND s.start_us = c.start_us AND s.sample IN (c.half_sample, c.late_sample)
+    WHERE coalesce(s.owner_by, 'fd') = 'fd'
     GROUP BY c.pid, c.start_us, s.ns, s.cookie
   ) AS seen
   GROUP BY pid, start_us
@@ -62,6 +63,7 @@ held AS (
   SELECT s.pid, s.start_us, s.ns, s.netid, s.local_addr, s.local_port, s.peer_addr, s.peer_port, s.comm
   FROM chosen AS c
   JOIN sockets AS s ON s.pid = c.pid AND s.start_us = c.start_us AND s.sample = c.peak_sample
+  WHERE coalesce(s.owner_by, 'fd') = 'fd'
 ),
 places AS (
   -- Where most of them are, which is where to look.
@@ -89,7 +91,7 @@ SELECT
     printf(' holds %,d %s of the %,d', n.peak, CASE WHEN n.all_known THEN 'descriptors' ELSE 'sockets' END, n.fd_limit),
     CASE WHEN n.all_known THEN ' it may have' ELSE ' descriptors it may have' END,
     printf(' (%.0f %%), %,d at the beginning', CAST(100.0 * n.share AS DOUBLE), n.at_begin),
-    CASE WHEN n.all_known THEN printf('; %,d of them are sockets', n.peak_sockets) END,
+    CASE WHEN n.all_known THEN printf('; %,d of them %s', n.peak_sockets, CASE WHEN n.peak_sockets = 1 THEN 'is a socket' ELSE 'are sockets' END) END,
     CASE WHEN n.is_place THEN printf('%s %,d of them are %s %s %s', CASE WHEN n.all_known THEN ',' ELSE ':' END, n.there, n.netid, n.side, n.place) END,
     CASE
       WHEN NOT n.is_near
