@@ -26,23 +26,27 @@ WITH life_ends AS (
 ),
 told AS (
   SELECT
-    *, epoch_us(since) AS from_us, epoch_us(sample_time) AS at_us, lead(epoch_us(since)) OVER life AS next_us,
+    r.*, epoch_us(since) AS from_us, epoch_us(sample_time) AS at_us, lead(epoch_us(since)) OVER life AS next_us,
+    -- Of what began before the scope only the end is in it.
+    CASE WHEN epoch_us(sample_time) >= p.from_us OR p.from_us IS NULL THEN lag(sample) OVER life END AS former,
     utime_us + stime_us - lag(utime_us + stime_us) OVER life AS used_us,
-    nr_periods - lag(nr_periods) OVER life AS periods, nr_throttled - lag(nr_throttled) OVER life AS throttled,
+    nr_periods - lag(nr_periods) OVER life AS more_periods, nr_throttled - lag(nr_throttled) OVER life AS more_throttled,
     memory_limit_hits - lag(memory_limit_hits) OVER life AS more_hits, oom_kills - lag(oom_kills) OVER life AS more_kills
-  FROM raw.processes
+  FROM raw.processes AS r CROSS JOIN params AS p
   WINDOW life AS (PARTITION BY pid, start_us ORDER BY sample)
 )
 SELECT
   t.host, t.boot, t.pid, t.start_us, t.comm, who(t.comm, t.pid) AS who, t.sample, t.from_us, t.at_us,
   greatest(t.at_us, least(coalesce(t.next_us, e.end_us), l.last_us)) AS until_us,
-  t.state, t.threads, t.used_us AS cpu_us, 1.0 * t.used_us / nullif(t.at_us - t.from_us, 0) AS cores,
+  t.state, t.threads, CASE WHEN t.former >= 0 THEN t.used_us END AS cpu_us,
+  CASE WHEN t.former >= 0 THEN 1.0 * t.used_us / nullif(t.at_us - t.from_us, 0) END AS cores,
   t.busiest, t.busiest_comm, t.busiest_us, t.rss_bytes, t.fds, t.fd_limit, t.running, t.blocked, t.syscall,
   t.syscall_threads, t.wchan, t.cpu_limit_us,
   -- Counted anew where another cgroup is the nearest with a limit.
-  CASE WHEN t.periods >= 0 THEN t.periods END AS periods, CASE WHEN t.throttled >= 0 THEN t.throttled END AS throttled,
-  t.memory_limit_bytes, CASE WHEN t.more_hits >= 0 THEN t.more_hits END AS memory_limit_hits,
-  CASE WHEN t.more_kills >= 0 THEN t.more_kills END AS oom_kills
+  CASE WHEN t.former >= 0 AND t.more_periods >= 0 THEN t.more_periods END AS periods,
+  CASE WHEN t.former >= 0 AND t.more_throttled >= 0 THEN t.more_throttled END AS throttled, t.memory_limit_bytes,
+  CASE WHEN t.former >= 0 AND t.more_hits >= 0 THEN t.more_hits END AS memory_limit_hits,
+  CASE WHEN t.former >= 0 AND t.more_kills >= 0 THEN t.more_kills END AS oom_kills
 FROM told AS t
 LEFT JOIN life_ends AS e USING (pid, start_us)
 CROSS JOIN (SELECT max(t_us) AS last_us FROM samples WHERE step = 'processes') AS l

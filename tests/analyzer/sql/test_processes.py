@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import analyzer
+import sockrec
 from analyzer.sql.catalog import read_findings
 from analyzer.sql.views import Scope
 from tests.analyzer.support.recordings import Row, Writer, micros, step, tcp, time_of, unix
@@ -202,6 +204,20 @@ def test_a_scope_bounds_what_is_told(end: int | None, tmp_path: Path) -> None:
     at = [micros(time_of(n)) for n in range(11)]
     both = [(50, at[2], at[8]), (60, at[9], at[10])]
     assert told == (both if end is None else [(50, at[2], at[7])])
+
+
+def test_a_cut_keeps_the_look_that_holds_when_it_begins(tmp_path: Path) -> None:
+    path = play(tmp_path / "r", {7: {0: {}, 2: {"fds": 50}, 5: {"fds": 60}}, 8: {0: {}, 9: {}}})
+    words = ["cut", str(path), "-o", str(tmp_path / "cut"), "--from", "+4s", "--to", "+8s"]
+    done = CliRunner().invoke(sockrec.app, words, prog_name="sockrec")
+    assert done.exit_code == 0, done.output
+    query = "SELECT pid, fds, at_us, until_us, cpu_us FROM process_looks ORDER BY pid, at_us"
+    scope = Scope(micros(time_of(4)), micros(time_of(8)))
+    with analyzer.open(path) as whole, analyzer.open(tmp_path / "cut") as cut:
+        rows = whole.engine.table(query, scope).to_pylist()
+        assert cut.engine.table(query).to_pylist() == rows
+        assert [(row["pid"], row["fds"]) for row in rows] == [(7, 50), (7, 60), (8, 10)]
+        assert cut.engine.table("SELECT count(*) AS n FROM raw.processes").to_pylist() == [{"n": 3}]
 
 
 def ask(path: Path, name: str) -> list[Row]:
