@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,9 @@ from recorder.store.journal import BatchMaker
 from recorder.wire.columns import Arrays, Values
 from recorder.wire.netlink import Dump
 
+if TYPE_CHECKING:
+    from recorder.network.network import Dumped, Network
+
 _UNIX_NAMES = ("local_addr", "peer_addr")
 
 MERGED_ROWS = 10_000
@@ -44,6 +48,9 @@ OWNERS_SHARE = 0.2
 
 PROCESSES_SHARE = 0.05
 """Share of the interval that looking at what processes do may take."""
+
+NETWORK_SHARE = 0.05
+"""Share of the interval that looking at the network beneath may take."""
 
 PLACES_SHARE = 0.25
 """Share of the interval that the tables of all namespaces but the recorder's own may take."""
@@ -101,6 +108,7 @@ class Sampler:
         interval_s: float,
         command_lines: bool = True,
         unix_names: bool = True,
+        network: Network | None = None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         """``command_lines`` and ``unix_names`` say whether these are recorded."""
@@ -111,6 +119,8 @@ class Sampler:
         self._processes = Processes(owners.proc) if owners is not None else None
         self._owners_budget = OWNERS_SHARE * interval_s
         self._processes_budget = PROCESSES_SHARE * interval_s
+        self._network = network
+        self._network_budget = NETWORK_SHARE * interval_s
         self._places_budget = PLACES_SHARE * interval_s
         self._now_us = now_us
         self._makers = {name: BatchMaker(table) for name, table in TABLES.items()}
@@ -183,6 +193,7 @@ class Sampler:
         with log.measured() as cost:
             sample.batches += self.take_closes(number)
         self._log_closes(cost, dumped)
+        self._read_network(dumped)
         self._read_counters("counters_after", "after", dumped)
         self._read_settings()
         if self._again:
@@ -240,6 +251,8 @@ class Sampler:
         self._sample.namespaces = len(self.places)
         for inode in self.places.left:
             self._who.forget(inode)
+            if self._network is not None:
+                self._network.forget(inode)
         for namespace in step.vanished:
             self._gone.append(self._counters.forget(namespace.inode))
             self._settings.forget(namespace.inode)
@@ -416,6 +429,34 @@ class Sampler:
             budget=budget_s,
             waited_for=self._who.waited_for,
         )
+
+    def _read_network(self, places: list[Place]) -> None:
+        """Look at the network of the namespaces whose turn it was."""
+        if self._network is None:
+            return
+        if self._again:
+            self._network.again()
+        with self._log.timed("network", HOST) as row:
+            step = self._network.look(
+                [place.inode for place in places],
+                self._inside,
+                self._sample.time_us,
+                budget=self._network_budget,
+                home=next((place.inode for place in places if place.namespace.home), None),
+            )
+            row |= {"source": "rtnetlink", "rows": step.looked, "left_out": step.left_out}
+            if step.left_out:
+                detail = f"{step.left_out} namespaces left out until their turn comes"
+                row |= {"outcome": "partial", "detail": detail}
+            for table, rows in step.rows.items():
+                self._add_rows(table, rows)
+        self._sample.unseen += step.unseen
+
+    def _inside(
+        self, namespaces: Sequence[int], action: Callable[[int], Dumped]
+    ) -> list[Dumped | OSError]:
+        places = [self.places[inode] for inode in namespaces]
+        return self.places.each(places, lambda namespace: action(namespace.inode))
 
     def _make_sockets(self) -> None:
         """Make the rows of all dumps, and count the connections first seen."""
