@@ -24,6 +24,7 @@ NEEDS = (
     "counters",
     "owners",
     "limits",
+    "network",
     "processes",
     "settings",
 )

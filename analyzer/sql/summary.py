@@ -44,6 +44,7 @@ _STEPS_OF = {
     "closes": ("closes",),
     "counters": ("counters",),
     "owners": ("owners",),
+    "network": ("network",),
     "processes": ("processes",),
 }
 """The steps of samples of which one at least has to have worked."""
@@ -63,6 +64,7 @@ _HINTS = {
     "counters": "the kernel's counters were not recorded",
     "owners": "the processes were not recorded",
     "limits": "the limits of processes were not recorded",
+    "network": "the network beneath was not recorded",
     "processes": "what processes did was not recorded",
     "settings": "the kernel's settings were not recorded",
     "samples": "what the recorder did was not recorded",
