@@ -27,7 +27,7 @@
 -- [params.drops]
 -- type = "BIGINT"
 -- default = 10
--- doc = "Packets dropped: a queue that never drops one is too long."
+-- doc = "Packets dropped: one now and then is how a queue tells senders to slow down."
 --
 -- [params.drop_percent]
 -- type = "DOUBLE"
@@ -66,10 +66,10 @@ SELECT
       WHEN n.stands AND n.wait_us IS NOT NULL
         THEN printf(', which takes %,.0f ms at the %.2f Mbit/s that it sends', CAST(n.wait_us / 1000.0 AS DOUBLE), CAST(n.mbit AS DOUBLE))
     END,
-    CASE WHEN n.stands AND n.drops > 0 THEN ';' END,
+    CASE WHEN n.stands AND n.drops > 0 THEN '; it' END,
     CASE
       WHEN n.drops > 0
-        THEN printf(' %,d packets were dropped at it, %.1f %% of what came', n.drops, CAST(100.0 * n.drop_share AS DOUBLE))
+        THEN printf(' dropped %,d packets, %.1f %% of what came', n.drops, CAST(100.0 * n.drop_share AS DOUBLE))
     END
   ) AS sentence,
   'interfaces' AS report

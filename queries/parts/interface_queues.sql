@@ -11,7 +11,7 @@ WITH spells AS (
   SELECT
     ns, ifindex, handle, parent, spell, min(at_us) AS since_us, max(until_us) AS until_us, max(backlog) AS backlog,
     -- What it sent before the first of them is not of the spell.
-    coalesce(sum(bytes), 0) - coalesce(min_by(bytes, at_us), 0) AS bytes, max(at_us) - min(at_us) AS measured_us
+    coalesce(sum(bytes), 0) - coalesce(first(bytes ORDER BY at_us), 0) AS bytes, max(at_us) - min(at_us) AS measured_us
   FROM qdisc_steps
   WHERE backlog > 0
   GROUP BY ns, ifindex, handle, parent, spell
