@@ -64,7 +64,7 @@ def main() -> None:
         pip = (sys.executable, "-m", "pip", "--python", python)
         run(*pip, "install", "-q", "--no-compile", "-c", ROOT / "constraints.txt", wheel)
         installed = run(*pip, "list", "--format=freeze")
-        for name in ("pytest", "mypy", "hypothesis", "pyroute2"):
+        for name in ("pytest", "mypy", "hypothesis", "syrupy"):
             expect(any(line.startswith(name) for line in development), f"{name} is no extra")
             expect(f"{name}==" not in installed, f"{name} came along")
         run(*pip, "check")

@@ -1,20 +1,19 @@
 -- title = "Sockets per process, kind and state"
 -- description = """
--- Who holds the sockets of this host, and whose number grows. A process whose sockets take half of
--- its descriptors or more comes first, for it soon cannot open anything; then the process with the
+-- Who holds the sockets of this host, and whose number grows. A process that uses half of the
+-- descriptors it may have or more comes first, for it soon cannot open anything; then the process with the
 -- most sockets in any one sample. Many CLOSE-WAIT that grow are connections it forgets to close
 -- (read close_wait), growing ESTAB or UNCONN sockets that it opens and keeps, TIME-WAIT many short
 -- connections (read time_wait). Where by is process there is one line per process, where it is time
 -- one per slice of the time. A socket that no process holds any more is listed under the one that
 -- held it last ("carried": TIME-WAIT, orphans), one that waits to be accepted under the process that
 -- listens ("listener"). If neither is known it is under "none"; one whose process the recorder could
--- not find is under "unknown": it may belong to any of the others. The share of the limit is at
--- least what it says: files and pipes take descriptors too, and so do sockets never bound nor
--- connected, which no table of the kernel shows. The TCP subflows of MPTCP connections are left out
--- where these connections are recorded themselves: nothing is counted twice.
+-- not find is under "unknown": it may belong to any of the others. The share of the limit counts files
+-- and pipes, too, if the recording tells how many descriptors were open (report processes); if not, it
+-- is at least what it says. The TCP subflows of MPTCP connections are left out where these connections are recorded themselves: nothing is counted twice.
 -- """
 -- needs = ["sockets"]
--- uses = ["descriptor_trends", "netns_of", "process_counts", "slice_of", "slice_width_by", "table_reads"]
+-- uses = ["descriptor_counts", "descriptor_trends", "netns_of", "process_counts", "slice_of", "slice_width_by", "table_reads"]
 -- ranks = [
 --   "time", "pid", "comm", "owner", "netid", "state", "peak", "last", "growth", "limit_percent", "fd_limit",
 --   "limit_in_s", "first", "peak_time",
@@ -34,8 +33,8 @@
 -- peak_time = "First sample with the peak."
 -- share_percent = "Share of last in all sockets of this host."
 -- fd_limit = "Descriptors the process may have open; empty if the recording does not say."
--- limit_percent = "Most of that limit that sockets of the process took in one sample, of all kinds."
--- limit_in_s = "Time until its sockets take all of the limit if they grow on as over the whole time; empty if no steady rise explains most of their ups and downs, or it does not go on."
+-- limit_percent = "Most of that limit that was in use in one sample, of all kinds."
+-- limit_in_s = "Time until all of the limit is taken if it grows on as over the whole time; empty if no steady rise explains most of their ups and downs, or it does not go on."
 -- memory_peak_bytes = "Most buffer memory in one sample (skmem: r + the larger of t and w + f + o + bl)."
 -- memory_last_bytes = "The same in the last sample."
 -- netns = "Inode number of the network namespace of its sockets; empty if they are in several."
@@ -92,8 +91,7 @@ sliced AS (
     CASE WHEN params.by <> 'process' THEN c.netid END AS netid,
     CASE WHEN params.by <> 'process' THEN c.kind ELSE 'every' END AS kind,
     CASE WHEN params.by <> 'process' THEN c.state END AS state,
-    c.sample, c.sample_time, slice_of(c.t_us, s.start_us, s.wide_us) AS slice, c.comm, c.sockets, c.memory,
-    CASE WHEN c.owner = 'process' THEN c.sockets END AS descriptors
+    c.sample, c.sample_time, slice_of(c.t_us, s.start_us, s.wide_us) AS slice, c.comm, c.sockets, c.memory
   FROM counted AS c CROSS JOIN slicing AS s CROSS JOIN params
 ),
 moments AS (
@@ -128,14 +126,9 @@ limited AS (
     -- A process that has ended needs no forecast.
     CASE WHEN d.last_sample = e.last_sample THEN d.left_s END AS limit_in_s
   FROM (
-    SELECT holder, start_us, slice, max(descriptors) AS peak
-    FROM (
-      SELECT holder, start_us, slice, sample, sum(descriptors) AS descriptors
-      FROM sliced
-      WHERE holder >= 0
-      GROUP BY holder, start_us, slice, sample
-    ) AS t
-    GROUP BY holder, start_us, slice
+    SELECT c.pid AS holder, c.start_us, slice_of(c.t_us, s.start_us, s.wide_us) AS slice, max(c.descriptors) AS peak
+    FROM descriptor_counts AS c CROSS JOIN slicing AS s
+    GROUP BY c.pid, c.start_us, slice
   ) AS u
   JOIN descriptor_trends AS d ON d.pid = u.holder AND d.start_us = u.start_us
   CROSS JOIN (SELECT max(sample) AS last_sample FROM counted) AS e

@@ -188,6 +188,12 @@ def record(
     no_unix_paths: Annotated[
         bool, typer.Option("--no-unix-paths", help="Do not record the names of unix sockets.")
     ] = False,
+    no_network: Annotated[
+        bool,
+        typer.Option(
+            "--no-network", help="Do not record interfaces, qdiscs, addresses, routes, neighbours."
+        ),
+    ] = False,
     no_closes: Annotated[
         bool, typer.Option("--no-closes", help="Do not record when TCP and UDP sockets close.")
     ] = False,
@@ -393,6 +399,7 @@ def record(
             closes=not no_closes,
             command_lines=not no_cmdline,
             unix_names=not no_unix_paths,
+            network=not no_network,
             closes_buffer=closes_buffer or EVENTS_BUFFER,
             command=argv,
             environment=environment,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from resource import RLIMIT_DATA, RLIMIT_NOFILE
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -43,6 +43,9 @@ from recorder.triggers.incidents import Incidents, Keeping
 from recorder.triggers.measures import Measures
 from recorder.watch import Say, Watch
 
+if TYPE_CHECKING:
+    from recorder.network.network import Network
+
 SEAL_ROWS = 1_000_000
 SEAL_BYTES = 64 << 20
 SEAL_SECONDS = 3600.0
@@ -50,6 +53,9 @@ SEAL_SECONDS = 3600.0
 
 CLOSES_SECONDS = 1.0
 """Close events are written at least this often, however far apart samples are."""
+
+NETWORK_MEMORY = 64 << 20
+"""What there has to be for the network to be followed: its parsers alone take 18 MB."""
 
 LAST_SECONDS = 0.1
 """The end of a recording is a sample of its own if the one before is longer ago than this."""
@@ -98,6 +104,7 @@ class Options:
     closes: bool = True
     command_lines: bool = True
     unix_names: bool = True
+    network: bool = True
     closes_buffer: int = EVENTS_BUFFER
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
@@ -243,6 +250,7 @@ class Recording:
                 interval_s=options.interval,
                 command_lines=options.command_lines,
                 unix_names=options.unix_names,
+                network=self._follow_network(writer.manifest) if options.network else None,
             )
             try:
                 self._listen(writer.manifest)
@@ -289,6 +297,15 @@ class Recording:
             self._control.close()
             self._control = None
 
+    def _follow_network(self, manifest: Manifest) -> Network | None:
+        """Return what follows the network beneath, None if there is too little memory for that."""
+        if not self._room.has(NETWORK_MEMORY):
+            self._add_unseen(manifest, "the network beneath", "memory is short")
+            return None
+        from recorder.network.network import Network
+
+        return Network()
+
     def _add_unseen(self, manifest: Manifest, what: str, why: str) -> bool:
         """Note once what is not seen, and tell it at once if that is for want of something."""
         news = manifest.add_unseen(what, why)
@@ -312,6 +329,8 @@ class Recording:
         if not options.unix_names:
             why = "not asked for (--no-unix-paths)"
             unseen.append({"what": "names of unix sockets", "why": why})
+        if not options.network:
+            unseen.append({"what": "the network beneath", "why": "not asked for (--no-network)"})
         if "all" not in options.netns:
             why = f"not asked for (--netns {' '.join(options.netns)})"
             unseen.append({"what": "other network namespaces", "why": why})
@@ -333,6 +352,7 @@ class Recording:
             "tables": describe(options.choice),
             "netns_selected": list(options.netns),
             "owners": options.owners,
+            "network": options.network,
             **({"keep": options.keep.facts()} if options.keep else {}),
             **({"labels": dict(options.labels)} if options.labels else {}),
             "command": (list(options.command) or None) if options.command_lines else None,

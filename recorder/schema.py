@@ -472,8 +472,8 @@ SAMPLES = Table(
             "word",
             "keep",
             "What was read: a kernel table (tcp, udp, udp6, mptcp, unix, packet, netlink …), "
-            "owners, counters, closes, namespaces; all: every table of a namespace without "
-            "sockets.",
+            "owners, processes, counters, closes, namespaces, network; all: every table of a "
+            "namespace without sockets.",
         ),
         (
             "source",
@@ -491,8 +491,9 @@ SAMPLES = Table(
             "i64",
             "keep",
             "rows",
-            "Sockets recorded; owners: processes known; closes: events; counters: values that "
-            "changed; namespaces: those on the host.",
+            "Sockets recorded; owners: processes known; processes: those looked at; closes: "
+            "events; counters: values that changed; namespaces: those on the host; network: "
+            "namespaces looked at.",
         ),
         ("bytes", "i64", "keep", "bytes", "Received from the kernel."),
         (
@@ -500,7 +501,8 @@ SAMPLES = Table(
             "word",
             "keep",
             "ok, or why rows may be missing: unavailable (no handler), busy, truncated, corrupt, "
-            "error, partial (owners: unresolved or denied; closes: lost), skipped_empty (the "
+            "error, partial (owners: unresolved or denied; processes: left out; closes: lost), "
+            "skipped_empty (the "
             "kernel counts no socket of this kind in the namespace), rotated (its turn comes in "
             "a later sample, as all namespaces together cost too much).",
         ),
@@ -526,6 +528,14 @@ SAMPLES = Table(
             "keep",
             "processes",
             "owners: processes whose descriptors may not be read.",
+        ),
+        (
+            "left_out",
+            "i64",
+            "keep",
+            "processes",
+            "processes, network (namespaces): those not looked at, for want of time; their turn "
+            "comes next.",
         ),
         (
             "tables_read",
@@ -597,6 +607,119 @@ OWNERS = Table(
             "UTC",
             "Sample at which it no longer held; NULL while it holds.",
         ),
+    ),
+)
+
+PROCESSES = Table(
+    "processes",
+    "What processes that hold sockets were doing: one row each when it is first looked at, and one "
+    "more whenever something differs from its row before, but for CPU time of less than 50 ms and "
+    "memory of less than a tenth. What a row says holds until the next one of the process.",
+    ("pid", "start_us", "sample"),
+    _SAMPLE[:2]
+    + _columns(
+        ("pid", "i32", "keep", "Process number in the recorder's namespace."),
+        ("start_us", "i64", "keep", "us", "Start of the process after boot."),
+        ("comm", "text", "name", "Name of the process."),
+        (
+            "since",
+            "time",
+            "keep",
+            "UTC",
+            "Sample that looked at it before this one: so long its row before held. NULL if this "
+            "is the first look at it.",
+        ),
+        (
+            "state",
+            "word",
+            "keep",
+            "State of its first thread: R running or ready, S asleep, D asleep and not to be woken "
+            "by a signal, T stopped by a signal, t stopped by a tracer, Z ended.",
+        ),
+        ("threads", "i32", "keep", "threads", "Its threads."),
+        ("utime_us", "i64", "keep", "us", "CPU time of all its threads in user mode so far."),
+        ("stime_us", "i64", "keep", "us", "CPU time of all its threads in the kernel so far."),
+        ("rss_bytes", "i64", "keep", "bytes", "Its resident memory."),
+        (
+            "fds",
+            "i64",
+            "keep",
+            "descriptors",
+            "All its open descriptors, files and pipes too; NULL if they may not be counted.",
+        ),
+        (
+            "fd_limit",
+            "i64",
+            "keep",
+            "descriptors",
+            "Soft limit of its open descriptors (RLIMIT_NOFILE); NULL if not readable.",
+        ),
+        (
+            "busiest",
+            "i32",
+            "keep",
+            "Thread that used most CPU time since the look before, of several; NULL if all "
+            "together used less than seven tenths of a core, or the look before did not tell.",
+        ),
+        ("busiest_comm", "text", "name", "Name of that thread."),
+        ("busiest_us", "i64", "keep", "us", "CPU time of that thread since the look before."),
+        (
+            "running",
+            "i32",
+            "keep",
+            "threads",
+            "Its threads that ran or were ready to; NULL unless something waited at a socket of it "
+            "to be read or accepted, as of all that follow up to wchan.",
+        ),
+        ("blocked", "i32", "keep", "threads", "Its threads in state D."),
+        (
+            "syscall",
+            "text",
+            "keep",
+            "System call that most of its threads waited in, its number if it is none that usually "
+            "waits; NULL if it may not be read.",
+        ),
+        ("syscall_threads", "i32", "keep", "threads", "How many of its threads waited in that."),
+        (
+            "wchan",
+            "text",
+            "keep",
+            "Function of the kernel in which one of these waited, or a thread in state D if there "
+            "was any.",
+        ),
+        (
+            "cpu_limit_us",
+            "i64",
+            "keep",
+            "us",
+            "CPU time that its cgroup may use in a second: of the nearest one above it with a "
+            "limit; NULL if none has one.",
+        ),
+        ("nr_periods", "i64", "keep", "periods", "Periods in which that cgroup ran (cpu.stat)."),
+        ("nr_throttled", "i64", "keep", "periods", "Those of them in which it was throttled."),
+        (
+            "throttled_us",
+            "i64",
+            "keep",
+            "us",
+            "For how long it was throttled, summed over the CPUs.",
+        ),
+        (
+            "memory_limit_bytes",
+            "i64",
+            "keep",
+            "bytes",
+            "Memory that its cgroup may use: of the nearest one above it with a limit; NULL if "
+            "none has one.",
+        ),
+        (
+            "memory_limit_hits",
+            "i64",
+            "keep",
+            "count",
+            "How often that cgroup met its limit (max of memory.events, memory.failcnt of v1).",
+        ),
+        ("oom_kills", "i64", "keep", "processes", "Processes killed in it for want of memory."),
     ),
 )
 
@@ -792,6 +915,177 @@ MARKS = Table(
     ),
 )
 
+_STATISTICS = _columns(
+    ("rx_packets", "u64", "keep", "packets", "Received."),
+    ("tx_packets", "u64", "keep", "packets", "Sent."),
+    ("rx_bytes", "u64", "keep", "bytes", "Received."),
+    ("tx_bytes", "u64", "keep", "bytes", "Sent."),
+    ("rx_errors", "u64", "keep", "packets", "Bad packets received, of every kind."),
+    ("tx_errors", "u64", "keep", "packets", "Not sent for errors, of every kind."),
+    (
+        "rx_dropped",
+        "u64",
+        "keep",
+        "packets",
+        "Received and not processed, for lack of room or use.",
+    ),
+    ("tx_dropped", "u64", "keep", "packets", "Dropped on their way to be sent."),
+    ("multicast", "u64", "keep", "packets", "Received multicast."),
+    ("collisions", "u64", "keep", "count", "Collisions while sending."),
+    ("rx_length_errors", "u64", "keep", "packets", "Received with a length that is invalid."),
+    ("rx_over_errors", "u64", "keep", "packets", "Received into a ring without room."),
+    ("rx_crc_errors", "u64", "keep", "packets", "Received with a wrong checksum of the frame."),
+    ("rx_frame_errors", "u64", "keep", "packets", "Received with a wrong alignment."),
+    ("rx_fifo_errors", "u64", "keep", "packets", "Lost in the receiver's queue."),
+    ("rx_missed_errors", "u64", "keep", "packets", "Missed by the host, which had no buffers."),
+    ("tx_aborted_errors", "u64", "keep", "packets", "Aborted while sending."),
+    ("tx_carrier_errors", "u64", "keep", "packets", "Not sent as the carrier was lost."),
+    ("tx_fifo_errors", "u64", "keep", "packets", "Lost in the sender's queue."),
+    ("tx_heartbeat_errors", "u64", "keep", "packets", "Heartbeats of old Ethernet missed."),
+    ("tx_window_errors", "u64", "keep", "packets", "Late collisions."),
+)
+
+_INTERFACE = _columns(
+    ("ifindex", "u32", "keep", "Index of the interface in its namespace."),
+    ("dev", "text", "name", "Its name."),
+)
+
+_SINCE = _columns(
+    (
+        "since",
+        "time",
+        "keep",
+        "UTC",
+        "Sample that looked at it before this one: so long its row before held. NULL at first.",
+    ),
+)
+
+_VALID = _columns(
+    ("valid_from", "time", "keep", "UTC", "Sample from which this holds."),
+    ("valid_to", "time", "keep", "UTC", "Sample at which it no longer held; NULL while it holds."),
+)
+
+INTERFACES = Table(
+    "interfaces",
+    "Network interfaces of every namespace that is recorded: one row each at first, and one more "
+    "whenever something of it is different.",
+    ("netns", "ifindex", "sample"),
+    _SAMPLE
+    + _INTERFACE
+    + _SINCE
+    + _columns(
+        ("kind", "text", "keep", "Kind of a virtual one: veth, bridge, vlan, bond; else NULL."),
+        (
+            "state",
+            "word",
+            "keep",
+            "UP, DOWN, UNKNOWN, LOWERLAYERDOWN, DORMANT, NOTPRESENT or TESTING; NULL: it is gone.",
+        ),
+        ("up", "flag", "keep", "Whether it is to be up."),
+        ("carrier", "flag", "keep", "Whether something is at the other end."),
+        ("carrier_changes", "u32", "keep", "count", "How often that changed."),
+        ("mtu", "u32", "keep", "bytes", "Largest packet that it takes."),
+        ("txqlen", "u32", "keep", "packets", "Length of its queue."),
+        ("master", "u32", "keep", "Index of the bridge or bond that it is part of."),
+        ("link", "u32", "keep", "Index of the interface below it, or at the other end of a veth."),
+        ("link_nsid", "i32", "keep", "Number of the namespace of that one, if it is another."),
+        (
+            "speed_mbit",
+            "i64",
+            "keep",
+            "Mbit/s",
+            "Its speed; NULL if it has none, or is not of the recorder's own namespace.",
+        ),
+    )
+    + _STATISTICS,
+)
+
+QDISCS = Table(
+    "qdiscs",
+    "Queues of interfaces: one row each at first, and one more whenever it counted something. "
+    "Interfaces without a queue have none.",
+    ("netns", "ifindex", "handle", "parent", "sample"),
+    _SAMPLE
+    + _INTERFACE
+    + _columns(
+        ("handle", "text", "keep", "Its handle as tc writes it: 8001:."),
+        ("parent", "text", "keep", "Where it is attached: root, ingress or a class as 1:10."),
+    )
+    + _SINCE
+    + _columns(
+        ("kind", "text", "keep", "fq_codel, pfifo_fast, tbf, htb, mq …; NULL: it is gone."),
+        ("bytes", "u64", "keep", "bytes", "Sent."),
+        ("packets", "u64", "keep", "packets", "Sent."),
+        ("backlog", "u32", "keep", "bytes", "That wait now."),
+        ("qlen", "u32", "keep", "packets", "That wait now."),
+        ("drops", "u32", "keep", "packets", "Dropped."),
+        ("requeues", "u32", "keep", "count", "Put back as the interface did not take them."),
+        ("overlimits", "u32", "keep", "count", "Held back by a limit of rate."),
+    ),
+)
+
+ADDRESSES = Table(
+    "addresses",
+    "Addresses of interfaces: one row when one appears or changes, and one more, with valid_to "
+    "set, when that ends.",
+    ("netns", "ifindex", "address", "valid_from"),
+    _SAMPLE
+    + _INTERFACE
+    + _columns(
+        ("family", "word", "keep", "inet or inet6."),
+        ("address", "text", "address", "The address."),
+        ("prefix_len", "u8", "keep", "bits", "Length of its network."),
+        ("duplicate", "flag", "keep", "Another host has it too (IPv6, found by the kernel)."),
+        ("tentative", "flag", "keep", "It is not yet known that no other host has it."),
+    )
+    + _VALID,
+)
+
+ROUTES = Table(
+    "routes",
+    "Routes but those to own addresses: one row when one appears or changes, and one more, with "
+    "valid_to set, when that ends; one for each next hop.",
+    ("netns", "destination", "valid_from"),
+    _SAMPLE
+    + _columns(
+        ("family", "word", "keep", "inet or inet6."),
+        ("routing_table", "u32", "keep", "Number of the routing table; 254 is main."),
+        ("destination", "text", "address", "Network."),
+        ("prefix_len", "u8", "keep", "bits", "Length of it; 0 of the default route."),
+        ("priority", "u32", "keep", "Metric: of alike routes the lowest is used."),
+    )
+    + _INTERFACE
+    + _columns(
+        ("gateway", "text", "address", "Next hop; NULL if the network is on the link."),
+        ("kind", "word", "keep", "unicast, blackhole, unreachable, prohibit or throw."),
+        ("source", "text", "address", "Own address that is preferred."),
+        ("mtu", "u32", "keep", "bytes", "Largest packet, if the route says so."),
+    )
+    + _VALID,
+)
+
+NEIGHBOURS = Table(
+    "neighbours",
+    "Hosts on the link: one row when one appears, or can or cannot be reached any more, and one "
+    "more, with valid_to set, when that ends.",
+    ("netns", "ifindex", "address", "valid_from"),
+    _SAMPLE
+    + _INTERFACE
+    + _columns(
+        ("family", "word", "keep", "inet or inet6."),
+        ("address", "text", "address", "Its address."),
+        (
+            "state",
+            "word",
+            "keep",
+            "FAILED (it does not answer), INCOMPLETE (asked for and not yet answered); REACHABLE, "
+            "STALE, DELAY or PROBE, which are not told apart later; PERMANENT.",
+        ),
+        ("lladdr", "text", "drop", "Its address on the link."),
+    )
+    + _VALID,
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
@@ -800,11 +1094,17 @@ TABLES: dict[str, Table] = {
         SAMPLES,
         COUNTERS,
         OWNERS,
+        PROCESSES,
         SETTINGS,
         NAMESPACES,
         CGROUPS,
         UNEXPLAINED,
         MARKS,
+        INTERFACES,
+        QDISCS,
+        ADDRESSES,
+        ROUTES,
+        NEIGHBOURS,
     )
 }
 

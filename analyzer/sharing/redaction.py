@@ -28,6 +28,7 @@ from recorder.schema import TABLES, Column, SockrecError, Table
 
 _KIND_OF = {
     "comm": "app",
+    "busiest_comm": "app",
     "user": "user",
     "dev": "dev",
     "unit": "unit",

@@ -2,14 +2,16 @@
 
 Beside what was asked for these are the rows that reports look at whatever the scope: the last row
 of each socket before it (its baseline), who listened where, which listeners and UDP sockets came
-while it was recorded, and the last value of each counter. Such rows of sockets are its context, and
-stand under a number of their own: they are no part of what was asked for.
+while it was recorded, the last value of each counter and the last look at each process. Such rows
+of sockets are its context, and stand under a number of their own: they are no part of what was
+asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,16 @@ from analyzer.sharing.rows import Part, TableRows
 from analyzer.sql.engine import Engine
 from analyzer.sql.views import LASTING, Scope, time_column
 from recorder.format.writing import order_of
-from recorder.schema import CLOSES, COUNTERS, SAMPLES, SOCKETS, TABLES, SockrecError, Table
+from recorder.schema import (
+    CLOSES,
+    COUNTERS,
+    PROCESSES,
+    SAMPLES,
+    SOCKETS,
+    TABLES,
+    SockrecError,
+    Table,
+)
 
 Places = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int64]
@@ -299,22 +310,34 @@ def _others(rows: TableRows, order: Places, scope: Scope, keys: _Keys) -> Places
     if table == CLOSES and keys.closes is not None:
         inside &= _member(_numbers(rows, "netns", "cookie", "time"), keys.closes)
     elif table == COUNTERS and scope.start is not None:
-        inside |= _last_values(rows, order, times < scope.start)
+        inside |= _last_values(rows, times < scope.start)
+    elif table == PROCESSES and scope.start is not None:
+        inside |= _last_looks(rows, times < scope.start)
     return order[inside[order]]
 
 
-def _last_values(
-    rows: TableRows, order: Places, before: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.bool_]:
+def _last_looks(rows: TableRows, before: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Tell which rows of processes hold when the scope begins."""
+    pid, start_us, sample = _numbers(rows, "pid", "start_us", "sample")
+    return _last(_codes(pid, start_us), before, sample)
+
+
+def _last_values(rows: TableRows, before: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Tell which rows of counters hold when the scope begins."""
     netns, source, name, sample, value = _numbers(
         rows, "netns", "source", "name", "sample", "value"
     )
     after = _words(rows, "phase", ("after",))
-    codes = _codes(netns, source, name)
+    return _last(_codes(netns, source, name), before, value, after, sample)
+
+
+def _last(
+    codes: Numbers, before: npt.NDArray[np.bool_], *order: npt.NDArray[Any]
+) -> npt.NDArray[np.bool_]:
+    """Tell of each code the last of the rows before, by keys of which the last counts first."""
     among = np.flatnonzero(before)
-    found = np.zeros(len(order), bool)
-    latest = among[np.lexsort((value[among], after[among], sample[among], codes[among]))]
+    found = np.zeros(len(before), bool)
+    latest = among[np.lexsort((*(key[among] for key in order), codes[among]))]
     if len(latest):
         ends = np.concatenate((codes[latest][1:] != codes[latest][:-1], [True]))
         found[latest[ends]] = True

@@ -24,6 +24,8 @@ NEEDS = (
     "counters",
     "owners",
     "limits",
+    "network",
+    "processes",
     "settings",
 )
 """Words of ``needs``: tables, kernel tables that samples has a step for, limits of owners."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SEVERITIES = ("critical", "warning", "note")
 """Worst first."""
 
-_TABLES = ("closes", "counters", "owners", "samples", "settings", "sockets")
+_TABLES = ("closes", "counters", "owners", "processes", "samples", "settings", "sockets")
 
 _STEPS = """
 SELECT
@@ -44,6 +44,8 @@ _STEPS_OF = {
     "closes": ("closes",),
     "counters": ("counters",),
     "owners": ("owners",),
+    "network": ("network",),
+    "processes": ("processes",),
 }
 """The steps of samples of which one at least has to have worked."""
 
@@ -62,6 +64,8 @@ _HINTS = {
     "counters": "the kernel's counters were not recorded",
     "owners": "the processes were not recorded",
     "limits": "the limits of processes were not recorded",
+    "network": "the network beneath was not recorded",
+    "processes": "what processes did was not recorded",
     "settings": "the kernel's settings were not recorded",
     "samples": "what the recorder did was not recorded",
 }

@@ -1,15 +1,15 @@
 -- title = "Accept queues that overflow"
 -- description = """
 -- A process does not accept its connections fast enough: more wait than its backlog allows, and the
--- kernel drops what else comes. Clients wait, try again and give up. Look at what the process was
--- doing at that time (blocked, out of descriptors, out of CPU); a larger backlog (listen(), and
+-- kernel drops what else comes. Clients wait, try again and give up. The sentence says what the
+-- process was doing at that time, if that was recorded (report processes); a larger backlog (listen(), and
 -- net.core.somaxconn, whichever is less) only helps against short bursts. Or it accepts nothing at
 -- all: then clients give up in a queue that need not be full. Whoever listened there, one process
 -- after another or several together, is told in one.
 -- """
 -- needs = ["tcp"]
 -- uses = [
---   "counter_growth", "full_processes", "left_out", "listeners", "netns_of", "pace", "patience", "who_all",
+--   "counter_growth", "doing", "full_processes", "left_out", "listeners", "netns_of", "pace", "patience", "process_looks", "who_all",
 -- ]
 --
 -- [params.seconds]
@@ -66,6 +66,7 @@ folded AS (
   SELECT
     ns, netid, local, comm, any_value(netns) AS netns, list_sort(list_distinct(list(pid))) AS pids,
     first(pid ORDER BY drops DESC NULLS LAST, full_samples DESC, wait_us DESC NULLS LAST, cookie) AS pid,
+    first(start_us ORDER BY drops DESC NULLS LAST, full_samples DESC, wait_us DESC NULLS LAST, cookie) AS start_us,
     first(backlog ORDER BY drops DESC NULLS LAST, full_samples DESC, wait_us DESC NULLS LAST, cookie) AS backlog,
     CAST(sum(samples) AS BIGINT) AS samples, CAST(sum(full_samples) AS BIGINT) AS full_samples, max(queue_peak) AS queue_peak,
     CAST(sum(drops) AS BIGINT) AS drops, 1.0 * sum(full_samples) / sum(samples) AS full_share,
@@ -78,6 +79,14 @@ folded AS (
     any_value(patience_us) AS patience_us
   FROM troubled
   GROUP BY ns, netid, local, comm
+),
+did AS (
+  SELECT f.ns, f.netid, f.local, f.comm, doing(l, epoch_us(f.since), epoch_us(f.until)) AS did
+  FROM folded AS f
+  JOIN process_looks AS l
+    ON l.pid = f.pid AND l.start_us = f.start_us AND l.at_us <= epoch_us(f.until) AND l.until_us >= epoch_us(f.since)
+  WHERE len(f.pids) = 1
+  GROUP BY f.ns, f.netid, f.local, f.comm
 )
 SELECT
   CASE
@@ -120,10 +129,12 @@ SELECT
     CASE
       WHEN n.fd_limit > 0 AND n.stood_us > 0 THEN printf(', and none was accepted for %.0f s', CAST(n.stood_us / 1000000.0 AS DOUBLE))
     END,
-    CASE WHEN n.gave_up > 0 THEN printf('; %,d had given up in it', n.gave_up) END
+    CASE WHEN n.gave_up > 0 THEN printf('; %,d had given up in it', n.gave_up) END, '; ' || d.did
   ) AS sentence,
   'listen_queues' AS report
-FROM folded AS n CROSS JOIN params AS p
+FROM folded AS n
+LEFT JOIN did AS d ON d.ns = n.ns AND d.netid = n.netid AND d.local = n.local AND d.comm IS NOT DISTINCT FROM n.comm
+CROSS JOIN params AS p
 UNION ALL
 SELECT
   'warning' AS severity, CAST(coalesce(1.0 * k.overflows / nullif(k.overflows + k.accepted, 0), 0.0) AS DOUBLE) AS score,

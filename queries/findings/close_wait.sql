@@ -7,7 +7,7 @@
 -- known by the kernel's own clock, too: a leak that is older than the recording is found.
 -- """
 -- needs = ["tcp"]
--- uses = ["fd_limits", "half_closed_holders", "netns_of", "tcp_reads", "who"]
+-- uses = ["doing", "fd_limits", "half_closed_holders", "netns_of", "process_looks", "tcp_reads", "who"]
 --
 -- [params.age_s]
 -- type = "DOUBLE"
@@ -60,6 +60,13 @@ named AS (
   FROM leaking AS l
   LEFT JOIN held AS h USING (ns, holder, started)
   LEFT JOIN fd_limits AS a ON a.pid = l.pid AND a.start_us = l.start_us
+),
+did AS (
+  SELECT n.ns, n.place, n.side, n.pid, n.start_us, doing(l, epoch_us(n.since), epoch_us(n.until)) AS did, max_by(l.fds, l.at_us) AS fds
+  FROM named AS n
+  JOIN process_looks AS l
+    ON l.pid = n.pid AND l.start_us = n.start_us AND l.at_us <= epoch_us(n.until) AND l.until_us >= epoch_us(n.since)
+  GROUP BY n.ns, n.place, n.side, n.pid, n.start_us
 )
 SELECT
   CASE WHEN 100.0 * n.limit_share >= p.critical_percent THEN 'critical' ELSE 'warning' END AS severity,
@@ -71,7 +78,13 @@ SELECT
       ': %,d connections in CLOSE-WAIT, %,d at the beginning, %,d for longer than %.0f s, the oldest for %.0f s',
       n.now, n.before, n.old, p.age_s, CAST(n.oldest_us / 1000000.0 AS DOUBLE)
     ),
-    CASE WHEN n.fd_limit IS NOT NULL THEN printf('; it may have %,d descriptors', n.fd_limit) END
+    CASE
+      WHEN n.fd_limit IS NOT NULL
+        THEN printf('; it may have %,d descriptors%s', n.fd_limit, coalesce(printf(' and has %,d', d.fds), ''))
+    END,
+    '; ' || d.did
   ) AS sentence,
   'close_wait' AS report
-FROM named AS n CROSS JOIN params AS p
+FROM named AS n
+LEFT JOIN did AS d USING (ns, place, side, pid, start_us)
+CROSS JOIN params AS p

@@ -1,9 +1,10 @@
--- title = "Sockets that use up a process's descriptors"
+-- title = "Processes that use up their descriptors"
 -- description = """
--- A process holds nearly as many sockets as it may have descriptors, or their number climbs steadily
--- towards that limit. At the limit socket(), accept() and open() fail with EMFILE. If
+-- A process with sockets has nearly as many descriptors open as it may have, or their number climbs
+-- steadily towards that limit. At the limit socket(), accept() and open() fail with EMFILE. If
 -- the sockets go to one place and none is given back, it forgets to close them; a higher limit
--- (ulimit -n, LimitNOFILE) only helps if it needs them all. Files and pipes are not counted.
+-- (ulimit -n, LimitNOFILE) only helps if it needs them all. In recordings that do
+-- not tell what was open, only sockets are counted.
 -- """
 -- needs = ["sockets", "owners", "limits"]
 -- lasts = 10.0
@@ -12,12 +13,12 @@
 -- [params.percent]
 -- type = "DOUBLE"
 -- default = 80.0
--- doc = "Share of the limit held in sockets: files, pipes and the next burst have to fit into the rest."
+-- doc = "Share of the limit that is in use: the next burst has to fit into the rest."
 --
 -- [params.critical_percent]
 -- type = "DOUBLE"
 -- default = 95.0
--- doc = "Share from which it is critical: calls fail already, as files take descriptors too."
+-- doc = "Share from which it is critical: calls fail already, or with the next few connections."
 --
 -- [params.growth_percent]
 -- type = "DOUBLE"
@@ -48,6 +49,7 @@ kept AS (
       c.pid, c.start_us, s.ns, s.cookie, bool_or(s.sample = c.half_sample) AS at_half, bool_or(s.sample = c.late_sample) AS is_late
     FROM climbs AS c
     JOIN sockets AS s ON s.pid = c.pid AND s.start_us = c.start_us AND s.sample IN (c.half_sample, c.late_sample)
+    WHERE coalesce(s.owner_by, 'fd') = 'fd'
     GROUP BY c.pid, c.start_us, s.ns, s.cookie
   ) AS seen
   GROUP BY pid, start_us
@@ -61,6 +63,7 @@ held AS (
   SELECT s.pid, s.start_us, s.ns, s.netid, s.local_addr, s.local_port, s.peer_addr, s.peer_port, s.comm
   FROM chosen AS c
   JOIN sockets AS s ON s.pid = c.pid AND s.start_us = c.start_us AND s.sample = c.peak_sample
+  WHERE coalesce(s.owner_by, 'fd') = 'fd'
 ),
 places AS (
   -- Where most of them are, which is where to look.
@@ -74,7 +77,7 @@ places AS (
   QUALIFY row_number() OVER (PARTITION BY pid, start_us ORDER BY count(*) DESC, netid, side, addr, port, ns) = 1
 ),
 named AS (
-  SELECT c.*, l.ns, l.netid, l.side, l.place, l.there, l.comm, l.place IS NOT NULL AND 2 * l.there > c.peak AS is_place,
+  SELECT c.*, l.ns, l.netid, l.side, l.place, l.there, l.comm, l.place IS NOT NULL AND 2 * l.there > c.peak_sockets AS is_place,
     who(coalesce(l.comm, 'a process'), c.pid) AS who
   FROM chosen AS c LEFT JOIN places AS l USING (pid, start_us)
 )
@@ -85,11 +88,11 @@ SELECT
   CAST(n.peak AS DOUBLE) AS measured, CAST(n.fd_limit AS DOUBLE) AS threshold,
   concat(
     n.who,
-    printf(
-      ' holds %,d sockets of the %,d descriptors it may have (%.0f %%), %,d at the beginning',
-      n.peak, n.fd_limit, CAST(100.0 * n.share AS DOUBLE), n.at_begin
-    ),
-    CASE WHEN n.is_place THEN printf(': %,d of them are %s %s %s', n.there, n.netid, n.side, n.place) END,
+    printf(' holds %,d %s of the %,d', n.peak, CASE WHEN n.all_known THEN 'descriptors' ELSE 'sockets' END, n.fd_limit),
+    CASE WHEN n.all_known THEN ' it may have' ELSE ' descriptors it may have' END,
+    printf(' (%.0f %%), %,d at the beginning', CAST(100.0 * n.share AS DOUBLE), n.at_begin),
+    CASE WHEN n.all_known THEN printf('; %,d of them %s', n.peak_sockets, CASE WHEN n.peak_sockets = 1 THEN 'is a socket' ELSE 'are sockets' END) END,
+    CASE WHEN n.is_place THEN printf('%s %,d of them are %s %s %s', CASE WHEN n.all_known THEN ',' ELSE ':' END, n.there, n.netid, n.side, n.place) END,
     CASE
       WHEN NOT n.is_near
         THEN printf(

@@ -1,13 +1,13 @@
 -- title = "Processes that do not read fast enough"
 -- description = """
 -- The receive queue of a connection is full because the process that holds it does not read: the
--- kernel has closed the window, and the sender, here or elsewhere, waits. Look at what the reader was
--- doing (blocked, waiting for something else, too slow for the stream); nothing is wrong with the
+-- kernel has closed the window, and the sender, here or elsewhere, waits. The sentence says what the reader
+-- was doing, if that was recorded (report processes); nothing is wrong with the
 -- network or the sender. A queue that holds something but is not full does not count.
 -- """
 -- needs = ["tcp"]
 -- lasts = "seconds"
--- uses = ["full_spells", "netns_of", "opposite", "pace", "patience", "who"]
+-- uses = ["doing", "full_spells", "netns_of", "opposite", "pace", "patience", "process_looks", "who"]
 --
 -- [params.seconds]
 -- type = "DOUBLE"
@@ -52,6 +52,13 @@ worst AS (
     count(*) OVER (PARTITION BY t.ns, t.pid, t.start_us) AS connections
   FROM stalls AS t LEFT JOIN senders AS w USING (ns, cookie)
   QUALIFY row_number() OVER (PARTITION BY t.ns, t.pid, t.start_us ORDER BY t.lasted_us DESC, t.cookie) = 1
+),
+did AS (
+  SELECT w.ns, w.cookie, doing(l, epoch_us(w.since), epoch_us(w.until)) AS did
+  FROM worst AS w
+  JOIN process_looks AS l
+    ON l.pid = w.pid AND l.start_us = w.start_us AND l.at_us <= epoch_us(w.until) AND l.until_us >= epoch_us(w.since)
+  GROUP BY w.ns, w.cookie
 )
 SELECT
   CASE WHEN 100.0 * n.share >= p.critical_percent THEN 'critical' ELSE 'warning' END AS severity,
@@ -67,7 +74,7 @@ SELECT
       WHEN n.bytes_read > 0 THEN printf(' in which it read %,.0f kB', CAST(n.bytes_read / 1000.0 AS DOUBLE))
       WHEN n.bytes_read = 0 THEN ' in which it read nothing'
     END,
-    CASE WHEN n.connections > 1 THEN printf('; %,d of its connections are like that', n.connections) END
+    CASE WHEN n.connections > 1 THEN printf('; %,d of its connections are like that', n.connections) END, '; ' || d.did
   ) AS sentence,
   'queue_growth' AS report
-FROM worst AS n CROSS JOIN params AS p
+FROM worst AS n LEFT JOIN did AS d USING (ns, cookie) CROSS JOIN params AS p

@@ -1,12 +1,12 @@
 -- title = "Datagrams dropped at a full receive buffer"
 -- description = """
 -- A process does not read its UDP socket fast enough: its receive buffer is full and the kernel drops
--- what else comes, without a word to anyone. Look at what the process was doing; a larger buffer
--- (SO_RCVBUF, net.core.rmem_max) only helps against short bursts. What a socket drops for another
+-- what else comes, without a word to anyone. The sentence says what the process was doing, if that was
+-- recorded (report processes); a larger buffer (SO_RCVBUF, net.core.rmem_max) only helps against short bursts. What a socket drops for another
 -- reason (its own filter, a checksum) does not count where the kernel tells them apart.
 -- """
 -- needs = ["udp"]
--- uses = ["counter_growth", "left_out", "netns_of", "udp_sockets", "who"]
+-- uses = ["counter_growth", "doing", "left_out", "netns_of", "process_looks", "udp_sockets", "who"]
 --
 -- [params.datagrams]
 -- type = "BIGINT"
@@ -38,6 +38,13 @@ troubled AS (
     k.received
   FROM watched AS d LEFT JOIN kernel AS k USING (ns) CROSS JOIN params AS p
   WHERE d.drops >= p.datagrams AND (k.errors IS NULL OR k.errors > 0)
+),
+did AS (
+  SELECT t.ns, t.cookie, doing(l, epoch_us(t.since), epoch_us(t.until)) AS did
+  FROM troubled AS t
+  JOIN process_looks AS l
+    ON l.pid = t.pid AND l.start_us = t.start_us AND l.at_us <= epoch_us(t.until) AND l.until_us >= epoch_us(t.since)
+  GROUP BY t.ns, t.cookie
 )
 SELECT
   CASE WHEN 100.0 * n.share >= p.critical_percent THEN 'critical' ELSE 'warning' END AS severity,
@@ -54,10 +61,11 @@ SELECT
           '; up to %,.0f kB lay in its receive buffer of %,.0f kB',
           CAST(n.recv_q_peak / 1000.0 AS DOUBLE), CAST(n.rcvbuf / 1000.0 AS DOUBLE)
         )
-    END
+    END,
+    '; ' || d.did
   ) AS sentence,
   'udp_drops' AS report
-FROM troubled AS n CROSS JOIN params AS p
+FROM troubled AS n LEFT JOIN did AS d USING (ns, cookie) CROSS JOIN params AS p
 UNION ALL
 SELECT
   CASE WHEN 100.0 * k.errors >= p.critical_percent * (k.errors + k.received) THEN 'critical' ELSE 'warning' END AS severity,

@@ -22,7 +22,7 @@ WITH users AS (
     AND NOT coalesce(timer = 'timewait', false)
   GROUP BY ns, unmapped(peer_addr), peer_port
 ),
-processes AS (
+holders AS (
   SELECT uid, the_only(pid) AS pid, the_only(comm) AS comm
   FROM owners
   GROUP BY uid
@@ -33,6 +33,6 @@ SELECT
     CASE WHEN p.pid IS NOT NULL THEN concat(who(p.comm, p.pid), ', the only one seen') ELSE 'a process' END, ' of user ', u.user,
     ' in cgroup ' || u.cgroup, CASE WHEN p.pid IS NOT NULL THEN ',' END
   ) AS who
-FROM users AS u LEFT JOIN processes AS p USING (uid)
+FROM users AS u LEFT JOIN holders AS p USING (uid)
 -- Older kernels show every socket without a process as root's.
 WHERE u.uid > 0

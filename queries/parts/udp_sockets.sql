@@ -5,6 +5,7 @@
 -- ns = "Network namespace."
 -- cookie = "Identity of the socket, the key together with ns."
 -- pid = "Process that holds it, the last one known."
+-- start_us = "Start of that process after boot."
 -- drops = "Datagrams it dropped in this time; nothing if the kernel did not tell."
 -- drops_before = "Datagrams it had dropped before; 0 if it came while it was recorded."
 -- peak_per_s = "Most drops a second from one sample to the next."
@@ -22,7 +23,7 @@ WITH steps AS (
   WINDOW life AS (PARTITION BY s.ns, s.cookie ORDER BY s.sample)
 )
 SELECT
-  ns, cookie, max_by(pid, sample) AS pid, max_by(comm, sample) AS comm, max_by(who, sample) AS who,
+  ns, cookie, max_by(pid, sample) AS pid, max_by(start_us, sample) AS start_us, max_by(comm, sample) AS comm, max_by(who, sample) AS who,
   max_by(local_addr, sample) AS local_addr, max_by(local_port, sample) AS local_port, max_by(local, sample) AS local,
   count(*) AS samples,
   max(recv_q) AS recv_q_peak, max_by(rcvbuf, sample) AS rcvbuf,

@@ -218,7 +218,7 @@ known AS (
   -- Where ports are taken again at once it is one of several, whichever: none is counted twice.
   WHERE NOT EXISTS (SELECT 1 FROM matches AS taken WHERE taken.ns = s.ns AND taken.time_wait_cookie = s.cookie)
 ),
-neighbours AS MATERIALIZED (
+adjacent AS MATERIALIZED (
   SELECT
     ns, kind AS netid, sample, t_us,
     lag(t_us) OVER read_life AS former_us, lead(t_us) OVER read_life AS next_us
@@ -234,7 +234,7 @@ listened AS (
 ),
 readable AS (
   SELECT ns, netid, min(t_us) AS begun_us, max(sample) AS last_sample
-  FROM neighbours
+  FROM adjacent
   GROUP BY ns, netid
 ),
 judged AS (
@@ -263,9 +263,9 @@ judged AS (
   LEFT JOIN readable AS r USING (ns, netid)
   LEFT JOIN listened AS d USING (ns, local_port)
   LEFT JOIN (SELECT DISTINCT ns, cookie FROM baseline) AS b USING (ns, cookie)
-  LEFT JOIN neighbours AS first ON first.ns = k.ns AND first.netid = k.netid AND first.sample = k.first_sample
-  LEFT JOIN neighbours AS last ON last.ns = k.ns AND last.netid = k.netid AND last.sample = k.last_sample
-  LEFT JOIN neighbours AS earlier
+  LEFT JOIN adjacent AS first ON first.ns = k.ns AND first.netid = k.netid AND first.sample = k.first_sample
+  LEFT JOIN adjacent AS last ON last.ns = k.ns AND last.netid = k.netid AND last.sample = k.last_sample
+  LEFT JOIN adjacent AS earlier
     ON earlier.ns = k.ns AND earlier.netid = k.netid AND earlier.sample = k.end_sample - 1
 ),
 ended AS (

@@ -115,6 +115,11 @@ class Room:
                     f"and the rest may be too little for a sample; {_RAISE} ({limit.remedy})"
                 )
 
+    def has(self, amount: int) -> bool:
+        """Tell whether so much more may be taken, in bytes, and the margin is left."""
+        statm = self._read_statm()
+        return all(limit.amount - limit.used(statm) >= amount + MARGIN for limit in self._limits)
+
     def _read_statm(self) -> list[int]:
         return [int(field) for field in self._statm.read_bytes().split()]
 

@@ -73,6 +73,7 @@ class Owners:
         sweep: int = 30,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.proc = proc
         self._slots = Slots(reuse_after=2 * sweep)
         self._census = Census(proc, self._slots, clock)
         self._budget = budget
@@ -152,6 +153,17 @@ class Owners:
     def processes(self) -> list[Process]:
         """Return the processes that were described and have not ended."""
         return [one.process for one in self._census.known.values() if one.process is not None]
+
+    def descriptors(self) -> list[tuple[Process, int | None]]:
+        """Return the same processes with the number of all descriptors of each, None if denied.
+
+        Of several tables in one process the largest counts: each has the limit to itself.
+        """
+        return [
+            (one.process, None if one.denied or max(one.counts) < 0 else max(one.counts))
+            for one in self._census.known.values()
+            if one.process is not None
+        ]
 
     def unexplained(self, dumped: Inodes) -> Inodes:
         """Return the inodes that processes hold and that are not among those dumped, ascending.

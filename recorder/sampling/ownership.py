@@ -53,10 +53,13 @@ class Ownership:
         self._valid_from: dict[tuple[int, int], int] = {}
         self._news: list[tuple[bool, Process]] = []  # (appeared, process) in order
         self._ended: dict[int, Row] = {}  # by slot, as long as sockets may refer to it
+        self.waited_for: set[int] = set()
+        """Slots of the processes at whose sockets something waited when they were observed."""
 
     def update(self, inodes: npt.NDArray[np.uint32], now_us: int, budget_s: float) -> OwnersStep:
         """Look at the processes; ``inodes`` are those of all dumps."""
         assert self._owners is not None
+        self.waited_for = set()
         step = self._owners.update(inodes, now_us, budget=budget_s, pinned=self._carry.slots())
         # a process that is described anew has ended first
         self._news += [(False, process) for process in step.ended]
@@ -102,6 +105,9 @@ class Ownership:
         if not columns.rows and table not in CARRIED:
             return {}, None
         held = self._held(columns["inode"].astype(np.uint32, copy=False))
+        if "recv_q" in columns:
+            waiting = columns["recv_q"] > 0
+            self.waited_for |= set(held.slot[waiting & (held.slot >= 0)].tolist())
         if table not in CARRIED:
             by = np.where(held.slot >= 0, np.int8(0), np.int8(-1))
             nothing = np.zeros(0, np.bool_)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from recorder.kernel.closes import Closes
 from recorder.kernel.places import UNCOUNTED, Place, Places
 from recorder.kernel.tables import EVERYTHING, NO_INODES, Choice, Gathered, Reading, Step, Steps
 from recorder.owners.owners import Owners, OwnersStep
+from recorder.owners.processes import Processes, ProcessesStep
 from recorder.procnet.tables import in_use
 from recorder.sampling import kernel_sockets
 from recorder.sampling.kernel_sockets import KernelSockets
@@ -30,6 +32,9 @@ from recorder.store.journal import BatchMaker
 from recorder.wire.columns import Arrays, Values
 from recorder.wire.netlink import Dump
 
+if TYPE_CHECKING:
+    from recorder.network.network import Dumped, Network
+
 _UNIX_NAMES = ("local_addr", "peer_addr")
 
 MERGED_ROWS = 10_000
@@ -40,6 +45,12 @@ WARM_UP_BUDGET_S = 60.0
 
 OWNERS_SHARE = 0.2
 """Share of the interval that finding owners may take."""
+
+PROCESSES_SHARE = 0.05
+"""Share of the interval that looking at what processes do may take."""
+
+NETWORK_SHARE = 0.05
+"""Share of the interval that looking at the network beneath may take."""
 
 PLACES_SHARE = 0.25
 """Share of the interval that the tables of all namespaces but the recorder's own may take."""
@@ -101,6 +112,7 @@ class Sampler:
         interval_s: float,
         command_lines: bool = True,
         unix_names: bool = True,
+        network: Network | None = None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         """``command_lines`` and ``unix_names`` say whether these are recorded."""
@@ -108,7 +120,11 @@ class Sampler:
         self.places = places
         self._owners = owners
         self._closes = closes
+        self._processes = Processes(owners.proc) if owners is not None else None
         self._owners_budget = OWNERS_SHARE * interval_s
+        self._processes_budget = PROCESSES_SHARE * interval_s
+        self._network = network
+        self._network_budget = NETWORK_SHARE * interval_s
         self._places_budget = PLACES_SHARE * interval_s
         self._now_us = now_us
         self._makers = {name: BatchMaker(table) for name, table in TABLES.items()}
@@ -140,6 +156,8 @@ class Sampler:
         self.places.close()
         if self._owners is not None:
             self._owners.close()
+        if self._processes is not None:
+            self._processes.close()
         self._labels.close()
 
     def warm_up(self) -> None:
@@ -152,6 +170,9 @@ class Sampler:
             self._who.update(self._sought(), self._now_us(), WARM_UP_BUDGET_S)
         for key, gathered in self.steps.gathered.items():
             self._who.observe(key, gathered)
+        if self._processes is not None:
+            self._look_at_processes(0, WARM_UP_BUDGET_S)
+            self._processes.again()
         if self._closes is not None:
             self._who.closed(self._closes.take())
 
@@ -172,9 +193,11 @@ class Sampler:
         dumped = self._read_tables(self._places_budget)
         self._read_owners()
         self._make_sockets()
+        self._read_processes()
         with log.measured() as cost:
             sample.batches += self.take_closes(number)
         self._log_closes(cost, dumped)
+        self._read_network(dumped)
         self._read_counters("counters_after", "after", dumped)
         self._read_settings()
         if self._again:
@@ -237,6 +260,8 @@ class Sampler:
         self._sample.namespaces = len(self.places)
         for inode in self.places.left:
             self._who.forget(inode)
+            if self._network is not None:
+                self._network.forget(inode)
         for namespace in step.vanished:
             self._gone.append(self._counters.forget(namespace.inode))
             self._settings.forget(namespace.inode)
@@ -394,6 +419,54 @@ class Sampler:
             rows += [r for r in self._who.again() if tuple(r[k] for k in keys) not in told]
         self._add_rows("owners", rows)
 
+    def _read_processes(self) -> None:
+        if self._processes is None:
+            return
+        if self._again:
+            self._processes.again()
+        with self._log.timed("processes", HOST) as row:
+            step = self._look_at_processes(self._sample.time_us, self._processes_budget)
+            row |= _processes_facts(step)
+            self._add_rows("processes", step.rows)
+
+    def _look_at_processes(self, now_us: int, budget_s: float) -> ProcessesStep:
+        assert self._owners is not None
+        assert self._processes is not None
+        return self._processes.look(
+            self._owners.descriptors(),
+            now_us,
+            budget=budget_s,
+            waited_for=self._who.waited_for,
+        )
+
+    def _read_network(self, places: list[Place]) -> None:
+        """Look at the network of the namespaces whose turn it was."""
+        if self._network is None:
+            return
+        if self._again:
+            self._network.again()
+        with self._log.timed("network", HOST) as row:
+            step = self._network.look(
+                [place.inode for place in places],
+                self._inside,
+                self._sample.time_us,
+                budget=self._network_budget,
+                home=next((place.inode for place in places if place.namespace.home), None),
+            )
+            row |= {"source": "rtnetlink", "rows": step.looked, "left_out": step.left_out}
+            if step.left_out:
+                detail = f"{step.left_out} namespaces left out until their turn comes"
+                row |= {"outcome": "partial", "detail": detail}
+            for table, rows in step.rows.items():
+                self._add_rows(table, rows)
+        self._sample.unseen += step.unseen
+
+    def _inside(
+        self, namespaces: Sequence[int], action: Callable[[int], Dumped]
+    ) -> list[Dumped | OSError]:
+        places = [self.places[inode] for inode in namespaces]
+        return self.places.each(places, lambda namespace: action(namespace.inode))
+
     def _make_sockets(self) -> None:
         """Make the rows of all dumps, and count the connections first seen."""
         sample = self._sample
@@ -549,4 +622,21 @@ def _owners_facts(step: OwnersStep, unresolved: int) -> Row:
         "unresolved": unresolved,
         "denied": step.denied,
         "tables_read": step.tables_read,
+    }
+
+
+def _processes_facts(step: ProcessesStep) -> Row:
+    detail = []
+    if step.left_out:
+        detail.append(f"{step.left_out} processes left out until their turn comes")
+    if step.denied:
+        detail.append(f"{step.denied} processes that may not be seen")
+    return {
+        "source": "proc",
+        "rows": step.looked,
+        "bytes": 0,
+        "outcome": "partial" if detail else "ok",
+        "detail": ", ".join(detail) or None,
+        "denied": step.denied,
+        "left_out": step.left_out,
     }

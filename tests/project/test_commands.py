@@ -77,7 +77,8 @@ def test_recording_imports_no_duckdb_pandas_or_pyroute2_in_any_of_its_processes(
     for name in ("duckdb", "pandas", "pyroute2"):
         (intruders / f"{name}.py").write_text(INTRUDER)
     done = run(
-        *("record", "-n", "2", "-i", "200ms", "-o", str(tmp_path / "recording")),
+        *("record", "-n", "2", "-i", "200ms", "--no-network"),
+        *("-o", str(tmp_path / "recording")),
         PYTHONPATH=f"{intruders}:{ROOT}",
     )
     assert done.returncode == 0, done.stderr

@@ -127,7 +127,7 @@ def _installed(directory: Path) -> Installation:
     return one
 
 
-_UNUSED = ("duckdb*", "_duckdb*", "pandas*", "mypy*", "ruff*", "pyroute2*", "pip*", "hypothesis*")
+_UNUSED = ("duckdb*", "_duckdb*", "pandas*", "mypy*", "ruff*", "pip*", "hypothesis*")
 """Large packages that the recorder does without."""
 
 

@@ -46,7 +46,7 @@ def answers(recording: Path, scope: dict[str, Any]) -> Iterator[tuple[str, str]]
 
 BEYOND = set(
     "connections counter_values counters coverage counter_steps left_out newborn doors full_doors "
-    "netns_names".split()
+    "netns_names process_looks".split()
 )
 """What looks at more than its scope: a cut keeps the rows that it looks at, and no others."""
 

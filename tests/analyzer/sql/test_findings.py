@@ -1003,6 +1003,108 @@ def conntrack__drops(above: bool) -> Samples:
     ]
 
 
+# The network beneath.
+
+BENEATH = [*OK, step("network")]
+
+
+def interface(sample: int, **columns: Any) -> Row:
+    """Return a row of eth0, which carried 100,000 packets and was up until now."""
+    counted = {"rx_packets": 100_000, "tx_packets": 0, "rx_bytes": 0, "tx_bytes": 0}
+    counted |= dict.fromkeys(("rx_errors", "tx_errors", "rx_missed_errors", "tx_dropped"), 0)
+    since = time_of(sample - 1) if sample else None
+    named = {"ifindex": 2, "dev": "eth0", "state": "UP", "mtu": 1500, "since": since}
+    return named | counted | columns
+
+
+@case
+def interface_faults__errors(above: bool) -> Samples:
+    bad = 100 if above else 99
+    after = interface(2, rx_packets=200_000 - bad, rx_errors=bad - 40, rx_missed_errors=40)
+    looks: list[list[Row]] = [[interface(0)], [], [after]]
+    return [{"steps": BENEATH, "interfaces": rows} for rows in looks]
+
+
+@case
+def interface_faults__a_few_errors_on_a_quiet_link(above: bool) -> Samples:
+    after = interface(1, tx_packets=90, tx_dropped=10 if above else 9)
+    return [{"steps": BENEATH, "interfaces": [row]} for row in (interface(0), after)]
+
+
+@case
+def interface_faults__went_down(above: bool) -> Samples:
+    after = interface(1, state="DOWN" if above else "UP", mtu=1400)
+    return [{"steps": BENEATH, "interfaces": [row]} for row in (interface(0), after)]
+
+
+def queue(sample: int, **columns: Any) -> Row:
+    """Return a row of the queue of eth0, in which 25 kB wait, with 1 Mbit/s."""
+    counted = {"bytes": 125_000 * sample, "packets": 125 * sample, "drops": 0, "overlimits": 0}
+    named = {"ifindex": 2, "dev": "eth0", "handle": "1:", "parent": "root", "kind": "tbf"}
+    since = time_of(sample - 1) if sample else None
+    return (
+        named | counted | {"backlog": 25_000, "qlen": 25, "requeues": 0, "since": since} | columns
+    )
+
+
+@case
+def interface_queue__stands(above: bool) -> Samples:
+    looks = [
+        queue(n, **({"backlog": 0, "qlen": 0} if n in ((6,) if above else (5,)) else {}))
+        for n in range(7)
+    ]
+    return [{"steps": BENEATH, "sockets": [tcp(1)], "qdiscs": [look]} for look in looks]
+
+
+@case
+def interface_queue__drops(above: bool) -> Samples:
+    none: Row = {"backlog": 0, "qlen": 0}
+    after = queue(8, drops=11 if above else 10, packets=1000, **none)
+    looks = {0: queue(0, **none), 8: after}
+    return [
+        {"steps": BENEATH, "sockets": [tcp(1)], "qdiscs": [looks[n]] if n in looks else []}
+        for n in range(9)
+    ]
+
+
+def route(destination: str, prefix_len: int, gateway: str | None, **columns: Any) -> Row:
+    named = {"family": "inet", "routing_table": 254, "destination": destination}
+    named |= {"prefix_len": prefix_len, "ifindex": 2, "dev": "eth0", "gateway": gateway}
+    return named | {"kind": "unicast", "valid_from": time_of(0)} | columns
+
+
+def beneath(*routes: Row, **tables: list[Row]) -> Samples:
+    """Return three samples of a connection to 10.0.0.2 that gets no answer."""
+    held = {"interfaces": [interface(0)], "routes": list(routes)} | tables
+    waiting = {"steps": BENEATH, "sockets": [client(1, retransmits=2, send_q=9)]}
+    return [waiting | held, waiting, waiting]
+
+
+@case
+def next_hop__a_gateway_that_does_not_answer(above: bool) -> Samples:
+    hop: Row = {"ifindex": 2, "dev": "eth0", "family": "inet", "address": "10.9.0.9"}
+    hop |= {"state": "FAILED" if above else "STALE", "valid_from": time_of(0)}
+    wide, narrow = route("0.0.0.0", 0, "10.9.0.8"), route("10.0.0.0", 30, "10.9.0.9")
+    return beneath(wide, narrow, neighbours=[hop])
+
+
+@case
+def next_hop__no_route(above: bool) -> Samples:
+    return beneath(route("10.0.0.4" if above else "10.0.0.0", 30, None))
+
+
+@case
+def next_hop__an_own_address_needs_none(above: bool) -> Samples:
+    own: Row = {"ifindex": 2, "dev": "eth0", "family": "inet", "valid_from": time_of(0)}
+    own |= {"address": "10.0.0.3" if above else "10.0.0.2", "prefix_len": 32}
+    return beneath(addresses=[own])
+
+
+@case
+def next_hop__other_tables_may_know(above: bool) -> Samples:
+    return beneath(route("10.0.0.0", 8, None, routing_table=255 if above else 7, kind="unicast"))
+
+
 # The recording itself.
 
 

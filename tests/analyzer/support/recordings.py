@@ -286,6 +286,12 @@ def every_table(directory: Path) -> Writer:
                 "namespaces": [{"home": True, "valid_from": time_of(sample)}],
                 "cgroups": [{"cgroup_id": sample, "path": "/system.slice"}],
                 "unexplained": [{"inode": 1000 + sample, "protocol": "TCP"}],
+                "processes": [{"pid": 100 + sample, "state": "S", "fds": 9}],
+                "interfaces": [{"ifindex": 2, "dev": "eth0", "rx_packets": sample}],
+                "qdiscs": [{"ifindex": 2, "dev": "eth0", "handle": "1:", "drops": sample}],
+                "addresses": [{"address": f"10.0.0.{sample}", "valid_from": time_of(sample)}],
+                "routes": [{"destination": f"10.{sample}.0.0", "valid_from": time_of(sample)}],
+                "neighbours": [{"address": f"10.0.0.{sample}", "valid_from": time_of(sample)}],
             }
         writer.sample([tcp(1), tcp(10 + sample)], **others)
     return writer

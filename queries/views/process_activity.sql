@@ -1,0 +1,43 @@
+-- title = "What processes did, from look to look"
+-- description = """
+-- One row for each time that a process which holds sockets was found to be different, with what it
+-- used of the CPU since the look before. What a row says held at every look until until_us.
+-- """
+-- uses = ["process_looks"]
+--
+-- [columns]
+-- host = "Host that was recorded."
+-- boot = "Boot of that host."
+-- pid = "Process."
+-- start_us = "Its start after boot; pid and start are its identity."
+-- comm = "Its name."
+-- who = "Name and number as one text."
+-- sample = "Sample of the look."
+-- from_us = "Look before it, in microseconds UTC; nothing of the first one."
+-- at_us = "The look."
+-- until_us = "Last look that found it the same."
+-- state = "State of its first thread, as in processes."
+-- threads = "Its threads."
+-- cpu_us = "CPU time that it used since from_us, all threads together, give or take 50 ms."
+-- cores = "That as a share of the time: 1 is one core all the time."
+-- busiest = "Thread that used most of it, of several; nothing if all used less than seven tenths of a core."
+-- busiest_comm = "Name of that thread."
+-- busiest_us = "CPU time of that thread since from_us."
+-- rss_bytes = "Its resident memory."
+-- fds = "All its open descriptors."
+-- fd_limit = "How many it may have."
+-- running = "Threads that ran or were ready to, while something waited at a socket of it."
+-- blocked = "Threads in uninterruptible sleep, likewise."
+-- syscall = "System call that most of its threads waited in, likewise."
+-- syscall_threads = "How many did."
+-- wchan = "Function of the kernel in which one of them waited, or a thread in uninterruptible sleep."
+-- cpu_limit_us = "CPU time that its cgroup may use in a second."
+-- periods = "Periods in which that cgroup ran, since the row before."
+-- throttled = "Those of them in which it was throttled."
+-- memory_limit_bytes = "Memory that its cgroup may use."
+-- memory_limit_hits = "How often it met that limit since the row before."
+-- oom_kills = "Processes killed in it for want of memory since the row before."
+-- at_time = "The look as a time."
+-- until_time = "The last look that found it the same, as a time."
+SELECT *, make_timestamp(at_us) AS at_time, make_timestamp(until_us) AS until_time
+FROM process_looks

@@ -1,0 +1,138 @@
+"""Real processes that cannot work, recorded: findings say why, each with its own cause."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+import pytest
+
+import analyzer
+from analyzer.sql.catalog import read_findings
+from analyzer.sql.views import Scope
+from tests.recorder.support.owners_child import Child
+from tests.recorder.support.recorded import record
+from tests.recorder.support.sampling import ALONE
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces"),
+]
+
+CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220}.get(os.uname().machine)
+LASTS_S = 6.5
+FINDINGS = ("accept_queue", "unix_backlog", "reader_stalled")
+
+SERVERS = f"""
+import resource
+where, started = {{}}, []
+
+def be(name, life, kind=socket.AF_INET, backlog=2):
+    made = socket.socket(kind)
+    made.bind(("127.0.0.1", 0) if kind == socket.AF_INET else "\\0" + name)
+    made.listen(backlog)
+    def live():
+        libc.prctl(15, name.encode())
+        life(made)
+    started.append(fork(live))
+    where[name] = made.getsockname()
+    made.close()
+    return started[-1]
+
+def accepting(then):
+    def life(listener):
+        one = listener.accept()[0]
+        then(one)
+    return life
+
+def full(listener):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    files = []
+    try:
+        while True: files.append(os.open("/dev/null", 0))
+    except OSError: pass
+    while True: time.sleep(1)
+
+def locked(one):
+    lock = threading.Lock(); lock.acquire()
+    for _ in range(7): threading.Thread(target=lock.acquire, daemon=True).start()
+    lock.acquire()
+
+def stuck(one):
+    libc.syscall({CLONE or 0}, 0x4000 | signal.SIGCHLD, 0, 0, 0, 0)
+    signal.pause()
+
+def spin(one):
+    for _ in range(3): threading.Thread(target=idle, daemon=True).start()
+    while True: pass
+
+answer = dict(
+    stopped=be("stopped", lambda listener: signal.pause()),
+    full=be("full", full), unixfull=be("unixfull", full, socket.AF_UNIX),
+    locked=be("locked", accepting(locked)), stuck=be("stuck", accepting(stuck)),
+    spinning=be("spinning", accepting(spin)),
+)
+"""
+
+CLIENTS = """
+import select
+senders, waiting = [], []
+for name in ("stopped", "full", "unixfull"):
+    for _ in range(5):
+        one = socket.socket(socket.AF_UNIX if name == "unixfull" else socket.AF_INET)
+        one.setblocking(False)
+        try: one.connect(where[name])
+        except OSError: pass
+        waiting.append(one)
+for name in ("locked", "stuck", "spinning"):
+    one = socket.create_connection(where[name])
+    one.setblocking(False)
+    senders.append(one)
+deadline = time.monotonic() + 1
+while time.monotonic() < deadline:
+    for one in senders:
+        try: one.send(bytes(1 << 16))
+        except BlockingIOError: pass
+    time.sleep(0.01)
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Record it all at once; return by the name of each process what findings say of it."""
+    if CLONE is None:
+        pytest.skip("needs the number of clone(2) on this machine")
+    path = tmp_path_factory.mktemp("live") / "r"
+    with Child() as child:
+        child.run(ALONE)
+        pids = child.run(SERVERS)
+        os.kill(pids["stopped"], 19)
+        child.run(CLIENTS)
+        options = ("-i", "500ms", "-d", f"{LASTS_S}s", "--netns", str(child.pid))
+        subprocess.run(record(path, *options), check=True, timeout=60)
+    with analyzer.open(path) as opened:
+        found = [
+            row
+            for finding in (read_findings()[name] for name in FINDINGS)
+            for row in opened.engine.table(finding.sql, Scope(), finding.values({})).to_pylist()
+        ]
+    return {
+        name: "\n".join(str(row["sentence"]) for row in found if row["comm"] == name)
+        for name in CAUSES
+    }
+
+
+CAUSES = {
+    "stopped": r"; it was stopped by a signal, as SIGSTOP, for \d+ s of that time",
+    "full": r"full \(pid \d+\) has no descriptor left \(64 of 64\), so that accept\(\) fails",
+    "unixfull": r"unixfull \(pid \d+\) has no descriptor left \(64 of 64\), so that accept\(\)",
+    "locked": r"; it was idle: 8 of its 8 threads waited in futex\(\)",
+    "stuck": r"; it was in uninterruptible sleep in \w+\(\) for \d+ s of that time",
+    "spinning": r"; (one of its 4 threads \(spinning\)|it) used \d+ % of a core",
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_a_finding_names_the_cause(name: str, said: dict[str, str]) -> None:
+    assert re.search(CAUSES[name], said[name]), said[name]
