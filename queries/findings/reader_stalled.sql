@@ -5,7 +5,7 @@
 -- doing (blocked, waiting for something else, too slow for the stream); nothing is wrong with the
 -- network or the sender. A queue that holds something but is not full does not count.
 -- """
--- needs = ["tcp"]
+-- needs = ["tcp", "skmem"]
 -- lasts = "seconds"
 -- uses = ["full_spells", "netns_of", "opposite", "pace", "patience", "who"]
 --

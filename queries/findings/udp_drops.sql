@@ -5,7 +5,7 @@
 -- (SO_RCVBUF, net.core.rmem_max) only helps against short bursts. What a socket drops for another
 -- reason (its own filter, a checksum) does not count where the kernel tells them apart.
 -- """
--- needs = ["udp"]
+-- needs = ["udp", "drops"]
 -- uses = ["counter_growth", "left_out", "netns_of", "udp_sockets", "who"]
 --
 -- [params.datagrams]
