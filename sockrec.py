@@ -25,6 +25,7 @@ import analyzer.cli_ss
 import recorder.cli
 from analyzer import Analysis, Answer, open
 from analyzer.supervisor import supervise
+from recorder.cli import BEHIND
 from recorder.console import tell
 from recorder.schema import SockrecError
 
@@ -98,6 +99,7 @@ class Command(TyperCommand):
                     formatter.write_dl(records)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[BEHIND] = len(args) - args.index("--") - 1 if "--" in args else 0
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
