@@ -155,6 +155,8 @@ class Redaction:
                 found.setdefault("netns", set()).add(value)
                 self.originals.add(value)
         self._add_dropped(map(str, _imported(facts).get("files") or ()))
+        if isinstance(facts.get("filter"), str):
+            self._add_dropped([facts["filter"]])
         for text in _texts(facts):
             self._add_dropped(scrub(text)[1])
         cut = facts.get("cut")
@@ -310,6 +312,8 @@ class Redaction:
         source = _imported(facts).get("from")
         if source in _IMPORTED:
             made["imported"] = {"from": source}
+        if facts.get("filter"):
+            made["filter"] = "…"
         runs = facts.get("runs")
         if isinstance(runs, list):
             made["runs"] = [

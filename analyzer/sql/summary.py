@@ -73,6 +73,8 @@ _HINTS = {
 }
 """Every word of ``needs``, and what to say where nothing tells the reason."""
 
+_FILTERED = "it needs every listener, and only what a filter lets through was recorded"
+
 _CONNECTION = "netid = 'tcp' AND coalesce(state, '') NOT IN ('LISTEN', 'SYN-RECV', 'TIME-WAIT')"
 _SHOWN = {
     "listeners": (
@@ -329,7 +331,10 @@ def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:
         told = [f"{step['outcome']}, {step['detail'] or 'no reason given'}" for step in tried]
         lacks[need] = f"{hint}: {told[0]}" if told else hint
     shown = _shown(engine, scope)
-    return {need: why for need, why in lacks.items() if need not in shown}
+    lacks = {need: why for need, why in lacks.items() if need not in shown}
+    if engine.recordings[scope.part or 0].facts.get("filter"):
+        lacks["listeners"] = _FILTERED
+    return lacks
 
 
 def _shown(engine: Engine, scope: Scope) -> frozenset[str]:
