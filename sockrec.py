@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperCommand
 
 import analyzer.cli
+import analyzer.cli_diff
 import analyzer.cli_sharing
 import analyzer.cli_ss
 import recorder.cli
@@ -121,7 +122,13 @@ Examples:
 
 'sockrec COMMAND --help' has more of each.""",
 )
-for _part in (recorder.cli.app, analyzer.cli.app, analyzer.cli_ss.app, analyzer.cli_sharing.app):
+for _part in (
+    recorder.cli.app,
+    analyzer.cli.app,
+    analyzer.cli_ss.app,
+    analyzer.cli_diff.app,
+    analyzer.cli_sharing.app,
+):
     _groups = [group.typer_instance for group in _part.registered_groups]
     for _command in chain(*(each.registered_commands for each in (_part, *_groups) if each)):
         _command.cls = Command

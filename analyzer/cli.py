@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-READING = frozenset({"info", "report", "sql", "ss", "summary", "verify"})
+READING = frozenset({"diff", "info", "report", "sql", "ss", "summary", "verify"})
 """The commands that open a recording, which may be a stranger's."""
 
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -269,6 +269,23 @@ def _request(
         threads=threads,
         memory=memory,
         timeout=timeout,
+    )
+
+
+def asked_of(
+    recordings: Sequence[Path],
+    where: str | None,
+    filter: str | None,
+    zone: str,
+    form: Format | None,
+    output: Path | None,
+    threads: int | None,
+    memory: str | None,
+    timeout: float | None,
+) -> Request:
+    """Return what is asked of the whole time of recordings, or end a wrong use."""
+    return _request(
+        recordings, None, None, where, filter, zone, form, output, threads, memory, timeout
     )
 
 
