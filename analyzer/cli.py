@@ -256,7 +256,7 @@ def _request(
     except ZoneError as error:
         raise typer.BadParameter(printable(str(error)), param_hint="--tz") from error
     if filter is not None:
-        _check_filter(filter)
+        check_filter(filter)
     return Request(
         recordings=recordings,
         start=start,
@@ -289,7 +289,7 @@ def asked_of(
     )
 
 
-def _check_filter(text: str) -> None:
+def check_filter(text: str) -> None:
     """End a wrong use if it is no filter, and tell what about it may surprise."""
     from recorder.ssfilter import FilterError, parse
 
