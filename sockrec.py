@@ -20,11 +20,13 @@ import typer
 from typer.core import TyperCommand
 
 import analyzer.cli
+import analyzer.cli_diff
 import analyzer.cli_sharing
 import analyzer.cli_ss
 import recorder.cli
 from analyzer import Analysis, Answer, open
 from analyzer.supervisor import supervise
+from recorder.cli import BEHIND
 from recorder.console import tell
 from recorder.schema import SockrecError
 
@@ -98,6 +100,7 @@ class Command(TyperCommand):
                     formatter.write_dl(records)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[BEHIND] = len(args) - args.index("--") - 1 if "--" in args else 0
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
@@ -119,7 +122,13 @@ Examples:
 
 'sockrec COMMAND --help' has more of each.""",
 )
-for _part in (recorder.cli.app, analyzer.cli.app, analyzer.cli_ss.app, analyzer.cli_sharing.app):
+for _part in (
+    recorder.cli.app,
+    analyzer.cli.app,
+    analyzer.cli_ss.app,
+    analyzer.cli_diff.app,
+    analyzer.cli_sharing.app,
+):
     _groups = [group.typer_instance for group in _part.registered_groups]
     for _command in chain(*(each.registered_commands for each in (_part, *_groups) if each)):
         _command.cls = Command

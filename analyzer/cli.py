@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-READING = frozenset({"info", "report", "sql", "ss", "summary", "verify"})
+READING = frozenset({"diff", "info", "report", "sql", "ss", "summary", "verify"})
 """The commands that open a recording, which may be a stranger's."""
 
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -257,7 +257,7 @@ def _request(
     except ZoneError as error:
         raise typer.BadParameter(printable(str(error)), param_hint="--tz") from error
     if filter is not None:
-        _check_filter(filter)
+        check_filter(filter)
     return Request(
         recordings=recordings,
         start=start,
@@ -273,7 +273,24 @@ def _request(
     )
 
 
-def _check_filter(text: str) -> None:
+def asked_of(
+    recordings: Sequence[Path],
+    where: str | None,
+    filter: str | None,
+    zone: str,
+    form: Format | None,
+    output: Path | None,
+    threads: int | None,
+    memory: str | None,
+    timeout: float | None,
+) -> Request:
+    """Return what is asked of the whole time of recordings, or end a wrong use."""
+    return _request(
+        recordings, None, None, where, filter, zone, form, output, threads, memory, timeout
+    )
+
+
+def check_filter(text: str) -> None:
     """End a wrong use if it is no filter, and tell what about it may surprise."""
     from recorder.ssfilter import FilterError, parse
 

@@ -12,7 +12,18 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from analyzer.cli import From, Memory, Recordings, Threads, To, Where, Zone, wrong_options
+from analyzer.cli import (
+    Filter,
+    From,
+    Memory,
+    Recordings,
+    Threads,
+    To,
+    Where,
+    Zone,
+    check_filter,
+    wrong_options,
+)
 from analyzer.screen.cells import printable
 from analyzer.sharing.words import Form, Level
 
@@ -88,6 +99,7 @@ def bundle(
     start: From = None,
     end: To = None,
     where: Where = None,
+    filter: Filter = None,
     redact: Annotated[
         Level,
         typer.Option(
@@ -147,7 +159,7 @@ def bundle(
     if redact is Level.none and (known or prefix_preserving or shift_time):
         raise typer.BadParameter("--redact none replaces nothing", param_hint="--redact")
     map_path = None if redact is Level.none else known or out.with_name(out.name + _MAP_ENDING)
-    with _opened([recording], zone, start, end, where, threads, memory) as (opened, scope):
+    with _opened([recording], zone, start, end, where, filter, threads, memory) as (opened, scope):
         wish = Wish(
             scope=scope,
             level=redact,
@@ -174,6 +186,7 @@ def bundle(
 Examples:
   sockrec cut incident -o minute --from 22:31 --to 22:32
   sockrec cut incident -o nginx --where "comm = 'nginx'"
+  sockrec cut incident -o https --filter 'sport = :443 or dport = :443'
 """,
 )
 def cut(
@@ -182,6 +195,7 @@ def cut(
     start: From = None,
     end: To = None,
     where: Where = None,
+    filter: Filter = None,
     zone: Zone = "UTC",
     threads: Threads = None,
     memory: Memory = None,
@@ -195,7 +209,7 @@ def cut(
     from analyzer.sharing.selection import select
 
     with (
-        _opened([recording], zone, start, end, where, threads, memory) as (opened, scope),
+        _opened([recording], zone, start, end, where, filter, threads, memory) as (opened, scope),
         _bar() as done,
         _new_place(output) as place,
     ):
@@ -222,7 +236,7 @@ def compact(
 
     The old one is left as it is: remove it yourself when 'sockrec verify' finds the new one whole.
     """
-    cut(recording, output, None, None, None, "UTC", threads, memory)
+    cut(recording, output, None, None, None, None, "UTC", threads, memory)
 
 
 @app.command(
@@ -247,7 +261,7 @@ def merge(
     from analyzer.sharing.output import write_recording
 
     with (
-        _opened(recordings, "UTC", None, None, None, threads, memory) as (opened, _),
+        _opened(recordings, "UTC", None, None, None, None, threads, memory) as (opened, _),
         _bar() as done,
         _new_place(output) as place,
     ):
@@ -298,7 +312,7 @@ def export(
 
     out = output if output is not None else _beside(recording, ENDINGS[form])
     with (
-        _opened([recording], "UTC", None, None, None, threads, memory) as (opened, _),
+        _opened([recording], "UTC", None, None, None, None, threads, memory) as (opened, _),
         _bar() as done,
         _new_place(out) as place,
     ):
@@ -357,6 +371,7 @@ def _opened(
     start: str | None,
     end: str | None,
     where: str | None,
+    filter: str | None,
     threads: int | None,
     memory: str | None,
 ) -> Iterator[tuple[Analysis, Scope]]:
@@ -364,6 +379,8 @@ def _opened(
     from analyzer.request import opened
     from analyzer.screen.zones import ZoneError, find_zone
 
+    if filter is not None:
+        check_filter(filter)
     try:
         named = find_zone(zone)
     except ZoneError as error:
@@ -372,7 +389,7 @@ def _opened(
         wrong_options(),
         opened(recordings, threads=threads, memory_limit=memory) as analysis,
     ):
-        yield analysis, analysis.scope(start, end, where, ZoneInfo(named))
+        yield analysis, analysis.scope(start, end, where, ZoneInfo(named), filter)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -211,7 +212,7 @@ def ss(
     with _wrong_options():
         asked = read_options(ctx, rest)
         with (
-            _recording(path) as found,
+            _recording(path, net) as found,
             opened([found], timeout=timeout) as analysis,
             destination(None) as out,
         ):
@@ -308,8 +309,8 @@ def _read_filter(file: Path | None) -> list[str]:
 
 
 @contextmanager
-def _recording(path: Path | None) -> Iterator[Path]:
-    """Give the recording, or one that is made now of a single sample."""
+def _recording(path: Path | None, netns: str | None) -> Iterator[Path]:
+    """Give the recording, or one that is made now of a single sample, in the namespaces meant."""
     if path is not None:
         yield path
         return
@@ -319,10 +320,19 @@ def _recording(path: Path | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="sockrec-live-") as folder:
         made = Path(folder) / "recording"
         command = [sys.executable, "-m", "sockrec", "record", "-q", "-n", "1", "--no-closes"]
-        command += ["--netns", "current", "-o", str(made)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL)
+        # A number is known when all have been looked at.
+        meant = "current" if netns is None else "all" if netns.isdecimal() else netns
+        command += ["--netns", meant, "-o", str(made)]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, errors="backslashreplace"
+        )
+        told = [line for line in done.stderr.splitlines() if line.strip()]
         if done.returncode:
+            said = told[-1] if told else f"the recorder ended with {done.returncode}"
+            _note(re.sub(r"^(sockrec: |Error: )(Invalid value for \S+: )?", "", said))
             raise typer.Exit(done.returncode)
+        for line in told:
+            typer.echo(printable(line), err=True)
         yield made
 
 

@@ -226,6 +226,7 @@ def opened(
             finally:
                 tell_missing(analysis)
                 _tell_dropped(analysis)
+                _tell_filter(analysis)
     except KeyboardInterrupt:
         leave(130)
         raise
@@ -253,6 +254,14 @@ def _tell_dropped(opened: Analysis) -> None:
             name = f"{recording.path}: " if opened.engine.several else ""
             words = dropped_words(recording.dropped)
             _note(f"{name}the recording begins later than its recorder did: {words}")
+
+
+def _tell_filter(opened: Analysis) -> None:
+    """Say which recordings have only what a filter let through."""
+    for recording in opened.engine.recordings:
+        if text := recording.facts.get("filter"):
+            name = f"{recording.path}: " if opened.engine.several else ""
+            _note(f"{name}only sockets that this filter lets through were recorded: {text}")
 
 
 @contextmanager

@@ -18,9 +18,14 @@ from recorder.imports.commands import app as import_app
 
 if TYPE_CHECKING:
     from recorder.recording import Progress, Result
+    from recorder.ssfilter import Filter
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(import_app, name="import", help="Make a recording of what others wrote down.")
+
+
+BEHIND = "sockrec.behind"
+"""In the context: how many words stand behind a --."""
 
 
 class Sync(StrEnum):
@@ -42,6 +47,8 @@ Examples:
       left on: the last two hours, in two gigabytes at most
   sockrec record --netns current -A '!unix'
       this network namespace only, all but unix sockets
+  sockrec record -o https 'sport = :443 or dport = :443'
+      only what a filter of ss lets through
 """
 
 _MIN_INTERVAL = 0.01
@@ -107,15 +114,18 @@ def _default_directory() -> Path:
 
 @app.command(
     short_help="Record sockets until -d, -n, Ctrl-C or the end of COMMAND.",
-    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    context_settings={"ignore_unknown_options": False},
     epilog=_EXAMPLES,
 )
 def record(
-    command: Annotated[
+    ctx: typer.Context,
+    words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-- COMMAND ARG...]",
-            help="Record while this command runs, and exit with its status.",
+            metavar="[FILTER] [-- COMMAND ARG...]",
+            help="Only sockets that a filter of ss lets through (see docs/ss.md); and record while "
+            "a command runs, and exit with its status.",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[
@@ -337,7 +347,10 @@ def record(
     hold_standard_descriptors()
     if append and output:
         raise typer.BadParameter("names the directory, and so does -o", param_hint="--append")
-    argv = tuple(command or ())
+    given = list(words or ())
+    behind = ctx.meta.get(BEHIND, 0)
+    asked = " ".join(given[: len(given) - behind])
+    argv = tuple(given[len(given) - behind :])
     if argv:
         import shutil
 
@@ -357,7 +370,7 @@ def record(
         leave_out_pandas()
         environment = set_environment(limited=room.is_tight)
         from recorder.host.namespaces import NamespaceError
-        from recorder.kernel.tables import QueryError, parse_query
+        from recorder.kernel.tables import QueryError, parse_query, passing
         from recorder.kernel.transport import EVENTS_BUFFER
         from recorder.notify import Notify
         from recorder.recording import CommandError, Options, Recording
@@ -366,8 +379,10 @@ def record(
         from recorder.triggers.condition import parse as parse_condition
         from recorder.triggers.incidents import Keeping
 
+        found = _filter(asked) if asked.strip() else None
         try:
             choice = parse_query(",".join(tables or ["all"]))
+            choice = choice if found is None else passing(choice, found)
         except QueryError as error:
             raise typer.BadParameter(str(error), param_hint="-A") from error
         directory = append or output or _default_directory()
@@ -394,6 +409,7 @@ def record(
             duration=length,
             samples=samples,
             choice=choice,
+            filter=found,
             netns=tuple(netns or ["all"]),
             owners=not no_owners,
             closes=not no_closes,
@@ -461,6 +477,23 @@ def record(
     if not quiet and not log and result.progress.samples:
         tell(f"next: sockrec summary {shlex.quote(str(options.directory))}")
     raise typer.Exit(result.status)
+
+
+def _filter(text: str) -> Filter:
+    """Return a filter to record by; a wrong one ends a wrong use."""
+    from recorder.ssfilter import FilterError, parse
+    from recorder.ssfilter.rows import check
+
+    try:
+        found = parse(text)
+        check(found)
+    except FilterError as error:
+        hint = "" if text.startswith("(") else "; a command stands behind --"
+        what, _, where = str(error).partition("\n")
+        raise typer.BadParameter(f"{what}{hint}\n{where}", param_hint="FILTER") from error
+    for warning in found.warnings:
+        tell(f"sockrec: {warning}")
+    return found
 
 
 class _Status:

@@ -34,6 +34,7 @@ from recorder.sampling.marks import Mark
 from recorder.sampling.sampler import Sample, Sampler
 from recorder.schema import MARKS, SockrecError
 from recorder.signals import Signals
+from recorder.ssfilter import Filter
 from recorder.store.manifest import Manifest, iso_time
 from recorder.store.ring import Keep
 from recorder.store.writer import EVERYTHING as EVERYTHING_KEPT
@@ -99,6 +100,8 @@ class Options:
     duration: float | None = None
     samples: int | None = None
     choice: Choice = EVERYTHING
+    filter: Filter | None = None
+    """Which sockets; None is all of the choice."""
     netns: tuple[str, ...] = ("all",)
     owners: bool = True
     closes: bool = True
@@ -251,6 +254,7 @@ class Recording:
                 command_lines=options.command_lines,
                 unix_names=options.unix_names,
                 network=self._follow_network(writer.manifest) if options.network else None,
+                found=options.filter,
             )
             try:
                 self._listen(writer.manifest)
@@ -316,8 +320,14 @@ class Recording:
     def _facts(self) -> dict[str, Any]:
         options = self._options
         unseen = facts.unseen(facts.capabilities())
+        or_filter = ", FILTER" if options.filter is not None else ""
+        if options.filter is not None:
+            unseen.append({"what": "sockets that the filter leaves out", "why": "not asked for"})
+            if options.closes and options.filter.states is not None:
+                why = "a closed one is in none of the states that the filter asks for"
+                unseen.append({"what": "closes", "why": why})
         unseen += [
-            {"what": f"{table} sockets", "why": "not asked for (-A)"}
+            {"what": f"{table} sockets", "why": f"not asked for (-A{or_filter})"}
             for table in describe(EVERYTHING - options.choice)
         ]
         if not options.owners:
@@ -334,8 +344,10 @@ class Recording:
         if "all" not in options.netns:
             why = f"not asked for (--netns {' '.join(options.netns)})"
             unseen.append({"what": "other network namespaces", "why": why})
-        if options.choice != EVERYTHING or "all" not in options.netns or not options.owners:
-            why = "needs -A all, --netns all and the owners"
+        some = options.choice != EVERYTHING or options.filter is not None
+        if some or "all" not in options.netns or not options.owners:
+            no_filter = ", no FILTER" if options.filter is not None else ""
+            why = f"needs -A all{no_filter}, --netns all and the owners"
             unseen.append({"what": "sockets that no table shows (unexplained)", "why": why})
         unseen.append(
             {
@@ -350,6 +362,7 @@ class Recording:
             "exit": None,
             "interval_us": round(options.interval * 1e6),
             "tables": describe(options.choice),
+            **({"filter": options.filter.text} if options.filter is not None else {}),
             "netns_selected": list(options.netns),
             "owners": options.owners,
             "network": options.network,

@@ -120,6 +120,17 @@ class Recording:
         """Return the files that a query has to read by path."""
         return tuple(segment.path for segment in self.segments)
 
+    def of_sample(self, sample: int | None) -> Recording:
+        """Return it without the segments that have no socket of a sample; None is any sample."""
+        if sample is None:
+            return self
+        kept = (
+            segment
+            for segment in self.segments
+            if segment.samples is None or segment.samples[0] <= sample <= segment.samples[1]
+        )
+        return replace(self, segments=tuple(kept))
+
     @property
     def places(self) -> tuple[Path, ...]:
         """Return the files and the folder that may have to be opened."""

@@ -69,6 +69,8 @@ class Segment:
     footer: str
     identity: Identity
     checksums: Checksums | None = field(default=None, compare=False, repr=False)
+    samples: tuple[int, int] | None = None
+    """The first and last sample of sockets in it, None if its footer does not tell."""
 
     @property
     def number(self) -> int | None:
@@ -145,7 +147,23 @@ def _read(path: Path, *, follow: bool) -> Segment:
         f"{checksums.footer:08x}" if checksums else "",
         identity(status),
         checksums if metadata.num_row_groups > 1 else None,
+        _samples(metadata) if table == SOCKETS else None,
     )
+
+
+def _samples(metadata: pq.FileMetaData) -> tuple[int, int] | None:
+    """Return the first and last sample in a segment, as the statistics of all its groups tell."""
+    names = metadata.schema.names
+    if "sample" not in names or not metadata.num_row_groups:
+        return None
+    place = names.index("sample")
+    known = [
+        metadata.row_group(group).column(place).statistics
+        for group in range(metadata.num_row_groups)
+    ]
+    if not all(one is not None and one.has_min_max for one in known):
+        return None
+    return min(int(one.min_raw) for one in known), max(int(one.max_raw) for one in known)
 
 
 def identity(status: os.stat_result) -> Identity:

@@ -31,6 +31,9 @@ COMPRESSION_LEVEL = 9
 MAX_SIZE = 25_000_000
 """What GitHub takes of a zip."""
 
+_PAGES_MEMORY = "256MiB"
+"""For summary and reports, beside what writing has taken: beyond it temporary files are used."""
+
 _TRIES = 8
 _MARGIN = 0.85
 """Of the bytes that are wanted, as what is small compresses worse."""
@@ -162,7 +165,7 @@ def _write(
     files: dict[str, bytes | Path] = {}
     shown = "incident.zip" if draft.redaction else name
     files["README.md"] = readme(shown, FOLDER, redacted=draft.redaction is not None).encode()
-    with analyzer.open(folder) as made:
+    with analyzer.open(folder, memory_limit=_PAGES_MEMORY) as made:
         for page, text in pages(made):
             files[page] = text.encode(errors="replace")
     for path in written:

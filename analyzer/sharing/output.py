@@ -153,6 +153,7 @@ def _cut(before: object, selection: Selection) -> dict[str, Any]:
     earlier = before if isinstance(before, dict) else {}
     scope = selection.scope
     conditions = [earlier.get("where"), scope.where if scope else None]
+    conditions += [scope.filter.text] if scope and scope.filter else []
     return {
         "from_us": scope.start if scope else earlier.get("from_us"),
         "to_us": scope.end if scope else earlier.get("to_us"),

@@ -50,7 +50,8 @@ _FACTS_KEPT = frozenset(
     "version sockrec interval_us tables owners skipped machine kernel uid netns sysctl "
     "missing_sysctls unknown_attributes samples socket_rows".split()
 )
-_EXITS = frozenset({"duration", "samples", "signal", "command", "save"})
+_EXITS = frozenset({"duration", "samples", "signal", "command", "save", "imported"})
+_IMPORTED = frozenset({"log", "dump"})
 _KEPT_NETNS = re.compile(r"all|current|\d{1,10}")
 
 
@@ -154,6 +155,9 @@ class Redaction:
             if isinstance(value, str) and not _KEPT_NETNS.fullmatch(value):
                 found.setdefault("netns", set()).add(value)
                 self.originals.add(value)
+        self._add_dropped(map(str, _imported(facts).get("files") or ()))
+        if isinstance(facts.get("filter"), str):
+            self._add_dropped([facts["filter"]])
         for text in _texts(facts):
             self._add_dropped(scrub(text)[1])
         cut = facts.get("cut")
@@ -306,6 +310,11 @@ class Redaction:
                 }
                 for item in items
             ]
+        source = _imported(facts).get("from")
+        if source in _IMPORTED:
+            made["imported"] = {"from": source}
+        if facts.get("filter"):
+            made["filter"] = "…"
         runs = facts.get("runs")
         if isinstance(runs, list):
             made["runs"] = [
@@ -365,6 +374,12 @@ def _address_parts(value: str) -> Iterator[tuple[str, str]]:
     yield "address", str(address if within is None else within)
     if scope:
         yield "dev", scope
+
+
+def _imported(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return of what an imported recording was made."""
+    imported = facts.get("imported")
+    return imported if isinstance(imported, dict) else {}
 
 
 def _texts(facts: Mapping[str, Any]) -> Iterator[str]:

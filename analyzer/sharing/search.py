@@ -119,7 +119,8 @@ def _own_words() -> set[str]:
     own = set(known.vocabulary()) | {word.lower() for word in known.PROGRAMS | known.USERS}
     own.update(word for kind in KINDS for word in kind.split("-"))
     queries = files("analyzer") / "queries"
-    folders = [queries, *(queries / name for name in ("views", "findings", "parts", "functions"))]
+    below = ("views", "findings", "diff", "parts", "functions")
+    folders = [queries, *(queries / name for name in below)]
     for folder in folders:
         for entry in folder.iterdir():
             if entry.name.endswith(".sql"):

@@ -90,7 +90,7 @@ def select(
     (recording,) = engine.checked()
     check_whole(recording)
     (scope,) = engine.scopes(scope)
-    whole = (scope.start, scope.end, scope.where) == (None, None, None)
+    whole = (scope.start, scope.end, scope.condition()) == (None, None, None)
     part = Part(recording)
     keys = None if whole else _Keys(engine, scope)
     places: dict[str, Places] = {}
@@ -131,7 +131,7 @@ class _Keys:
     def __init__(self, engine: Engine, scope: Scope) -> None:
         self.sockets: pa.Table | None = None
         self.closes: pa.Table | None = None
-        if scope.where is not None:
+        if scope.condition() is not None:
             self.sockets = engine.table("SELECT DISTINCT netns, cookie FROM sockets", scope)
             self.closes = engine.table(
                 "SELECT DISTINCT netns, cookie, t_us AS time FROM closes", scope

@@ -257,13 +257,16 @@ class Engine:
             return list(recording.missing)
         return [replace(lost, what=f"{recording.path}: {lost.what}") for lost in recording.missing]
 
-    def _leave_out_damaged(self, columns: Columns, parts: Iterable[int]) -> None:
+    def _leave_out_damaged(
+        self, columns: Columns, parts: Iterable[int], sample: int | None = None
+    ) -> None:
         """Check what a query is to read; what is damaged is missing from then on."""
         found = False
         for part in parts:
             recording = self.recordings[part]
             try:
-                damaged = dict(self._checker.check(recording.segments, columns))
+                segments = recording.of_sample(sample).segments
+                damaged = dict(self._checker.check(segments, columns))
             except MemoryError as error:
                 raise query_error(error) from error
             if not damaged:
@@ -388,7 +391,7 @@ class Engine:
         for name, more in describing(scopes[0].where or "").items():
             if name in columns or name not in ("sockets", "closes"):
                 columns[name] = columns.get(name, frozenset()) | more
-        self._leave_out_damaged(columns, parts)
+        self._leave_out_damaged(columns, parts, scopes[0].sample)
         cursor = self._connection.cursor()
         journals = self._streams(parts)
         for stream in journals.values():
@@ -405,7 +408,9 @@ class Engine:
             if self.several and len(scopes) == 1:
                 cursor.execute(f"USE {catalog(parts[0])}")
             narrow = [
-                narrowed(recording, columns, part if self.several else None)
+                narrowed(
+                    recording.of_sample(scopes[0].sample), columns, part if self.several else None
+                )
                 for part, recording in enumerate(self._linked())
             ]
             return lay(narrow)

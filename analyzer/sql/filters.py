@@ -12,8 +12,7 @@ from analyzer.sql.engine import Engine
 from analyzer.sql.views import Filtered
 from recorder.schema import CLOSES, SOCKETS, Table
 from recorder.ssfilter import (
-    ETHERNET,
-    NETLINK,
+    NO_RANGE,
     STATES,
     Address,
     And,
@@ -34,14 +33,11 @@ from recorder.ssfilter import (
     Side,
     leaves,
     parse,
-    parse_number,
+    protocol_of,
 )
 
 Ranges = Mapping[int, tuple[int, int]]
 """By namespace (``ns``), the ports that the kernel takes where none is asked for."""
-
-_NO_RANGE = (1024, 4999)
-"""What ss takes where it cannot read the range."""
 
 _INET = "family IN ('inet', 'inet6')"
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -174,13 +170,13 @@ class _Writer:
             return " AND ".join(parts)
         if one.side == "local" or one.family == "vsock":
             column = "local_addr" if one.side == "local" else "peer_addr"
-            parts.append(f"{column} = {_literal(_protocol(one))}")
-        elif _protocol(one) not in ("rtnl", "[0]"):  # what has no peer has zeros
+            parts.append(f"{column} = {_literal(protocol_of(one))}")
+        elif protocol_of(one) not in ("rtnl", "[0]"):  # what has no peer has zeros
             parts.append("false")
         return " AND ".join(parts)
 
     def _autobound(self) -> str:
-        low, high = _NO_RANGE
+        low, high = NO_RANGE
         cases = [
             f"WHEN ns = {ns} THEN local_port BETWEEN {first} AND {last}"
             for ns, (first, last) in self._ranges.items()
@@ -217,20 +213,6 @@ class _Writer:
             made = f"SELECT host, cgroup_id FROM raw.cgroups WHERE {like}"
             found += f" OR (host, cgroup_id) IN ({made})"
         return found
-
-
-def _protocol(one: Address) -> str:
-    """Return the protocol, or the CID, as the recorder writes it."""
-    number = parse_number(one.address or "")
-    match one.family:
-        case "link" if number is not None:
-            return ETHERNET.get(number, f"[{number}]")
-        case "netlink" if number is not None:
-            return NETLINK.get(number, str(number))
-        case "link" if one.address == "all":
-            return "*"
-        case _:
-            return str(number) if number is not None else one.address or ""
 
 
 def _in_network(column: str, network: Network) -> str:

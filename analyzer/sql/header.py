@@ -27,8 +27,15 @@ NEEDS = (
     "network",
     "processes",
     "settings",
+    "listeners",
+    "tcp_info",
+    "timers",
+    "skmem",
+    "drops",
+    "inodes",
 )
-"""Words of ``needs``: tables, kernel tables that samples has a step for, limits of owners."""
+"""Words of ``needs``: tables, kernel tables that samples has a step for, limits of owners, and what
+of sockets ss tells only if it is asked to, and /proc in part."""
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "BIGINT": (int,),

@@ -94,6 +94,7 @@ class Info:
     They are also what ``info --format json`` prints, of several recordings as a list. A name is
     never taken away nor changed in meaning; null is unknown. Of several values in one fact:
 
+    * ``filter``, in the language of ss: no other sockets were recorded;
     * ``rows`` by table; ``files`` by form;
     * ``namespaces``: ``found`` on the host by their numbers, of which ``entered`` at some time;
     * ``reading``, each way by which a kernel table was read: ``step``, ``source`` (``diag``,
@@ -180,6 +181,7 @@ def describe(
             "host": _text(said.get("host")),
             "kernel": " ".join(_texts([said.get("kernel"), said.get("machine")])) or None,
             "command": " ".join(_texts(said.get("command"))) or None,
+            "filter": _text(said.get("filter")),
             "first_sample": iso(first),
             "last_sample": iso(last),
             "span_s": None if first is None or last is None else (last - first) / 1e6,

@@ -68,8 +68,34 @@ _HINTS = {
     "processes": "what processes did was not recorded",
     "settings": "the kernel's settings were not recorded",
     "samples": "what the recorder did was not recorded",
+    "listeners": "it needs listeners and their backlogs, and none are in it (ss -a)",
+    "tcp_info": "it needs tcp_info, and none is in it (ss -i)",
+    "timers": "it needs the timers of connections, and none are in it (ss -o)",
+    "skmem": "it needs the memory of sockets, and none is in it (ss -m)",
+    "drops": "it needs what sockets dropped, and nothing of that is in it (ss -m)",
+    "inodes": "it needs the inodes of sockets, and none are in it (ss -e)",
 }
 """Every word of ``needs``, and what to say where nothing tells the reason."""
+
+_FILTERED = "it needs every listener, and only what a filter lets through was recorded"
+
+_CONNECTION = "netid = 'tcp' AND coalesce(state, '') NOT IN ('LISTEN', 'SYN-RECV', 'TIME-WAIT')"
+_SHOWN = {
+    "listeners": (
+        "netid = 'tcp' AND (state = 'LISTEN' OR 'log' IN (SELECT source FROM raw.samples))",
+        "netid = 'tcp' AND state = 'LISTEN' AND send_q IS NOT NULL",
+    ),
+    "tcp_info": (
+        _CONNECTION,
+        "coalesce(rto_us, snd_cwnd, rtt_us, bytes_acked, busy_time_us) IS NOT NULL",
+    ),
+    "timers": (_CONNECTION, "timer IS NOT NULL"),
+    "skmem": (_CONNECTION, "rcvbuf IS NOT NULL"),
+    "drops": ("netid IN ('udp', 'udplite')", "drops IS NOT NULL"),
+    "inodes": (_CONNECTION, "inode IS NOT NULL"),
+}
+"""Of words of ``needs``: which sockets have it, and what is true of one that was recorded with it.
+Logs of ss lack what it was not asked for, /proc/net what it does not have."""
 
 _SHARED_BYTES = 32 << 20
 """So large one relation may be that findings share."""
@@ -308,7 +334,26 @@ def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:
             continue
         told = [f"{step['outcome']}, {step['detail'] or 'no reason given'}" for step in tried]
         lacks[need] = f"{hint}: {told[0]}" if told else hint
+    shown = _shown(engine, scope)
+    lacks = {need: why for need, why in lacks.items() if need not in shown}
+    if engine.recordings[scope.part or 0].facts.get("filter"):
+        lacks["listeners"] = _FILTERED
     return lacks
+
+
+def _shown(engine: Engine, scope: Scope) -> frozenset[str]:
+    """Return which of what only some ways tell of sockets is there, or of no socket to be told."""
+    asked = "SELECT count(*) FILTER (WHERE source IN ('log', 'proc')) AS others, count(*) AS n"
+    (read,) = engine.table(f"{asked} FROM raw.samples", Scope(part=scope.part)).to_pylist()
+    if read["n"] and not read["others"]:  # the kernel told all of it
+        return frozenset(_SHOWN)
+    exists = "EXISTS (SELECT 1 FROM raw.sockets WHERE {})"
+    columns = ", ".join(
+        f"{exists.format(told)} OR NOT {exists.format(sockets)} AS {need}"
+        for need, (sockets, told) in _SHOWN.items()
+    )
+    (row,) = engine.table(f"SELECT {columns}", Scope(part=scope.part)).to_pylist()
+    return frozenset(need for need, shown in row.items() if shown)
 
 
 def _filled(engine: Engine, scope: Scope, *, raw: bool = False) -> Mapping[str, int]:

@@ -101,6 +101,8 @@ class Scope:
     part: int | None = None
     each: tuple[Scope, ...] = ()
     filter: Filtered | None = None
+    sample: int | None = None
+    """Of sockets a query looks at no other sample, as its condition says: the rest is not read."""
 
     def condition(self, table: Table = SOCKETS) -> str | None:
         """Return what rows are chosen by, None if all are."""

@@ -78,7 +78,7 @@ class Layout:
         # The very last field ss does not measure: it may be longer than its column is wide.
         measured = [*fields[:-1], fields[-1][:-1]]
         self._most = [
-            max(most, *map(_length, field), 0)
+            max(most, *map(_length, set(field)), 0)
             for most, field in zip(self._most, measured, strict=True)
         ]
         widths = [
@@ -99,15 +99,11 @@ def _length(text: str) -> int:
 
 def _padded(field: Field, size: int, delimiter: str, to_right: bool) -> list[str]:
     room = size - len(delimiter)
-    if all(map(str.isascii, field)):
-        if to_right:
-            return [delimiter + text.rjust(room) for text in field]
-        return [(delimiter + text).ljust(size) for text in field]
-    padded = []
-    for text in field:
+    padded = {}
+    for text in set(field):  # most are there many times
         blanks = " " * max(0, room - _length(text))
-        padded.append(delimiter + (blanks + text if to_right else text + blanks))
-    return padded
+        padded[text] = delimiter + (blanks + text if to_right else text + blanks)
+    return [padded[text] for text in field]
 
 
 def _spread(widths: list[int], screen: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, tzinfo
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
@@ -193,7 +193,7 @@ class Show:
         return self._engine.table(
             f"SELECT {', '.join(wanted)} FROM sockets WHERE {self._where(moment)} "
             f"ORDER BY {_ORDER}",
-            self._recorded.scope,
+            replace(self._recorded.scope, sample=moment.sample),
         )
 
     def _where(self, moment: Moment) -> str:

@@ -118,7 +118,9 @@ def group_of(netid: str) -> str:
 
 def _queues(part: pa.Table) -> Iterator[list[str]]:
     for name in ("recv_q", "send_q"):
-        yield [f"{signed(value or 0):<6d}" for value in part[name].to_pylist()]
+        values = part[name].to_pylist()
+        shown = {value: f"{signed(value or 0):<6d}" for value in set(values)}
+        yield [shown[value] for value in values]
 
 
 def _others(part: pa.Table, group: str, options: Options, names: Names) -> list[list[str]]:

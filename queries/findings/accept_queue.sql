@@ -7,7 +7,7 @@
 -- all: then clients give up in a queue that need not be full. Whoever listened there, one process
 -- after another or several together, is told in one.
 -- """
--- needs = ["tcp"]
+-- needs = ["tcp", "listeners"]
 -- uses = [
 --   "counter_growth", "doing", "full_processes", "left_out", "listeners", "netns_of", "pace", "patience", "process_looks", "who_all",
 -- ]

@@ -6,7 +6,7 @@
 -- fair queue (tc: fq_codel, cake) and the sender a limit (SO_MAX_PACING_RATE, a slower rate), or use
 -- BBR. If nobody here sends much, it is filled by another host, or in the other direction.
 -- """
--- needs = ["tcp"]
+-- needs = ["tcp", "tcp_info"]
 -- lasts = "seconds"
 -- uses = ["is_loopback", "netns_of", "rtt_sockets", "rtt_values", "who"]
 --

@@ -6,7 +6,7 @@
 -- process holds. Close them after a while, whatever the peer does. One on which data still comes is
 -- no such connection, nor do those count that a process closes in the end.
 -- """
--- needs = ["tcp"]
+-- needs = ["tcp", "inodes"]
 -- lasts = "age_s"
 -- uses = ["fd_limits", "half_closed_holders", "netns_of", "who"]
 --

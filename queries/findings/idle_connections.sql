@@ -5,7 +5,7 @@
 -- However far the limit of descriptors is, both ends keep memory for each. Or one client of a service
 -- here does so, and holds far more than any other: that may be a proxy, and is a note.
 -- """
--- needs = ["tcp"]
+-- needs = ["tcp", "tcp_info", "listeners", "inodes"]
 -- lasts = 10.0
 -- uses = ["endpoint", "idle_pools", "netns_of", "who"]
 --

@@ -7,7 +7,7 @@
 -- that drops the ICMP message which says so. The process cannot know before the
 -- kernel gives up, after a quarter of an hour (net.ipv4.tcp_retries2) or its TCP_USER_TIMEOUT.
 -- """
--- needs = ["tcp"]
+-- needs = ["tcp", "tcp_info"]
 -- lasts = "seconds"
 -- uses = ["full_doors", "is_loopback", "netns_of", "pace", "patience", "undelivered", "unmapped", "who"]
 --

@@ -5,7 +5,7 @@
 -- other end, which does not read. If that end was recorded too, its own process is named instead
 -- (reader_stalled) and this is not said again.
 -- """
--- needs = ["tcp"]
+-- needs = ["tcp", "timers"]
 -- lasts = "seconds"
 -- uses = ["full_spells", "netns_of", "opposite", "pace", "patience", "who"]
 --

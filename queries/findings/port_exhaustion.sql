@@ -8,7 +8,7 @@
 -- connects takes its port for all destinations: set IP_BIND_ADDRESS_NO_PORT, or do not bind. UDP ports
 -- are one range for all addresses and destinations: close the sockets, or use one for all questions.
 -- """
--- needs = ["tcp", "settings"]
+-- needs = ["tcp", "settings", "listeners"]
 -- uses = ["guessed", "netns_of", "port_claims", "rise_time", "service_users"]
 --
 -- [params.percent]

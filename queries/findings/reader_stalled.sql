@@ -5,7 +5,7 @@
 -- was doing, if that was recorded (report processes); nothing is wrong with the
 -- network or the sender. A queue that holds something but is not full does not count.
 -- """
--- needs = ["tcp"]
+-- needs = ["tcp", "skmem"]
 -- lasts = "seconds"
 -- uses = ["doing", "full_spells", "netns_of", "opposite", "pace", "patience", "process_looks", "who"]
 --

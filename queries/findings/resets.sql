@@ -6,7 +6,7 @@
 -- Or a process closes connections and leaves unread what came on them: the kernel resets them, and
 -- the other end may lose the answer too. What was sent again and again in vain is not counted here.
 -- """
--- needs = ["tcp", "closes"]
+-- needs = ["tcp", "closes", "listeners"]
 -- uses = ["endpoint", "netns_of", "resets", "who"]
 --
 -- [params.connections]

@@ -6,7 +6,7 @@
 -- not lost: it was sent again because packets overtook each other or an answer came late, and is told
 -- as that. Retransmitted SYNs carry no data and do not count.
 -- """
--- needs = ["tcp"]
+-- needs = ["tcp", "tcp_info"]
 -- uses = ["full_doors", "is_loopback", "losses", "netns_of", "unmapped", "who"]
 --
 -- [params.percent]

@@ -6,7 +6,7 @@
 -- switched off the kernel's own tuning: let it be, or raise it (and net.ipv4.tcp_rmem, tcp_wmem) to
 -- the wanted rate times the round-trip time. A reader that is slow is told by other findings.
 -- """
--- needs = ["tcp"]
+-- needs = ["tcp", "tcp_info"]
 -- lasts = "seconds"
 -- uses = ["netns_of", "send_limits", "who"]
 --

@@ -5,7 +5,7 @@
 -- at a little more load ports or TIME-WAIT run out. Keep connections (keep-alive, a pool). Nearly
 -- all of them live between two samples: they are known by the kernel's announcement of their end.
 -- """
--- needs = ["closes", "settings"]
+-- needs = ["closes", "settings", "listeners"]
 -- lasts = 10.0
 -- uses = [
 --   "doors", "endpoint", "got_no_answer", "guessed", "netns_of", "port_ranges", "service_users", "tw_buckets", "unmapped", "who",

@@ -8,7 +8,7 @@
 -- where probes stay unanswered, or the other end was recorded too and is closed: elsewhere it may be
 -- idle, and this is but a note. Whose other end is open on this host does not count.
 -- """
--- needs = ["tcp"]
+-- needs = ["tcp", "tcp_info", "listeners", "inodes"]
 -- lasts = 10.0
 -- uses = ["fd_limits", "netns_of", "silent_services", "who"]
 --

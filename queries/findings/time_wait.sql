@@ -6,7 +6,7 @@
 -- connections too early. Keep connections instead of opening one for each request, or let the other
 -- end close first. Ports that the kernel would take again (net.ipv4.tcp_tw_reuse) do not count.
 -- """
--- needs = ["tcp", "settings"]
+-- needs = ["tcp", "settings", "listeners"]
 -- uses = [
 --   "counter_growth", "doors", "endpoint", "guessed", "netns_of", "port_use", "rise_time",
 --   "service_users", "tw_buckets", "unmapped",

@@ -5,7 +5,7 @@
 -- recorded (report processes); a larger buffer (SO_RCVBUF, net.core.rmem_max) only helps against short bursts. What a socket drops for another
 -- reason (its own filter, a checksum) does not count where the kernel tells them apart.
 -- """
--- needs = ["udp"]
+-- needs = ["udp", "drops"]
 -- uses = ["counter_growth", "doing", "left_out", "netns_of", "process_looks", "udp_sockets", "who"]
 --
 -- [params.datagrams]

@@ -138,24 +138,27 @@ def _sockid() -> bytes:
     return bytes(48)
 
 
-def request_v2(family: int, protocol: int) -> bytes:
-    """Return struct inet_diag_req_v2 for all sockets of a family, with every extension.
+def request_v2(family: int, protocol: int, states: int = ALL_STATES, more: bytes = b"") -> bytes:
+    """Return struct inet_diag_req_v2 for the sockets of a family, with every extension.
+
+    ``states`` is a mask of those wanted; ``more`` are attributes.
 
     A protocol that needs more than its byte goes into an attribute (Linux 5.9); the byte then says
     255, so that an older kernel refuses or answers for raw sockets, and never lists TCP's instead.
     """
-    head = struct.pack("=BBBxI", family, min(protocol, 255), ALL_EXTENSIONS, ALL_STATES)
+    head = struct.pack("=BBBxI", family, min(protocol, 255), ALL_EXTENSIONS, states)
     if protocol <= 255:
-        return head + _sockid()
-    return head + _sockid() + struct.pack("=HHI", 8, REQUEST_PROTOCOL, protocol)
+        return head + _sockid() + more
+    return head + _sockid() + struct.pack("=HHI", 8, REQUEST_PROTOCOL, protocol) + more
 
 
-def request_tcp_both() -> bytes:
+def request_tcp_both(states: int = ALL_STATES, more: bytes = b"") -> bytes:
     """Return the legacy struct inet_diag_req, which dumps TCP of IPv4 and IPv6 in one walk."""
     return (
         struct.pack("=BBBB", socket.AF_INET, 0, 0, ALL_EXTENSIONS)
         + _sockid()
-        + struct.pack("=II", ALL_STATES, 0)
+        + struct.pack("=II", states, 0)
+        + more
     )
 
 

@@ -30,6 +30,8 @@ from recorder.diag.inet_diag import TCPDIAG_GETSOCK, InetDiag, request_tcp_both,
 from recorder.diag.sock_diag import SOCK_DIAG_BY_FAMILY
 from recorder.procnet.tables import ProcNet
 from recorder.schema import SockrecError
+from recorder.ssfilter import Filter
+from recorder.ssfilter.bytecode import attribute, bytecode, states_mask
 from recorder.wire.columns import Columns, Values
 from recorder.wire.netlink import Dump, Framing, Outcome, Words
 
@@ -114,6 +116,19 @@ QUERIES: Mapping[str, Choice] = {
 """ss's names, and ping, udplite and smc, which ss does not show. ``all`` includes tipc."""
 
 
+_OF_FAMILY = {
+    "unix": frozenset({"unix"}),
+    "link": frozenset({"packet"}),
+    "netlink": frozenset({"netlink"}),
+    "vsock": frozenset({"vsock"}),
+}
+"""The steps of families that a filter may name; those of internet sockets have all others."""
+
+_COMPILED = ("tcp", "udp", "mptcp", "dccp", "udplite")
+"""Tables of which the kernel compares what it shows: of SCTP it has other addresses, of raw sockets
+ports."""
+
+
 class QueryError(SockrecError):
     """A name of a table that does not exist, or no table left."""
 
@@ -133,6 +148,22 @@ def parse_query(text: str) -> Choice:
     if not chosen:
         raise QueryError(f"{text!r} leaves no table to record")
     return chosen
+
+
+def passing(choice: Choice, found: Filter) -> Choice:
+    """Return what of a choice a filter may let through. Raises QueryError if that is nothing."""
+    if found.family is None:
+        return choice
+    others = frozenset({"xdp", "tipc"}).union(*_OF_FAMILY.values())
+    wanted = _OF_FAMILY.get(found.family)
+    left = frozenset(
+        (step, kind)
+        for step, kind in choice
+        if (step in wanted if wanted is not None else step not in others)
+    )
+    if not left:
+        raise QueryError(f"{found.text!r} asks for {found.family} sockets, which it leaves out")
+    return left
 
 
 class Decoder(Protocol):
@@ -383,7 +414,14 @@ def _is_missing(outcome: Outcome) -> bool:
 class Steps:
     """The steps of a sample in their order, and what they gather."""
 
-    def __init__(self, choice: Choice, release: tuple[int, int]) -> None:
+    def __init__(
+        self, choice: Choice, release: tuple[int, int], found: Filter | None = None
+    ) -> None:
+        """The kernel is asked for no more than what a filter may let through."""
+        self._states = states_mask(found.states if found else None)
+        code = bytecode(found) if found else b""
+        self._no_inet = code is None
+        self._code = attribute(code or b"")
         self._chosen: dict[str, set[int]] = {}
         for name, kind in choice:
             self._chosen.setdefault(name, set()).add(kind)
@@ -391,7 +429,12 @@ class Steps:
         for name, kind in EVERYTHING:
             self._all.setdefault(name, set()).add(kind)
         self._gathered: dict[str, Gathered] = {}
-        self.steps = [step for step in self._build(release) if step.name in self._chosen]
+        self.steps = [
+            step
+            for step in self._build(release)
+            if step.name in self._chosen
+            and not (self._no_inet and step.name.removesuffix("6") in _COMPILED)
+        ]
         ways = [way for step in self.steps for way in step.ways]
         self.gathered = {
             key: gathered
@@ -414,9 +457,14 @@ class Steps:
         yield self._step(
             "tcp",
             ("TCP", "TCPv6", "tw"),
-            self._diag("tcp", tcp, (TCPDIAG_GETSOCK, request_tcp_both())),
+            self._diag("tcp", tcp, (TCPDIAG_GETSOCK, request_tcp_both(self._states, self._code))),
             self._diag(
-                "tcp", tcp, *(_by_family(request_v2(f, socket.IPPROTO_TCP)) for f in (v4, v6))
+                "tcp",
+                tcp,
+                *(
+                    _by_family(request_v2(family, socket.IPPROTO_TCP, self._states, self._code))
+                    for family in (v4, v6)
+                ),
             ),
         )
         for netid, protocol, names in (
@@ -436,7 +484,8 @@ class Steps:
             for name, family, protocols in zip(
                 (netid, f"{netid}6"), (v4, v6), counted, strict=True
             ):
-                request = _by_family(request_v2(family, protocol))
+                asked = (self._states, self._code) if netid in _COMPILED else ()
+                request = _by_family(request_v2(family, protocol, *asked))
                 yield self._step(name, protocols, self._diag(netid, decoder, request))
         yield self._step("ping", ("PING", "PINGv6"))
         for name, decoder_, request_all, counted_ in (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recorder.host import counters, settings
 from recorder.host.counters import HOST, Changes, Counters
@@ -28,12 +29,16 @@ from recorder.sampling.ownership import Ownership
 from recorder.sampling.steplog import Row, StepLog
 from recorder.sampling.unexplained import Unexplained
 from recorder.schema import TABLES
+from recorder.ssfilter import Autobound, Filter, leaves
+from recorder.ssfilter.rows import Known, matching
 from recorder.store.journal import BatchMaker
 from recorder.wire.columns import Arrays, Values
 from recorder.wire.netlink import Dump
 
 if TYPE_CHECKING:
     from recorder.network.network import Dumped, Network
+
+_PORTS = "net.ipv4.ip_local_port_range"
 
 _UNIX_NAMES = ("local_addr", "peer_addr")
 
@@ -113,10 +118,16 @@ class Sampler:
         command_lines: bool = True,
         unix_names: bool = True,
         network: Network | None = None,
+        found: Filter | None = None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        """``command_lines`` and ``unix_names`` say whether these are recorded."""
-        self.steps = Steps(choice, release)
+        """``command_lines`` and ``unix_names`` say whether these are recorded.
+
+        With a filter (``found``) only sockets that it lets through are.
+        """
+        self.steps = Steps(choice, release, found)
+        self._filter = found
+        self._known = Known()
         self.places = places
         self._owners = owners
         self._closes = closes
@@ -140,7 +151,8 @@ class Sampler:
         self._settings = Settings()
         self._checked: dict[int, int] = {}
         self._kernels: dict[int, KernelSockets] = {}
-        self._unexplained = Unexplained(owners) if owners and choice == EVERYTHING else None
+        explained = owners and choice == EVERYTHING and found is None
+        self._unexplained = Unexplained(owners) if owners and explained else None
         self._closed: dict[int, _Closed] = {}
         self._closes_dump = Dump()
         self._new_places: list[int] = []
@@ -192,6 +204,7 @@ class Sampler:
         self._read_counters("counters", "before", list(self.places))
         dumped = self._read_tables(self._places_budget)
         self._read_owners()
+        self._look_up(dumped)
         self._make_sockets()
         self._read_processes()
         with log.measured() as cost:
@@ -242,7 +255,32 @@ class Sampler:
         columns |= owners
         columns |= self._labels.devices(taken.netns, taken.decoder.columns)
         columns["sample"] = Values(np.full(count, number, np.uint32))
-        return [("closes", self._makers["closes"].make(count, columns))]
+        batch = self._makers["closes"].make(count, columns)
+        if self._filter is not None:
+            batch, left_out = self._filtered(batch)
+            for netns, events in _counts(taken.netns[left_out]):
+                self._closed_in(netns).events -= events
+        return [("closes", batch)] if batch.num_rows else []
+
+    def _filtered(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, npt.NDArray[np.bool_]]:
+        """Return the rows that the filter lets through, and which it does not."""
+        assert self._filter is not None
+        passed = matching(self._filter, batch, self._known)
+        return (batch if passed.all() else batch.filter(pa.array(passed))), ~passed
+
+    def _look_up(self, dumped: list[Place]) -> None:
+        """Find what the filter compares rows with that they do not tell."""
+        if self._filter is None:
+            return
+        ranges: dict[int, tuple[int, int]] = {}
+        if any(isinstance(leaf, Autobound) for leaf in leaves(self._filter.tree)):
+            every = self.places.each(dumped, lambda _: settings.read_namespace())
+            for place, values in zip(dumped, every, strict=True):
+                if not isinstance(values, OSError) and (ports := values.get(_PORTS)):
+                    low, high = map(int, ports.split())
+                    ranges[place.inode] = low, high
+        names = {place.inode: place.namespace.names for place in self.places}
+        self._known = Known(ranges, names)
 
     def _begin(self, number: int) -> Sample:
         self._sample = Sample(number, self._now_us(), unseen=list(self._labels.unseen))
@@ -354,7 +392,7 @@ class Sampler:
             with log.timed(step.name, place.inode) as row:
                 reading = step.read(place, place.inode, number)
                 row |= _facts(reading)
-                if step.name == "tcp" and reading.source == "diag":
+                if step.name == "tcp" and reading.source == "diag" and self._filter is None:
                     row["opened"] = 0
                 if wrong := place.compare(step, reading):
                     self._disbelieve(step, wrong, row)
@@ -473,17 +511,34 @@ class Sampler:
         batches = []
         for key, table in self.steps.gathered.items():
             owners = self._observe(key, table)
-            if table.rows:
-                batches.append(self._make_table(key, table, owners))
+            if not table.rows:
+                continue
+            batch = self._make_table(key, table, owners)
+            if self._filter is not None:
+                whole = batch
+                batch, left_out = self._filtered(batch)
+                self._uncount(key, whole.filter(pa.array(left_out)))
+            if batch.num_rows:
+                batches.append(batch)
         sample.sockets = sum(batch.num_rows for batch in batches)
         if sample.sockets < MERGED_ROWS and len(batches) > 1:
             batches = [pa.concat_batches(batches)]
         sample.batches += [("sockets", batch) for batch in batches]
 
+    def _uncount(self, key: str, rows: pa.RecordBatch) -> None:
+        """Take from what was read of a table the rows that the filter has left out."""
+        step = key.rpartition("/")[2]
+        six = np.asarray(pc.equal(rows.column("family"), "inet6").fill_null(False))
+        netns = np.asarray(rows.column("netns"))
+        for name, which in ((step, ~six), (f"{step}6", six)):
+            for place, count in _counts(netns[which]):
+                row = self._log.find(name, place) or self._log.of(step, place)
+                row["rows"] -= count
+
     def _observe(self, key: str, table: Gathered) -> Arrays:
         """Return the owner columns of a table."""
         owners, opened = self._who.observe(key, table)
-        if opened is not None:
+        if opened is not None and self._filter is None:
             netns = table.netns()
             # what is there when a namespace is first seen was opened before
             opened &= ~np.isin(netns, np.array(self._new_places, np.uint64))
@@ -522,7 +577,9 @@ class Sampler:
                 continue
             self._sample.closes += closed.events
             self._sample.lost += closed.lost
-            facts: Row = {"rows": closed.events, "opened": closed.opened, "lost": closed.lost}
+            facts: Row = {"rows": closed.events, "lost": closed.lost}
+            if self._filter is None:  # what a filter let through later may be older
+                facts["opened"] = closed.opened
             if closed.lost:
                 facts |= {
                     "outcome": "partial",

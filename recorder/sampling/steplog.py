@@ -22,6 +22,10 @@ class StepLog:
         """Return the row of a step in a namespace."""
         return self._places[step, netns]
 
+    def find(self, step: str, netns: int) -> Row | None:
+        """Return the row of a step in a namespace, None if it was not done there."""
+        return self._places.get((step, netns))
+
     @contextmanager
     def measured(self) -> Iterator[Row]:
         """Yield a row that has its times and CPU time afterwards, and is nowhere added."""

@@ -1,9 +1,9 @@
 """The filter language of ss: its text → a tree, of which there is SQL and the kernel's bytecode."""
 
-from recorder.ssfilter.hosts import number as parse_number
 from recorder.ssfilter.parse import parse, read_file
-from recorder.ssfilter.protocols import ETHERNET, NETLINK
+from recorder.ssfilter.protocols import ETHERNET, protocol_of
 from recorder.ssfilter.tree import (
+    NO_RANGE,
     STATES,
     Address,
     And,
@@ -28,7 +28,7 @@ from recorder.ssfilter.tree import (
 
 __all__ = [
     "ETHERNET",
-    "NETLINK",
+    "NO_RANGE",
     "STATES",
     "Address",
     "And",
@@ -50,6 +50,6 @@ __all__ = [
     "Side",
     "leaves",
     "parse",
-    "parse_number",
+    "protocol_of",
     "read_file",
 ]

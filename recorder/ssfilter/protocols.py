@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from recorder.ssfilter.hosts import number
+from recorder.ssfilter.tree import Address
+
 # As ss prints them (iproute2, lib/ll_proto.c), numbers from include/uapi/linux/if_ether.h.
 _NUMBERED = (
     "60=loop 200=pup 201=pupat 800=ip 805=x25 806=arp 8ff=bpq a00=ieeepup a01=ieeepupat "
@@ -22,3 +25,17 @@ NETLINK = dict(
         "ip6fw dec-rt uevent genl".split()
     )
 ) | {18: "scsi-trans", 19: "ecryptfs", 20: "rdma", 21: "crypto"}
+
+
+def protocol_of(one: Address) -> str:
+    """Return the protocol, or the CID, of a packet, netlink or vsock socket as it is recorded."""
+    known = number(one.address or "")
+    match one.family:
+        case "link" if known is not None:
+            return ETHERNET.get(known, f"[{known}]")
+        case "netlink" if known is not None:
+            return NETLINK.get(known, str(known))
+        case "link" if one.address == "all":
+            return "*"
+        case _:
+            return str(known) if known is not None else one.address or ""

@@ -17,6 +17,9 @@ STATES = (
 """As ss prints them, from the kernel's 1 on."""
 
 INET, INET6 = "inet", "inet6"
+NO_RANGE = (1024, 4999)
+"""What ss takes for the ports that the kernel chooses from where it cannot read them."""
+
 FAMILIES = ("unix", "link", "netlink", "vsock", INET, INET6)
 """Families that a condition on a host may name, as ss spells them."""
 

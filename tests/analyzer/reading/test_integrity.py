@@ -18,6 +18,7 @@ from analyzer.reading.segment import Segment
 from analyzer.sql.engine import Engine
 from analyzer.sql.info import describe
 from analyzer.sql.verify import verify
+from analyzer.sql.views import Scope
 from recorder.format.checksums import chunks, read_footer
 from recorder.schema import SockrecError
 from recorder.store.recover import recover
@@ -104,6 +105,20 @@ def test_a_damaged_column_is_left_out_with_its_samples_and_told(recording: Path)
     assert len(rows(recording, "SELECT * FROM sockets")[1]) == 2
     assert len(rows(recording, "SELECT max(s) AS s FROM sockets AS s")[1]) == 2
     assert len(rows(recording, "SELECT count(*) AS n FROM connections")[1]) == 2
+
+
+def test_of_one_sample_only_its_segments_are_read(recording: Path) -> None:
+    path = recording / "sockets/000002.parquet"
+    flip(path, chunk_of(path, "recv_q")[1] - 3)
+
+    def asked(sample: int) -> tuple[int, int]:
+        query = f"SELECT count(recv_q) AS n FROM sockets WHERE sample = {sample}"
+        with Engine(open_recording(recording)) as engine:
+            found = engine.table(query, Scope(sample=sample)).to_pylist()
+            return found[0]["n"], len(engine.news())
+
+    assert [asked(sample) for sample in (0, 3, 8)] == [(2, 0), (2, 0), (39, 0)]
+    assert asked(5) == (0, 2)
 
 
 def test_damage_of_another_table_takes_only_itself(recording: Path) -> None:

@@ -433,6 +433,23 @@ def test_every_column_says_how_it_is_shared() -> None:
         make(name="new", kind="text", doc="New.")
 
 
+def test_of_an_import_and_a_filter_the_bundle_says_only_that_there_was_one(tmp_path: Path) -> None:
+    writer = Writer(
+        tmp_path / "r",
+        imported={"from": "log", "files": ["ss-of-acme.log"]},
+        filter="dst 203.0.113.9",
+        exit="imported",
+    )
+    writer.sample([tcp(1)])
+    with analyzer.open(tmp_path / "r") as opened:
+        facts = opened.engine.recordings[0].facts
+        redaction = Redaction(select(opened.engine, WHOLE), facts, Level.default)
+        shared = redaction.facts(facts)
+    assert (shared["imported"], shared["filter"]) == ({"from": "log"}, "…")
+    assert shared["exit"] == "imported"
+    assert {"ss-of-acme.log", "203.0.113.9"} <= redaction.words
+
+
 def test_every_shared_column_is_known_how(recording: Path) -> None:
     with analyzer.open(recording) as opened:
         selection = select(opened.engine, WHOLE)

@@ -26,6 +26,7 @@ REPORTS = ("connections", "counters", "coverage", "listen_queues")
 SCOPES: dict[str, dict[str, Any]] = {
     "time": {"start": "+5s", "end": "-4s"},
     "sockets": {"where": "comm LIKE '%e%'", "start": "+3s"},
+    "filter": {"filter": "dst 10.0.0.0/8 and not process nginx"},
 }
 
 
@@ -34,7 +35,7 @@ def run(*words: str | Path) -> Result:
 
 
 def options(scope: dict[str, Any]) -> list[str]:
-    names = {"start": "--from", "end": "--to", "where": "--where"}
+    names = {"start": "--from", "end": "--to", "where": "--where", "filter": "--filter"}
     return [word for name, value in scope.items() for word in (names[name], value)]
 
 

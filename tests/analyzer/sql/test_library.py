@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 import analyzer
+from analyzer import difference
 from analyzer.sql.catalog import read_catalog, read_findings
 from analyzer.sql.header import CatalogError, Query, parse_query
 from analyzer.sql.library import LAYERS, Piece, closure, names_in, pieces
@@ -25,7 +26,8 @@ RUN = 6
 REPORTS = {f"reports/{name}": query for name, query in read_catalog().items()}
 FINDINGS = {f"findings/{name}": query for name, query in read_findings().items()}
 PIECES = {f"{piece.layer}/{name}": piece.query for name, piece in pieces().items()}
-ALL = PIECES | REPORTS | FINDINGS
+DIFFS = {f"diff/{name}": query for name, query in difference.queries().items()}
+ALL = PIECES | REPORTS | FINDINGS | DIFFS
 
 
 def select_of(place: str) -> str:

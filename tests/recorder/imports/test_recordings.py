@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import sockrec
+from analyzer.sql.summary import lacking
 from recorder.imports.dump import import_dumps
 from recorder.imports.log import LogError
 from tests.recorder.support.imported import imported, sockets
@@ -86,6 +87,34 @@ def test_summary_and_reports_run_and_say_what_the_log_cannot_tell(tmp_path: Path
     told = {item["what"]: item["why"] for item in facts["unseen"]}
     assert told["closes"] == "nobody listened for them"
     assert told["tcp_info (rtt_us, snd_cwnd, bytes_acked …)"] == "not in the log (ss -i)"
+
+
+ALL_WORDS = (
+    'timer:(keepalive,5sec,0) users:(("web",pid=7,fd=3)) ino:9 sk:1 '
+    "skmem:(r0,rb131072,t0,tb87040,f0,w0,o0,bl0,d0) cubic rto:204 rtt:1/0.5 cwnd:10 bytes_acked:9"
+)
+
+
+@pytest.mark.parametrize(
+    ("listens", "words", "lacks"),
+    [
+        (LISTENS, ALL_WORDS, set()),
+        ("", ALL_WORDS, {"listeners"}),
+        (LISTENS, "", {"owners", "timers", "tcp_info", "skmem", "inodes"}),
+    ],
+    ids=["everything", "no -a", "no option"],
+)
+def test_what_ss_was_not_asked_for_is_lacking(
+    listens: str, words: str, lacks: set[str], tmp_path: Path
+) -> None:
+    recording = imported(tmp_path, f"1704110400\n{HEADER}{listens}{connection(1, words=words)}")
+    with sockrec.open(recording) as opened:
+        found = lacking(opened.engine)
+    never = {"closes", "counters", "limits", "settings", "udp", "unix"}
+    # Of sockets that are not in it nothing is lacking but they.
+    assert found.keys() - never == lacks
+    if "tcp_info" in lacks:
+        assert found["tcp_info"] == "it needs tcp_info, and none is in it (ss -i)"
 
 
 def test_a_table_with_a_line_that_cannot_be_read_is_not_whole(tmp_path: Path) -> None:
