@@ -9,7 +9,6 @@
 -- idle, and this is but a note. Whose other end is open on this host does not count.
 -- """
 -- needs = ["tcp"]
--- lasts = 10.0
 -- uses = ["fd_limits", "netns_of", "silent_services", "who"]
 --
 -- [params.more]
@@ -76,8 +75,13 @@ SELECT
           ' has %,d connections on %s whose peers do not answer keepalive probes (up to %d): they are gone, nothing was heard for up to %.0f s',
           n.unanswered, n.local, CAST(n.probes AS BIGINT), CAST(n.quiet_us / 1000000.0 AS DOUBLE)
         )
+      WHEN n.overdue > n.silent
+        THEN printf(
+          ' has heard nothing of %,d of its %,d connections on %s for longer than any peer that spoke again had paused (%.1f s): of %,d for ten seconds and more, up to %.0f s, of %,d at the beginning; these peers may be idle or gone, which without keepalive it does not learn',
+          n.overdue, n.connections, n.local, CAST(n.pause_us / 1000000.0 AS DOUBLE), n.silent, CAST(n.quiet_us / 1000000.0 AS DOUBLE), n.silent_first
+        )
       ELSE printf(
-        ' has heard nothing for ten seconds and more, up to %.0f s, of %,d of its %,d connections on %s, %,d at the beginning; these peers may be idle or gone, which without keepalive it does not learn, and some of the younger ones too',
+        ' has heard nothing for ten seconds and more, up to %.0f s, of %,d of its %,d connections on %s, of %,d at the beginning; these peers may be idle or gone, which without keepalive it does not learn',
         CAST(n.quiet_us / 1000000.0 AS DOUBLE), n.silent, n.connections, n.local, n.silent_first
       )
     END,

@@ -1220,7 +1220,7 @@ def test_several_processes_of_one_name_are_told_as_that(tmp_path: Path) -> None:
     used = [client(n, pid=70 + n % 3, comm="php-fpm") for n in range(10)]
     (row,) = ask(play(tmp_path / "r", [{"settings": ports, "sockets": used}]), "port_exhaustion")
     assert (row["pid"], row["comm"], row["severity"]) == (None, "php-fpm", "critical")
-    assert row["sentence"].startswith("php-fpm (3 processes) uses up the local ports")
+    assert row["sentence"].startswith("php-fpm (pids 70, 71, 72) uses up the local ports")
 
 
 @pytest.mark.parametrize("finding", ["time_wait", "port_exhaustion"])
@@ -1412,7 +1412,7 @@ def test_a_race_of_keep_alive_names_both_ends_and_the_idle_time(tmp_path: Path) 
     (row,) = ask(play(tmp_path / "r", samples), "resets")
     assert (row["pid"], row["subject"], row["measured"]) == (7, "127.0.0.1:8080", 6)
     assert row["sentence"] == (
-        "app (pid 7) sends on connections to 127.0.0.1:8080 of web (pid 9) that are closed or "
+        "app (pid 7) sends on connections to 127.0.0.1:8080 that web (pid 9) has closed or "
         "reset already: 6 of 6 that were closed, with 162 bytes lost; it had heard nothing for "
         "2.3 s when it sent, and web (pid 9) had closed after 2.0 s"
     )
