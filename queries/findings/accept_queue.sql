@@ -77,7 +77,7 @@ folded AS (
     max(CASE WHEN wait_us >= patience_us THEN gave_up END) AS gave_up, max(fd_limit) AS fd_limit,
     min(least(full_since, drops_since, CASE WHEN wait_us >= patience_us THEN wait_since END)) AS since,
     max(greatest(full_until, drops_until, CASE WHEN wait_us >= patience_us THEN wait_until END)) AS until,
-    any_value(patience_us) AS patience_us
+    any_value(patience_us) AS patience_us, max(holders) AS holders
   FROM troubled
   GROUP BY ns, netid, local, comm
 )
@@ -100,6 +100,7 @@ SELECT
   ) AS threshold,
   concat(
     coalesce(who_all(n.comm, n.pids), 'an unknown process'),
+    CASE WHEN n.holders > 1 AND len(n.pids) = 1 THEN printf(' and %,d more who hold that socket', n.holders - 1) END,
     CASE
       WHEN n.fd_limit > 0
         THEN printf(' has no descriptor left (%,d of %,d), so that accept() fails: its accept queue on ', n.fd_limit, n.fd_limit)

@@ -77,12 +77,12 @@ SELECT
         )
       WHEN n.overdue > n.silent
         THEN printf(
-          ' has heard nothing of %,d of its %,d connections on %s for longer than any peer that spoke again had paused (%.1f s): of %,d for ten seconds and more, up to %.0f s, of %,d at the beginning; these peers may be idle or gone, which without keepalive it does not learn',
+          ' has heard nothing of %,d of its %,d connections on %s for longer than any peer that spoke again had paused (%.1f s), of %,d of them for ten seconds and more, up to %.0f s (%,d at the beginning); these peers may be idle or gone, which it does not learn without keepalive',
           n.overdue, n.connections, n.local, CAST(n.pause_us / 1000000.0 AS DOUBLE), n.silent, CAST(n.quiet_us / 1000000.0 AS DOUBLE), n.silent_first
         )
       ELSE printf(
-        ' has heard nothing for ten seconds and more, up to %.0f s, of %,d of its %,d connections on %s, of %,d at the beginning; these peers may be idle or gone, which without keepalive it does not learn',
-        CAST(n.quiet_us / 1000000.0 AS DOUBLE), n.silent, n.connections, n.local, n.silent_first
+        ' has heard nothing of %,d of its %,d connections on %s for ten seconds and more, up to %.0f s (%,d at the beginning); these peers may be idle or gone, which it does not learn without keepalive',
+        n.silent, n.connections, n.local, CAST(n.quiet_us / 1000000.0 AS DOUBLE), n.silent_first
       )
     END,
     CASE WHEN n.fd_limit IS NOT NULL THEN printf('; it may have %,d descriptors', n.fd_limit) END
