@@ -18,11 +18,11 @@
 -- """
 -- needs = ["tcp", "closes", "counters"]
 -- uses = [
---   "counter_steps", "counter_values", "endpoint", "process", "services", "slice_of",
---   "slice_width", "was_read",
+--   "counter_steps", "counter_values", "endpoint", "netns_of", "process", "services", "slice_of",
+--   "slice_width", "the_only", "was_read",
 -- ]
 -- ranks = [
---   "time", "who", "opened", "closed", "opened_per_s", "resets", "failed", "coverage_percent", "short_percent",
+--   "time", "who", "opened", "closed", "opened_per_s", "resets", "failed", "coverage_percent", "short_percent", "peer_resets",
 --   "p50_most_us", "p95_most_us",
 -- ]
 --
@@ -32,6 +32,7 @@
 -- opened = "Connections opened, failed attempts left out."
 -- closed = "Connections closed: where nothing announced the end, when a sample showed TIME-WAIT first, or in the slice in which it was last seen."
 -- resets = "Those of closed that this end reset, or closed with data unread, or that the peer reset before it had acknowledged all; attempts that were refused between two samples, too."
+-- peer_resets = "Those of resets that the peer reset, or had closed before this end sent: what it sent is lost."
 -- failed = "Attempts that never got open, as far as samples showed them."
 -- opened_per_s = "opened in a second."
 -- short_percent = "Share of those of closed with a known bound that lived shorter than the parameter seconds for certain; empty if none has one."
@@ -42,6 +43,7 @@
 -- kernel_failed = "Growth of Tcp.AttemptFails; only all has it."
 -- kernel_resets = "Growth of Tcp.EstabResets, both ends and those that the peer reset; only all has it."
 -- coverage_percent = "Share of the TCP connections that the kernel counted which this recording saw, whatever --where chose; only all has it, where the kernel counted 20 at least."
+-- netns = "Inode number of the network namespace; of all only if it is one."
 --
 -- [params.by]
 -- type = "VARCHAR"
@@ -87,17 +89,17 @@ WITH named AS (
         END
       ELSE coalesce(process(s.user_comm, s.user_pid), 'unknown')
     END AS who,
-    s.opened, s.reset_by, s.attempt, s.first_us, s.first_time, s.closed_us, s.last_time, s.duration_us, s.duration_max_us
+    s.ns, s.opened, s.reset_by, s.attempt, s.first_us, s.first_time, s.closed_us, s.last_time, s.duration_us, s.duration_max_us
   FROM services AS s CROSS JOIN params
 ),
 events AS (
   SELECT
-    who, first_us AS t_us, first_time AS time, 'opened' AS event, NULL AS reset_by, NULL AS least_us, NULL AS most_us
+    ns, who, first_us AS t_us, first_time AS time, 'opened' AS event, NULL AS reset_by, NULL AS least_us, NULL AS most_us
   FROM named
   WHERE opened = 'during' AND attempt IS NULL
   UNION ALL
   SELECT
-    who, closed_us AS t_us, last_time AS time, CASE WHEN attempt = 'failed' THEN 'failed' ELSE 'closed' END AS event,
+    ns, who, closed_us AS t_us, last_time AS time, CASE WHEN attempt = 'failed' THEN 'failed' ELSE 'closed' END AS event,
     reset_by, duration_us AS least_us, duration_max_us AS most_us
   FROM named
   WHERE closed_us IS NOT NULL
@@ -149,10 +151,11 @@ slices AS (
 ),
 counted AS (
   SELECT
-    who, slice,
+    ns, who, slice,
     count(*) FILTER (WHERE event = 'opened') AS opened,
     count(*) FILTER (WHERE event = 'closed') AS closed,
     count(*) FILTER (WHERE event = 'closed' AND reset_by IS NOT NULL) AS resets,
+    count(*) FILTER (WHERE event = 'closed' AND reset_by = 'peer') AS peer_resets,
     count(*) FILTER (WHERE event = 'failed') AS failed,
     count(most_us) FILTER (WHERE event = 'closed') AS bounded,
     count(*) FILTER (WHERE event = 'closed' AND most_us < params.seconds * 1000000) AS short,
@@ -161,20 +164,20 @@ counted AS (
     percentile_cont(0.95) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN least_us END) AS p95_least_us,
     percentile_cont(0.95) WITHIN GROUP (ORDER BY CASE WHEN event = 'closed' THEN most_us END) AS p95_most_us
   FROM (
-    SELECT who, slice, event, reset_by, least_us, most_us FROM sliced
+    SELECT ns, who, slice, event, reset_by, least_us, most_us FROM sliced
     UNION ALL
-    SELECT 'all' AS who, slice, event, reset_by, least_us, most_us FROM sliced
+    SELECT NULL AS ns, 'all' AS who, slice, event, reset_by, least_us, most_us FROM sliced
   ) AS twice
   CROSS JOIN params
-  GROUP BY GROUPING SETS ((who, slice), (who))
+  GROUP BY GROUPING SETS ((ns, who, slice), (ns, who))
 ),
 series AS (
-  SELECT who, row_number() OVER (ORDER BY sum(opened + closed + failed) DESC, who) AS place
+  SELECT ns, who, row_number() OVER (ORDER BY sum(opened + closed + failed) DESC, who, ns) AS place
   FROM counted
-  WHERE who <> 'all' AND slice IS NULL
-  GROUP BY who
+  WHERE ns IS NOT NULL AND slice IS NULL
+  GROUP BY ns, who
   UNION ALL
-  SELECT 'all' AS who, 0 AS place
+  SELECT NULL AS ns, 'all' AS who, 0 AS place
 ),
 openings AS (
   SELECT
@@ -210,6 +213,7 @@ SELECT
   CASE WHEN slices.seen THEN coalesce(c.opened, 0) ELSE c.opened END AS opened,
   CASE WHEN slices.seen THEN coalesce(c.closed, 0) ELSE c.closed END AS closed,
   CASE WHEN slices.seen THEN coalesce(c.resets, 0) ELSE c.resets END AS resets,
+  CASE WHEN slices.seen THEN coalesce(c.peer_resets, 0) ELSE c.peer_resets END AS peer_resets,
   CASE WHEN slices.seen THEN coalesce(c.failed, 0) ELSE c.failed END AS failed,
   round(
     1000000.0 * CASE WHEN slices.seen THEN coalesce(c.opened, 0) ELSE c.opened END
@@ -233,12 +237,14 @@ SELECT
     -- Announcements may come a sample late: then a slice sees more than the kernel counted in it.
     WHEN kernel.met >= kernel.opens THEN 100.0
     ELSE floor(1000.0 * kernel.met / kernel.opens) / 10.0
-  END AS coverage_percent
+  END AS coverage_percent,
+  netns_of(CASE WHEN series.place > 0 THEN series.ns ELSE places.ns END) AS netns
 FROM series
 CROSS JOIN params
 CROSS JOIN slices
 CROSS JOIN slicing
-LEFT JOIN counted AS c ON c.who = series.who AND c.slice IS NOT DISTINCT FROM slices.slice
+CROSS JOIN (SELECT the_only(ns) AS ns FROM events) AS places
+LEFT JOIN counted AS c ON c.who = series.who AND c.ns IS NOT DISTINCT FROM series.ns AND c.slice IS NOT DISTINCT FROM slices.slice
 LEFT JOIN kernel ON kernel.slice IS NOT DISTINCT FROM slices.slice
 WHERE params.top = 0 OR series.place <= params.top
 ORDER BY slices.slice IS NOT NULL, series.place, slices.slice

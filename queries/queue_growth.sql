@@ -15,7 +15,7 @@
 -- their TCP subflows. Netlink is left out; listeners have a report of their own, listen_queues.
 -- """
 -- needs = ["sockets"]
--- uses = ["culprit", "endpoint", "history", "netns_of", "opposite"]
+-- uses = ["culprit", "endpoint", "history", "is_certain", "netns_of", "opposite"]
 -- ranks = [
 --   "queue", "verdict", "culprit", "local", "peer", "peak_bytes", "stuck_s", "comm", "pid", "since", "until",
 --   "moved_bytes_per_s", "duration_s",
@@ -170,10 +170,10 @@ listed AS (
   QUALIFY params.top = 0 OR place <= params.top
 ),
 culprits AS (
-  SELECT place, max_by(pid, sample) AS pid, max_by(comm, sample) AS comm
+  SELECT place, max_by(pid, is_near + sample) AS pid, max_by(comm, is_near + sample) AS comm
   FROM (
-    -- The other end, if it is on this host.
-    SELECT l.place, s.sample, s.pid, s.comm
+    -- The other end, if it is on this host: of the same addresses in several namespaces the own one.
+    SELECT l.place, l.ns, s.ns AS other_ns, CASE WHEN s.ns = l.ns THEN 4294967296 ELSE 0 END AS is_near, s.sample, s.pid, s.comm
     FROM listed AS l
     JOIN sockets AS s
       ON opposite(
@@ -182,11 +182,12 @@ culprits AS (
       AND s.netid = l.netid
     WHERE l.verdict = 'peer stalled' AND s.pid IS NOT NULL AND s.state NOT IN ('LISTEN', 'TIME-WAIT')
     UNION ALL
-    SELECT l.place, s.sample, s.pid, s.comm
+    SELECT l.place, l.ns, l.ns AS other_ns, 0 AS is_near, s.sample, s.pid, s.comm
     FROM listed AS l JOIN sockets AS s ON s.inode = l.peer_inode AND s.netid = l.netid
     WHERE l.verdict = 'peer stalled' AND s.pid IS NOT NULL AND s.inode > 0
   ) AS others
   GROUP BY place
+  HAVING is_certain(ns, other_ns)
 )
 SELECT
   l.queue, l.verdict, culprit(l.verdict, l.comm, l.pid, c.comm, c.pid, l.peer_addr) AS culprit, l.comm, l.pid, l.netid,

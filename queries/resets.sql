@@ -13,14 +13,14 @@
 -- ranks = ["resets", "lost_by", "comm", "service", "other", "idle_s"]
 --
 -- [columns]
--- lost_by = "peer or local, as above: of most of them."
+-- lost_by = "peer or local, as above; a process to which both happened has two rows."
 -- comm = "Process at this end; empty if it was not found."
 -- pid = "Its number."
 -- role = "Whether this end connected (client) or accepted (server)."
 -- service = "Address and port that clients connect to."
 -- other = "Process at the other end, if it is one and was recorded."
--- resets = "Connections on which something was lost."
--- closed = "All of this process and service that were closed."
+-- resets = "Connections on which something was lost that way."
+-- closed = "All of this process and service that were closed, however."
 -- reset_percent = "Share of resets in closed."
 -- lost_bytes = "What the peer never acknowledged, or this end never read."
 -- idle_s = "Seconds without a byte received until this end sent what was lost, median."
@@ -41,7 +41,7 @@
 -- color = { field = "comm" }
 WITH ranked AS (
   SELECT
-    r.*, row_number() OVER (ORDER BY r.resets DESC, r.ns, r.addr, r.port, r.role, r.comm NULLS LAST, r.pid NULLS LAST) AS place
+    r.*, row_number() OVER (ORDER BY r.resets DESC, r.ns, r.addr, r.port, r.role, r.comm NULLS LAST, r.pid NULLS LAST, r.lost_by) AS place
   FROM resets AS r CROSS JOIN params
   QUALIFY params.top = 0 OR place <= params.top
 )

@@ -10,7 +10,7 @@
 -- """
 -- needs = ["tcp"]
 -- uses = ["netns_of", "silent_services"]
--- ranks = ["silent", "comm", "pid", "local", "connections", "gone", "unanswered", "quiet_s"]
+-- ranks = ["silent", "comm", "pid", "local", "connections", "overdue", "pause_s", "gone", "unanswered", "quiet_s"]
 --
 -- [columns]
 -- comm = "Process that holds them."
@@ -21,6 +21,8 @@
 -- spoke = "Those that were silent and spoke again, or were closed."
 -- gone = "Connections silent in the last sample whose other end, on this host too, is closed."
 -- unanswered = "Connections of which two keepalive probes or more were not answered."
+-- overdue = "Connections silent in the last sample, without keepalive, for longer than pause_s, be that less than ten seconds."
+-- pause_s = "Longest that any peer of the service paused and then spoke again, in seconds; between two samples no pause is told from a longer one."
 -- connections = "All that the process holds of that service in the last sample."
 -- quiet_s = "Longest silence of them, in seconds, by the kernel's clocks (last_data_recv_ms, last_ack_recv_ms)."
 -- since = "First sample that found one silent, UTC."
@@ -44,7 +46,7 @@ WITH ranked AS (
   QUALIFY params.top = 0 OR place <= params.top
 )
 SELECT
-  comm, pid, local, silent, silent_first AS first, spoke, gone, unanswered, connections, round(quiet_us / 1000000.0, 1) AS quiet_s,
+  comm, pid, local, silent, silent_first AS first, spoke, gone, unanswered, overdue, round(pause_us / 1000000.0, 1) AS pause_s, connections, round(quiet_us / 1000000.0, 1) AS quiet_s,
   since, until, netns_of(ns) AS netns
 FROM ranked
 ORDER BY place

@@ -12,7 +12,7 @@
 -- have no counters that would show a standstill: see queue_growth, udp_drops, unix_sockets.
 -- """
 -- needs = ["tcp"]
--- uses = ["culprit", "history", "netns_of", "opposite", "undelivered"]
+-- uses = ["culprit", "history", "is_certain", "netns_of", "opposite", "undelivered"]
 -- ranks = [
 --   "queue", "verdict", "culprit", "local", "peer", "stuck_s", "waiting_bytes", "never_pass_bytes", "comm", "pid", "state", "since",
 --   "until", "timeouts", "probes",
@@ -128,6 +128,7 @@ others AS (
     )
   WHERE s.netid = 'tcp' AND s.state NOT IN ('LISTEN', 'TIME-WAIT') AND s.sample BETWEEN j.first_sample AND j.last_sample
   GROUP BY j.place
+  HAVING is_certain(j.ns, s.ns)
 )
 SELECT
   j.queue, j.verdict, culprit(j.verdict, j.comm, j.pid, o.comm, o.pid, j.peer_addr) AS culprit, j.comm, j.pid,

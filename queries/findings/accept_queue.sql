@@ -46,7 +46,7 @@ WITH kernel AS (
   GROUP BY ns
 ),
 troubled AS MATERIALIZED (
-  SELECT q.*, d.fd_limit, limits.patience_us, k.accepted
+  SELECT q.*, d.fd_limit, limits.patience_us, k.accepted, k.overflows
   FROM listeners AS q
   LEFT JOIN kernel AS k USING (ns)
   LEFT JOIN full_processes AS d
@@ -69,14 +69,16 @@ folded AS (
     first(start_us ORDER BY drops DESC NULLS LAST, full_samples DESC, wait_us DESC NULLS LAST, cookie) AS start_us,
     first(backlog ORDER BY drops DESC NULLS LAST, full_samples DESC, wait_us DESC NULLS LAST, cookie) AS backlog,
     CAST(sum(samples) AS BIGINT) AS samples, CAST(sum(full_samples) AS BIGINT) AS full_samples, max(queue_peak) AS queue_peak,
-    CAST(sum(drops) AS BIGINT) AS drops, 1.0 * sum(full_samples) / sum(samples) AS full_share,
-    coalesce(1.0 * sum(drops) / nullif(sum(drops) + any_value(accepted), 0), 0.0) AS dropped_share,
+    -- Its own count has other packets too: together no more than the kernel counted.
+    CAST(least(sum(drops), any_value(overflows)) AS BIGINT) AS drops, 1.0 * sum(full_samples) / sum(samples) AS full_share,
+    coalesce(1.0 * least(sum(drops), any_value(overflows)) / nullif(least(sum(drops), any_value(overflows)) + any_value(accepted), 0), 0.0) AS dropped_share,
     max(CASE WHEN wait_us >= patience_us THEN wait_us END) AS wait_us,
-    max(CASE WHEN wait_us >= patience_us AND stood_us >= patience_us THEN stood_us END) AS stood_us,
+    -- Of a shorter recording: in all of it.
+    max(CASE WHEN wait_us >= patience_us AND stood_us >= least(patience_us, last_us - first_us) THEN nullif(stood_us, 0) END) AS stood_us,
     max(CASE WHEN wait_us >= patience_us THEN gave_up END) AS gave_up, max(fd_limit) AS fd_limit,
     min(least(full_since, drops_since, CASE WHEN wait_us >= patience_us THEN wait_since END)) AS since,
     max(greatest(full_until, drops_until, CASE WHEN wait_us >= patience_us THEN wait_until END)) AS until,
-    any_value(patience_us) AS patience_us
+    any_value(patience_us) AS patience_us, max(holders) AS holders
   FROM troubled
   GROUP BY ns, netid, local, comm
 ),
@@ -107,6 +109,7 @@ SELECT
   ) AS threshold,
   concat(
     coalesce(who_all(n.comm, n.pids), 'an unknown process'),
+    CASE WHEN n.holders > 1 AND len(n.pids) = 1 THEN printf(' and %,d more who hold that socket', n.holders - 1) END,
     CASE
       WHEN n.fd_limit > 0
         THEN printf(' has no descriptor left (%,d of %,d), so that accept() fails: its accept queue on ', n.fd_limit, n.fd_limit)

@@ -17,8 +17,8 @@
 --
 -- [params.values]
 -- type = "BIGINT"
--- default = 10
--- doc = "Different values so far above the least one: a few may be answers that came late for another reason."
+-- default = 6
+-- doc = "Different values so far above the least one, as many as five seconds have at one sample a second: fewer may be answers that came late for another reason."
 --
 -- [params.seconds]
 -- type = "DOUBLE"
@@ -81,19 +81,27 @@ queued AS (
   GROUP BY ns, pid, start_us, comm, peer_addr, min_rtt_us, p95_us, p.seconds
   HAVING lasted_us >= 1000000.0 * p.seconds
 ),
-told AS (
+bulky AS (
+  -- Several may fill it together.
   SELECT
-    *, sum(acked) OVER together AS all_acked, count(*) OVER together AS lines_late,
-    string_agg(coalesce(who(comm, pid), 'an unknown process') || printf(' to %s, %.0f ms', peer_addr, p95_us / 1000.0), ', ') OVER (
-      PARTITION BY ns ORDER BY acked DESC, peer_addr, pid ROWS BETWEEN 1 FOLLOWING AND 3 FOLLOWING
-    ) AS others
-  FROM queued
-  WINDOW together AS (PARTITION BY ns)
-  QUALIFY row_number() OVER (PARTITION BY ns ORDER BY acked DESC, peer_addr, pid) = 1
+    q.*, coalesce(who(comm, pid), 'an unknown process') AS named,
+    acked >= 1000 * p.bulk_kb AND 4 * acked >= max(acked) OVER (PARTITION BY ns) AS is_bulk,
+    row_number() OVER (PARTITION BY ns ORDER BY acked DESC, peer_addr, pid) AS place
+  FROM queued AS q CROSS JOIN params AS p
 ),
 judged AS (
-  SELECT t.*, 2 * t.acked >= t.all_acked AND t.acked >= 1000 * p.bulk_kb AS fills
-  FROM told AS t CROSS JOIN params AS p
+  SELECT
+    ns, any_value(pid) FILTER (WHERE place = 1) AS pid, any_value(comm) FILTER (WHERE place = 1) AS comm,
+    any_value(peer_addr) FILTER (WHERE place = 1) AS peer_addr, any_value(min_rtt_us) FILTER (WHERE place = 1) AS min_rtt_us,
+    any_value(p95_us) FILTER (WHERE place = 1) AS p95_us, any_value(since) FILTER (WHERE place = 1) AS since,
+    any_value(until) FILTER (WHERE place = 1) AS until, sum(1.0 * acked / lasted_us) FILTER (WHERE is_bulk) AS pace,
+    coalesce(2 * sum(acked) FILTER (WHERE is_bulk) >= sum(acked), false) AS fills,
+    list(named ORDER BY place) FILTER (WHERE is_bulk) AS fillers,
+    list(named || printf(' to %s, %.0f ms', peer_addr, p95_us / 1000.0) ORDER BY place) FILTER (
+      WHERE place > 1 AND NOT coalesce(is_bulk, false)
+    ) AS others
+  FROM bulky
+  GROUP BY ns
 )
 SELECT
   'warning' AS severity, CAST(1.0 - 1.0 * n.min_rtt_us / n.p95_us AS DOUBLE) AS score, n.peer_addr AS subject, netns_of(n.ns) AS netns,
@@ -103,8 +111,9 @@ SELECT
     CASE
       WHEN n.fills
         THEN concat(
-          coalesce(who(n.comm, n.pid), 'an unknown process'), ' keeps a queue on the way to ', n.peer_addr, ' full',
-          printf(' with %,.0f kB/s', CAST(1000.0 * n.acked / n.lasted_us AS DOUBLE))
+          array_to_string(n.fillers[1:3], ', '), CASE WHEN len(n.fillers) > 3 THEN printf(' and %,d more', len(n.fillers) - 3) END,
+          CASE WHEN len(n.fillers) > 1 THEN ' keep' ELSE ' keeps' END, ' a queue on the way to ', n.peer_addr, ' full',
+          printf(' with %,.0f kB/s', CAST(1000.0 * n.pace AS DOUBLE)), CASE WHEN len(n.fillers) > 1 THEN ' together' END
         )
       ELSE concat(
         'packets of ', coalesce(who(n.comm, n.pid), 'an unknown process'), ' to ', n.peer_addr, ' wait in a queue that others fill'
@@ -114,8 +123,8 @@ SELECT
       ': round trips take %,.0f ms there (nineteen of twenty take less), the least was %.2f ms',
       CAST(n.p95_us / 1000.0 AS DOUBLE), CAST(n.min_rtt_us / 1000.0 AS DOUBLE)
     ),
-    CASE WHEN n.lines_late > 1 THEN concat('; who waits too: ', n.others) END,
-    CASE WHEN n.lines_late > 4 THEN printf(' and %,d more', n.lines_late - 4) END
+    CASE WHEN len(n.others) > 0 THEN concat('; who waits too: ', array_to_string(n.others[1:3], ', ')) END,
+    CASE WHEN len(n.others) > 3 THEN printf(' and %,d more', len(n.others) - 3) END
   ) AS sentence,
   'rtt' AS report
 FROM judged AS n CROSS JOIN params AS p

@@ -73,7 +73,7 @@ SELECT
   CAST(coalesce(n.share, 0.5) AS DOUBLE) AS score, n.place AS subject, netns_of(n.ns) AS netns, n.pid, n.comm, n.since, n.until,
   CAST(n.oldest_us / 1000000.0 AS DOUBLE) AS measured, CAST(p.age_s AS DOUBLE) AS threshold,
   concat(
-    coalesce(who(n.comm, n.pid), 'an unknown process'), ' does not close what its peers have closed ', n.side, ' ', n.place,
+    coalesce(who(n.comm, n.pid), 'an unknown process'), ' does not close its connections ', n.side, ' ', n.place, ' that the peers have closed',
     printf(
       ': %,d connections in CLOSE-WAIT, %,d at the beginning, %,d for longer than %.0f s, the oldest for %.0f s',
       n.now, n.before, n.old, p.age_s, CAST(n.oldest_us / 1000000.0 AS DOUBLE)

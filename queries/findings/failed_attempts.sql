@@ -21,8 +21,8 @@
 --
 -- [params.attempts]
 -- type = "BIGINT"
--- default = 50
--- doc = "Failed attempts: of fewer a share says little, and a service that starts is tried for a while."
+-- default = 20
+-- doc = "Failed attempts: of fewer a share says little, and a service that starts is tried for a while; a client that is refused twice a second makes so many in ten."
 WITH failing AS (
   SELECT k.*, 1.0 * k.failed / k.opened AS share
   FROM (

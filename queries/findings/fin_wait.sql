@@ -4,10 +4,10 @@
 -- which does not come: they stay in FIN-WAIT-2, each with a descriptor and memory, as long as the
 -- process holds them; the kernel's own limit (net.ipv4.tcp_fin_timeout) is only for those that no
 -- process holds. Close them after a while, whatever the peer does. One on which data still comes is
--- no such connection, nor do those count that a process closes in the end.
+-- no such connection, nor do those count that a process closes in the end. How long they wait is known
+-- by the kernel's own clock, too, so that those older than the recording are found.
 -- """
 -- needs = ["tcp", "inodes"]
--- lasts = "age_s"
 -- uses = ["fd_limits", "half_closed_holders", "netns_of", "who"]
 --
 -- [params.age_s]
@@ -28,7 +28,7 @@
 -- [params.old_sockets]
 -- type = "BIGINT"
 -- default = 10
--- doc = "So many of these: that a few peers of a large server vanished is usual, and keepalive ends them."
+-- doc = "So many of these, or so many that are forgotten by the kernel's clock while others come and none is closed: that a few peers of a large server vanished is usual, and keepalive ends them."
 --
 -- [params.critical_percent]
 -- type = "DOUBLE"
@@ -50,6 +50,7 @@ named AS (
   CROSS JOIN params AS p
   LEFT JOIN fd_limits AS a ON a.pid = c.pid AND a.start_us = c.start_us
   WHERE (c.forgotten >= p.sockets AND c.now > c.before AND c.closed_late < c.forgotten)
+    OR (c.quiet >= p.old_sockets AND c.now > c.before AND c.closed_late = 0)
     OR (c.old >= p.old_sockets AND c.closed_late < c.old)
 )
 SELECT
@@ -57,9 +58,9 @@ SELECT
   CAST(greatest(1.0 * n.quiet / n.now, 0.0) * 0.5 AS DOUBLE) AS score, n.place AS subject, netns_of(n.ns) AS netns, n.pid, n.comm,
   n.since, n.until, CAST(n.oldest_us / 1000000.0 AS DOUBLE) AS measured, CAST(p.age_s AS DOUBLE) AS threshold,
   concat(
-    coalesce(who(n.comm, n.pid), 'an unknown process'), ' waits for peers that do not end ', n.side, ' ', n.place,
+    coalesce(who(n.comm, n.pid), 'an unknown process'), ' has closed its half of connections ', n.side, ' ', n.place, ', and the peers do not close theirs',
     printf(
-      ': %,d connections in FIN-WAIT-2, %,d at the beginning, %,d without a byte for longer than %.0f s, the oldest there for %.0f s',
+      ': %,d in FIN-WAIT-2, %,d at the beginning, %,d without a byte for longer than %.0f s, the oldest for %.0f s',
       n.now, n.before, n.quiet, p.age_s, CAST(n.oldest_us / 1000000.0 AS DOUBLE)
     ),
     CASE WHEN n.fd_limit IS NOT NULL THEN printf('; it may have %,d descriptors', n.fd_limit) END

@@ -9,7 +9,7 @@
 -- """
 -- needs = ["tcp", "tcp_info"]
 -- lasts = "seconds"
--- uses = ["full_doors", "is_loopback", "netns_of", "pace", "patience", "undelivered", "unmapped", "who"]
+-- uses = ["full_doors", "goes_to_door", "netns_of", "pace", "patience", "undelivered", "who"]
 --
 -- [params.seconds]
 -- type = "DOUBLE"
@@ -34,7 +34,7 @@ WITH lost AS MATERIALIZED (
     AND NOT EXISTS (
       SELECT 1
       FROM full_doors AS d
-      WHERE d.addr = unmapped(l.peer_addr) AND d.port = l.peer_port AND (d.ns = l.ns OR NOT is_loopback(d.addr))
+      WHERE goes_to_door(l.ns, l.local_addr, l.peer_addr, l.peer_port, d.ns, d.addr, d.port, d.client)
     )
 ),
 worst AS (

@@ -7,7 +7,7 @@
 -- """
 -- needs = ["tcp", "timers"]
 -- lasts = "seconds"
--- uses = ["full_spells", "netns_of", "opposite", "pace", "patience", "who"]
+-- uses = ["full_spells", "is_certain", "netns_of", "opposite", "pace", "patience", "who"]
 --
 -- [params.seconds]
 -- type = "DOUBLE"
@@ -37,14 +37,16 @@ waiting AS (
   FROM stalls AS t
   ANTI JOIN (
     -- The other end is on this host, held by a process, and has not read.
-    SELECT DISTINCT t.ns, t.cookie
+    SELECT t.ns, t.cookie
     FROM stalls AS t
     JOIN sockets AS s
       ON opposite(
         s.ns, s.local_addr, s.local_port, s.peer_addr, s.peer_port, t.ns, t.local_addr, t.local_port, t.peer_addr, t.peer_port
       )
       AND s.sample BETWEEN t.first_sample AND t.last_sample
-    WHERE s.netid = 'tcp' AND s.recv_q > 0 AND coalesce(s.inode, 1) <> 0
+    WHERE s.netid = 'tcp' AND coalesce(s.inode, 1) <> 0
+    GROUP BY t.ns, t.cookie
+    HAVING is_certain(t.ns, s.ns) AND coalesce(max(s.recv_q) FILTER (WHERE s.ns = t.ns), max(s.recv_q)) > 0
   ) AS o USING (ns, cookie)
   GROUP BY t.ns, t.cookie
 ),

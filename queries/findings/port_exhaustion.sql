@@ -46,7 +46,7 @@ crowded AS MATERIALIZED (
 ),
 names AS (
   SELECT
-    ns, local_addr, peer_addr, peer_port, comm, count(DISTINCT coalesce(pid, -1)) AS processes,
+    ns, local_addr, peer_addr, peer_port, comm, list_sort(list(DISTINCT pid) FILTER (WHERE pid IS NOT NULL)) AS pids,
     CASE WHEN count(DISTINCT coalesce(pid, -1)) = 1 THEN max(pid) END AS pid,
     2 * sum(held) > sum(sum(held)) OVER destination AS has_most, count(comm) OVER destination AS candidates
   FROM used SEMI JOIN crowded USING (ns, local_addr, peer_addr, peer_port)
@@ -66,7 +66,7 @@ named AS (
     END AS subject,
     CASE WHEN n.comm IS NULL THEN u.pid WHEN n.candidates = 1 OR n.has_most THEN n.pid END AS pid,
     CASE WHEN n.comm IS NULL THEN u.comm WHEN n.candidates = 1 OR n.has_most THEN n.comm END AS comm,
-    guessed(n.comm, n.pid, n.processes, n.candidates, n.has_most, u.who) AS who
+    guessed(n.comm, n.pids, n.candidates, n.has_most, u.who) AS who
   FROM crowded AS c
   LEFT JOIN names AS n USING (ns, local_addr, peer_addr, peer_port)
   LEFT JOIN service_users AS u USING (ns, peer_addr, peer_port)

@@ -36,7 +36,7 @@ WITH stalls AS MATERIALIZED (
   GROUP BY s.ns, s.cookie
 ),
 senders AS (
-  -- Of the same addresses in several namespaces the own one.
+  -- Of the same addresses in several namespaces the own one; which of several others is not known.
   SELECT t.ns, t.cookie, s.comm, s.pid
   FROM stalls AS t
   JOIN sockets AS s
@@ -44,7 +44,9 @@ senders AS (
       s.ns, s.local_addr, s.local_port, s.peer_addr, s.peer_port, t.ns, t.local_addr, t.local_port, t.peer_addr, t.peer_port
     )
   WHERE s.netid = 'tcp' AND s.comm IS NOT NULL AND s.sample BETWEEN t.first_sample AND t.last_sample
-  QUALIFY row_number() OVER (PARTITION BY t.ns, t.cookie ORDER BY s.ns = t.ns DESC, s.sample DESC, s.ns) = 1
+  WINDOW candidates AS (PARTITION BY t.ns, t.cookie)
+  QUALIFY row_number() OVER (PARTITION BY t.ns, t.cookie ORDER BY s.ns = t.ns DESC, s.sample DESC) = 1
+    AND (s.ns = t.ns OR min(s.ns) OVER candidates = max(s.ns) OVER candidates)
 ),
 worst AS (
   SELECT

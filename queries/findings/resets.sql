@@ -27,7 +27,7 @@ WITH named AS (
   SELECT
     r.*, 1.0 * r.resets / r.closed AS share, endpoint(r.addr, r.port) AS place,
     coalesce(who(r.comm, r.pid), 'an unknown process') AS who,
-    coalesce(who(r.other_comm, r.other_pid), 'the other end') AS other
+    who(r.other_comm, r.other_pid) AS other
   FROM resets AS r CROSS JOIN params AS p
   WHERE r.resets >= p.connections AND 100.0 * r.resets >= p.percent * r.closed
 )
@@ -43,18 +43,18 @@ SELECT
       WHEN n.lost_by = 'local'
         THEN printf(' closes its connections to %s without reading what came, which resets them: ', n.place)
       WHEN n.role = 'server'
-        THEN printf(' answers clients of its %s whose connections are closed or reset already: ', n.place)
-      ELSE printf(' sends on connections to %s of %s that are closed or reset already: ', n.place, n.other)
+        THEN printf(' answers clients of its %s that have closed or reset their connections already: ', n.place)
+      ELSE concat(' sends on connections to ', n.place, ' that ', coalesce(n.other, 'the other end'), ' has closed or reset already: ')
     END,
     printf('%,d of %,d that were closed, with %,d bytes lost', n.resets, n.closed, n.lost_bytes),
-    CASE WHEN n.lost_by = 'local' OR n.role = 'server' THEN '; they are of ' || who(n.other_comm, n.other_pid) END,
+    CASE WHEN n.lost_by = 'local' OR n.role = 'server' THEN '; these are of ' || n.other END,
     CASE
       WHEN n.lost_by = 'peer' AND n.role = 'client'
         THEN concat(
           printf('; it had heard nothing for %.1f s when it sent', CAST(n.idle_us / 1000000.0 AS DOUBLE)),
           CASE
             WHEN n.peer_idle_us BETWEEN 100000 AND n.idle_us
-              THEN printf(', and %s had closed after %.1f s', n.other, CAST(n.peer_idle_us / 1000000.0 AS DOUBLE))
+              THEN printf(', and %s had closed after %.1f s', coalesce(n.other, 'the other end'), CAST(n.peer_idle_us / 1000000.0 AS DOUBLE))
           END
         )
     END

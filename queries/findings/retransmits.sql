@@ -7,7 +7,7 @@
 -- as that. Retransmitted SYNs carry no data and do not count.
 -- """
 -- needs = ["tcp", "tcp_info"]
--- uses = ["full_doors", "is_loopback", "losses", "netns_of", "unmapped", "who"]
+-- uses = ["full_doors", "goes_to_door", "losses", "netns_of", "who"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -25,7 +25,7 @@ WITH repeated AS (
     sum(l.reord_seen) AS reordered, count(*) FILTER (WHERE l.retransmitted > 0) AS connections
   FROM losses AS l
   ANTI JOIN full_doors AS d
-    ON d.addr = unmapped(l.peer_addr) AND d.port = l.peer_port AND (d.ns = l.ns OR NOT is_loopback(d.addr))
+    ON goes_to_door(l.ns, l.local_addr, l.peer_addr, l.peer_port, d.ns, d.addr, d.port, d.client)
   WHERE l.bytes_sent > 0
   GROUP BY l.ns, l.peer_addr, l.pid, l.start_us
 ),

@@ -47,7 +47,7 @@ SELECT
     printf(' for %.0f %% of the %.1f s in which it had something to send: ', CAST(100.0 * n.share AS DOUBLE), CAST(n.busy_us / 1000000.0 AS DOUBLE)),
     printf('%,.0f kB/s at a round trip of %,.0f ms', CAST(n.acked_bytes_per_s / 1000.0 AS DOUBLE), CAST(n.rtt_us / 1000.0 AS DOUBLE)),
     CASE
-      WHEN n.held_by = 'send buffer' THEN printf(', its SO_SNDBUF is %,.0f kB', CAST(n.sndbuf / 1000.0 AS DOUBLE))
+      WHEN n.held_by = 'send buffer' THEN printf('; that buffer is %,.0f kB, and the kernel doubles what SO_SNDBUF says', CAST(n.sndbuf / 1000.0 AS DOUBLE))
       ELSE printf(', the window at most %,.0f kB', CAST(n.most_window / 1000.0 AS DOUBLE))
     END,
     CASE WHEN n.connections > 1 THEN printf('; %,d of its connections there are like that', n.connections) END

@@ -69,7 +69,7 @@ shown AS (
 ),
 names AS (
   SELECT
-    ns, addr, port, comm, CASE WHEN count(*) = 1 THEN max(pid) END AS pid, count(*) AS processes, sum(sockets) AS sockets,
+    ns, addr, port, comm, CASE WHEN count(*) = 1 THEN max(pid) END AS pid, list_sort(list(pid) FILTER (WHERE pid IS NOT NULL)) AS pids, sum(sockets) AS sockets,
     count(*) OVER (PARTITION BY ns, addr, port) AS candidates
   FROM (
     SELECT ns, addr, port, comm, pid, count(*) AS sockets
@@ -91,7 +91,7 @@ named AS (
     -- Of several clients the one of which most is known, if that is most of what there was.
     CASE WHEN n.comm IS NULL THEN u.comm WHEN n.candidates = 1 OR has_most THEN n.comm END AS client_comm,
     CASE WHEN n.comm IS NULL THEN u.pid WHEN n.candidates = 1 OR has_most THEN n.pid END AS client_pid,
-    guessed(n.comm, n.pid, n.processes, n.candidates, has_most, u.who) AS client
+    guessed(n.comm, n.pids, n.candidates, has_most, u.who) AS client
   FROM churning AS c
   LEFT JOIN (SELECT ns, addr, port, count(*) AS kept FROM shown WHERE seen_as = role GROUP BY ns, addr, port) AS k
     USING (ns, addr, port)

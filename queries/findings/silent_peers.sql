@@ -9,7 +9,6 @@
 -- idle, and this is but a note. Whose other end is open on this host does not count.
 -- """
 -- needs = ["tcp", "tcp_info", "listeners", "inodes"]
--- lasts = 10.0
 -- uses = ["fd_limits", "netns_of", "silent_services", "who"]
 --
 -- [params.more]
@@ -76,9 +75,14 @@ SELECT
           ' has %,d connections on %s whose peers do not answer keepalive probes (up to %d): they are gone, nothing was heard for up to %.0f s',
           n.unanswered, n.local, CAST(n.probes AS BIGINT), CAST(n.quiet_us / 1000000.0 AS DOUBLE)
         )
+      WHEN n.overdue > n.silent
+        THEN printf(
+          ' has heard nothing of %,d of its %,d connections on %s for longer than any peer that spoke again had paused (%.1f s), of %,d of them for ten seconds and more, up to %.0f s (%,d at the beginning); these peers may be idle or gone, which it does not learn without keepalive',
+          n.overdue, n.connections, n.local, CAST(n.pause_us / 1000000.0 AS DOUBLE), n.silent, CAST(n.quiet_us / 1000000.0 AS DOUBLE), n.silent_first
+        )
       ELSE printf(
-        ' has heard nothing for ten seconds and more, up to %.0f s, of %,d of its %,d connections on %s, %,d at the beginning; these peers may be idle or gone, which without keepalive it does not learn, and some of the younger ones too',
-        CAST(n.quiet_us / 1000000.0 AS DOUBLE), n.silent, n.connections, n.local, n.silent_first
+        ' has heard nothing of %,d of its %,d connections on %s for ten seconds and more, up to %.0f s (%,d at the beginning); these peers may be idle or gone, which it does not learn without keepalive',
+        n.silent, n.connections, n.local, CAST(n.quiet_us / 1000000.0 AS DOUBLE), n.silent_first
       )
     END,
     CASE WHEN n.fd_limit IS NOT NULL THEN printf('; it may have %,d descriptors', n.fd_limit) END

@@ -85,7 +85,7 @@ limits AS MATERIALIZED (
 names AS (
   -- Short connections are rarely seen while a process holds them: others to the same place tell.
   SELECT
-    ns, local_addr, addr, port, comm, CASE WHEN count(*) = 1 THEN max(pid) END AS pid, count(*) AS processes,
+    ns, local_addr, addr, port, comm, CASE WHEN count(*) = 1 THEN max(pid) END AS pid, list_sort(list(pid) FILTER (WHERE pid IS NOT NULL)) AS pids,
     2 * sum(waiting) > sum(sum(waiting)) OVER place AS has_most, count(comm) OVER place AS candidates
   FROM (
     SELECT
@@ -113,7 +113,7 @@ named AS (
     l.*, endpoint(l.addr, l.port) AS place, 1.0 * l.waiting / l.most AS share,
     CASE WHEN n.comm IS NULL THEN u.pid WHEN n.candidates = 1 OR n.has_most THEN n.pid END AS pid,
     CASE WHEN n.comm IS NULL THEN u.comm WHEN n.candidates = 1 OR n.has_most THEN n.comm END AS comm,
-    guessed(n.comm, n.pid, n.processes, n.candidates, n.has_most OR l.role = 'server' AND n.candidates = 1, u.who) AS who
+    guessed(n.comm, n.pids, n.candidates, n.has_most OR l.role = 'server' AND n.candidates = 1, u.who) AS who
   FROM limits AS l
   LEFT JOIN names AS n USING (ns, local_addr, addr, port)
   LEFT JOIN service_users AS u ON l.role = 'client' AND u.ns = l.ns AND u.peer_addr = unmapped(l.addr) AND u.peer_port = l.port

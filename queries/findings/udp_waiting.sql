@@ -1,9 +1,9 @@
--- title = "UDP sockets that pile up waiting for answers"
+-- title = "UDP sockets that pile up with nothing to read"
 -- description = """
--- A process has many UDP sockets connected to one place, each for longer than any answer takes: the
--- server (a resolver, most often) does not answer, or the process forgets to close its socket when it
--- has one, or has given up. Each takes a descriptor and a port. Ask the server from this host, and
--- look at what the process does with a question that was not answered.
+-- A process has many UDP sockets connected to one place, each for longer than any answer takes: it
+-- forgets to close them when it is done, or the server (a resolver, most often) does not answer and
+-- it waits. Which of both the kernel does not tell. Each takes a descriptor and a port. Ask the server
+-- from this host, and look at what the process does with a question that was not answered.
 -- """
 -- needs = ["udp"]
 -- lasts = "seconds"
@@ -51,7 +51,7 @@ SELECT
   concat(
     coalesce(who(n.comm, n.pid), 'an unknown process'),
     printf(
-      ' waits on %,d UDP sockets at once for answers of %s, on each for longer than %.0f s, on one for %.0f s: none comes, or it never closes them',
+      ' has %,d UDP sockets open to %s, each for longer than %.0f s and the oldest for %.0f s, with nothing to read: it does not close them, or no answer comes',
       n.waiting, endpoint(n.peer_addr, n.peer_port), p.seconds, CAST(n.lasted_us / 1000000.0 AS DOUBLE)
     )
   ) AS sentence,

@@ -6,7 +6,7 @@
 -- it and this does not.
 -- """
 -- needs = ["tcp"]
--- uses = ["endpoint", "full_doors", "is_loopback", "netns_of", "unmapped", "who"]
+-- uses = ["endpoint", "full_doors", "goes_to_door", "netns_of", "who"]
 --
 -- [params.seconds]
 -- type = "DOUBLE"
@@ -19,7 +19,7 @@
 -- doc = "Share of the process's connections to that place which get no answer from which it is critical: it works no more."
 WITH attempts AS (
   SELECT
-    ns, cookie, any_value(peer_addr) AS peer_addr, any_value(peer_port) AS peer_port, max_by(pid, sample) AS pid,
+    ns, cookie, any_value(local_addr) AS local_addr, any_value(peer_addr) AS peer_addr, any_value(peer_port) AS peer_port, max_by(pid, sample) AS pid,
     max_by(comm, sample) AS comm, min(sample_time) AS since, max(sample_time) AS until,
     max(t_us) - min(t_us) AS waited_us, max(retrans) AS again
   FROM sockets
@@ -36,7 +36,7 @@ stuck AS (
     AND NOT EXISTS (
       SELECT 1
       FROM full_doors AS d
-      WHERE d.addr = unmapped(a.peer_addr) AND d.port = a.peer_port AND (d.ns = a.ns OR NOT is_loopback(d.addr))
+      WHERE goes_to_door(a.ns, a.local_addr, a.peer_addr, a.peer_port, d.ns, d.addr, d.port, d.client)
     )
   GROUP BY a.ns, a.peer_addr, a.peer_port, coalesce(a.pid, -1)
   -- Never so many that matter; but the planner may know that they are few.

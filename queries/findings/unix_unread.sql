@@ -55,14 +55,13 @@ writes AS (
 ),
 readers AS (
   SELECT
-    k.*, w.writers, w.waiting, w.names, w.processes, a.qlen,
+    k.*, w.waiting, w.names, a.qlen,
     CASE WHEN k.netid = 'u_dgr' THEN w.waiting >= p.datagram_bytes * a.qlen ELSE w.fullest END AS is_full
   FROM stuck AS k
   JOIN (
     SELECT
-      ns, cookie, count(*) AS writers, sum(waiting) AS waiting, bool_or(100.0 * waiting >= p.percent * sndbuf) AS fullest,
-      count(DISTINCT coalesce(pid, -1)) AS processes,
-      array_to_string(list_slice(list_sort(list(DISTINCT coalesce(who(comm, pid), 'an unknown process'))), 1, 3), ', ') AS names
+      ns, cookie, sum(waiting) AS waiting, bool_or(100.0 * waiting >= p.percent * sndbuf) AS fullest,
+      list(DISTINCT coalesce(who(comm, pid), 'an unknown process')) AS names
     FROM writes CROSS JOIN params AS p
     GROUP BY ns, cookie
   ) AS w USING (ns, cookie)
@@ -72,8 +71,11 @@ readers AS (
   WHERE k.netid = 'u_dgr' AND k.path IS NOT NULL OR k.netid <> 'u_dgr' AND w.fullest
 ),
 worst AS (
-  SELECT *, count(*) OVER (PARTITION BY pid, path) AS sockets
+  SELECT
+    * EXCLUDE (names, waiting), count(*) OVER together AS sockets, sum(waiting) OVER together AS waiting,
+    list_sort(list_distinct(flatten(list(names) OVER together))) AS names
   FROM readers
+  WINDOW together AS (PARTITION BY pid, path)
   QUALIFY row_number() OVER (PARTITION BY pid, path ORDER BY is_full DESC, lasted_us DESC, ns, cookie) = 1
 )
 SELECT
@@ -84,11 +86,11 @@ SELECT
   concat(
     coalesce(who(n.comm, n.pid), 'an unknown process'), ' does not read its unix socket ', coalesce(n.path, 'without a name'),
     printf(': nothing was read for %.0f s', CAST(n.lasted_us / 1000000.0 AS DOUBLE)),
-    printf(', and %,.1f kB lie there of ', CAST(n.waiting / 1000.0 AS DOUBLE)), n.names,
-    CASE WHEN n.processes > 3 THEN printf(' and %,d more', n.processes - 3) END,
+    printf(', and %,.1f kB lie there of ', CAST(n.waiting / 1000.0 AS DOUBLE)), array_to_string(n.names[1:3], ', '),
+    CASE WHEN len(n.names) > 3 THEN printf(' and %,d more', len(n.names) - 3) END,
     CASE WHEN n.is_full THEN ', who block or get EAGAIN' END,
     CASE WHEN n.netid = 'u_dgr' AND n.qlen IS NOT NULL THEN printf(' (%,d datagrams may wait, net.unix.max_dgram_qlen)', n.qlen) END,
-    CASE WHEN n.sockets > 1 THEN printf('; %,d of its sockets there are like that', n.sockets) END
+    CASE WHEN n.sockets > 1 THEN printf('; that is on %,d of its sockets there', n.sockets) END
   ) AS sentence,
   'unix_sockets' AS report
 FROM worst AS n CROSS JOIN params AS p

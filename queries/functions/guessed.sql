@@ -3,11 +3,10 @@
 -- The processes of one name if most are theirs, or if no other name was seen there: that is a guess,
 -- and said to be one.
 -- """
--- uses = ["who"]
+-- uses = ["who_all"]
 -- [arguments]
 -- comm = "Name of the processes that have most."
--- pid = "Their number, if it is one."
--- processes = "How many they are."
+-- pids = "List of their numbers, each once."
 -- candidates = "How many names were seen."
 -- has_most = "Whether more than half of the sockets are theirs."
 -- otherwise = "What is known of who it is if no name was seen; nothing if nothing is."
@@ -15,7 +14,7 @@ CASE
   WHEN comm IS NULL THEN coalesce(otherwise, 'an unknown process')
   WHEN candidates > 1 AND NOT has_most THEN 'an unknown process'
   ELSE concat(
-    CASE WHEN pid IS NULL THEN concat(comm, ' (', processes, ' processes)') ELSE who(comm, pid) END,
+    who_all(comm, pids),
     CASE WHEN NOT has_most THEN ', the only one seen connected there,' END
   )
 END

@@ -20,7 +20,8 @@
 WITH listening AS (
   SELECT
     ns, cookie, netid, sample, sample_time, t_us, unmapped(local_addr) AS addr, local_port, recv_q,
-    max(CASE WHEN recv_q = 0 THEN t_us END) OVER (PARTITION BY ns, cookie ORDER BY sample ROWS UNBOUNDED PRECEDING) AS empty_us
+    max(CASE WHEN recv_q = 0 THEN t_us END) OVER (PARTITION BY ns, cookie ORDER BY sample ROWS UNBOUNDED PRECEDING) AS empty_us,
+    count(*) OVER (PARTITION BY ns, sample, netid, local_port) > 1 AS are_several
   FROM sockets
   WHERE state = 'LISTEN' AND netid IN ('tcp', 'u_str', 'u_seq')
 ),
@@ -36,7 +37,7 @@ heads AS (
   ) AS c ON c.ns = d.ns AND c.sample = d.sample AND c.local_port = d.local_port
   WHERE d.netid = 'tcp' AND d.recv_q > 0
     -- A dump takes a while, so that its clocks are a little later than its sample.
-    AND d.t_us - 1000 * c.last_data_sent_ms >= coalesce(d.empty_us, 0) - 100000
+    AND (NOT d.are_several OR d.t_us - 1000 * c.last_data_sent_ms >= coalesce(d.empty_us, 0) - 100000)
     AND (d.addr = c.addr OR d.addr IN ('0.0.0.0', '::', '*'))
   GROUP BY d.ns, d.cookie, d.sample
 ),

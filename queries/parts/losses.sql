@@ -50,6 +50,7 @@ lives AS (
 told AS (
   SELECT
     coalesce(s.ns, e.ns) AS ns, coalesce(s.cookie, e.cookie) AS cookie,
+    coalesce(s.local_addr, e.local_addr) AS local_addr,
     endpoint(coalesce(s.local_addr, e.local_addr), coalesce(s.local_port, e.local_port)) AS local,
     coalesce(s.peer_addr, e.peer_addr) AS peer_addr, coalesce(s.peer_port, e.peer_port) AS peer_port,
     CASE WHEN s.pid IS NOT NULL THEN s.pid ELSE e.pid END AS pid,

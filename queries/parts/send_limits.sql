@@ -41,8 +41,8 @@ SELECT
   ns, cookie, endpoint(local_addr, local_port) AS local, peer_addr, endpoint(peer_addr, peer_port) AS peer,
   pid, start_us, comm, since, until, busy AS busy_us, greatest(by_window, by_buffer) AS held_us,
   CASE
-    WHEN by_window > 0 AND by_window >= by_buffer 
-      THEN CASE WHEN 2 * mean_window >= most_window THEN 'receiver window' ELSE 'slow reader' END
+    WHEN by_window > 0 AND by_window >= by_buffer
+      THEN CASE WHEN most_window > 0 AND 2 * mean_window >= most_window THEN 'receiver window' ELSE 'slow reader' END
     WHEN by_buffer > 0 THEN 'send buffer'
   END AS held_by,
   most_window, sndbuf, CAST(round(rtt_us) AS BIGINT) AS rtt_us, acked, 1000000.0 * acked / nullif(lasted_us, 0) AS acked_bytes_per_s

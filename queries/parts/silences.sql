@@ -5,7 +5,7 @@
 -- with keepalive probes that were not answered. Whose other end is open on this host is only idle, and
 -- left out; where that end was recorded and is closed, the peer is known to be gone.
 -- """
--- uses = ["is_loopback", "opposite", "tcp_reads"]
+-- uses = ["is_certain", "is_loopback", "opposite", "tcp_reads"]
 -- [columns]
 -- ns = "Network namespace."
 -- quiet_us = "Longest time without a sign of the peer in a sample, by the kernel's clocks."
@@ -50,7 +50,7 @@ ends AS (
   WHERE netid = 'tcp' AND connection AND peer_port > 0
 ),
 others AS (
-  SELECT q.ns, q.cookie, bool_or(e.is_open) AS is_open
+  SELECT q.ns, q.cookie, coalesce(bool_or(e.is_open) FILTER (WHERE e.ns = q.ns), bool_or(e.is_open)) AS is_open
   FROM quiet AS q
   JOIN ends AS e
     ON opposite(
@@ -59,6 +59,7 @@ others AS (
     -- A port may be used again: what closed before it was heard last is another connection.
     AND CASE WHEN e.sample IS NULL THEN e.t_us BETWEEN q.heard_us - 1000000 AND q.until_us ELSE e.sample = q.last_sample END
   GROUP BY q.ns, q.cookie
+  HAVING is_certain(q.ns, e.ns)
 )
 SELECT q.*, o.cookie IS NOT NULL AS is_gone
 FROM quiet AS q LEFT JOIN others AS o USING (ns, cookie)

@@ -1,10 +1,14 @@
 -- title = "Services with connections whose peer may be gone"
--- description = "One row per process and listening port of which a peer was silent."
--- uses = ["doors", "silences", "tcp_reads"]
+-- description = """
+-- One row per process and listening port of which a peer was silent. How long the peers of the service
+-- pause, as far as they spoke again, is known too: who is silent for longer is overdue, however short
+-- that is.
+-- """
+-- uses = ["doors", "is_loopback", "opposite", "silences", "tcp_reads"]
 -- [columns]
 -- ns = "Network namespace."
 -- local = "Address and port of the service at which they are, any one of several addresses."
--- silent = "Connections silent in the last sample, without keepalive."
+-- silent = "Connections silent for ten seconds or more in the last sample, without keepalive."
 -- silent_first = "Those that were so when the scope began."
 -- spoke = "Those that were silent, and spoke again or were closed."
 -- gone = "Connections silent in the last sample whose other end, on this host too, is closed."
@@ -12,23 +16,71 @@
 -- connections = "All connections of the service that the process holds in the last sample."
 -- quiet_us = "Longest silence of those in the last sample."
 -- waits_us = "Silence of each of them."
-WITH held AS (
+-- pause_us = "Longest that a peer of the service paused, at most, before it spoke again; nothing if none did."
+-- overdue = "Connections without keepalive that are silent for longer than that in the last sample; nothing if it is not known."
+WITH lasts AS (
+  SELECT ns, max(sample) AS sample FROM tcp_reads GROUP BY ns
+),
+held AS (
   SELECT s.ns, s.pid, s.start_us, s.local_port, count(*) AS connections
-  FROM sockets AS s JOIN (SELECT ns, max(sample) AS sample FROM tcp_reads GROUP BY ns) AS n USING (ns, sample)
+  FROM sockets AS s JOIN lasts AS n USING (ns, sample)
   WHERE s.netid = 'tcp' AND s.state = 'ESTAB' AND s.inode > 0
   GROUP BY s.ns, s.pid, s.start_us, s.local_port
+),
+candidates AS MATERIALIZED (
+  SELECT
+    q.ns, q.pid, q.start_us, max(q.comm) AS comm, q.local_port, min(q.local) AS local,
+    count(*) FILTER (WHERE q.at_last AND NOT q.is_watched) AS silent,
+    count(*) FILTER (WHERE q.at_first AND NOT q.is_watched) AS silent_first,
+    count(*) FILTER (WHERE NOT q.at_last AND NOT q.is_watched) AS spoke,
+    count(*) FILTER (WHERE q.at_last AND q.is_gone) AS gone, count(*) FILTER (WHERE q.probes >= 2) AS unanswered, max(q.probes) AS probes,
+    max(q.quiet_us) FILTER (WHERE q.at_last OR q.probes >= 2) AS quiet_us,
+    list(q.quiet_us) FILTER (WHERE q.at_last AND NOT q.is_watched) AS waits_us,
+    min(q.since) AS since, max(q.until) AS until
+  FROM silences AS q
+  SEMI JOIN doors AS d ON d.ns = q.ns AND d.local_port = q.local_port
+  GROUP BY q.ns, q.pid, q.start_us, q.local_port
+),
+looks AS MATERIALIZED (
+  SELECT
+    s.ns, s.cookie, s.sample, s.pid, s.start_us, s.local_addr, s.local_port, s.peer_addr, s.peer_port,
+    1000 * least(s.last_data_recv_ms, s.last_ack_recv_ms) AS quiet_us, s.t_us - quiet_us AS heard_us,
+    s.send_q = 0 AND coalesce(s.timer, 'off') = 'off' AND NOT is_loopback(s.peer_addr) AS may_be_gone
+  FROM sockets AS s
+  SEMI JOIN candidates AS v ON v.ns = s.ns AND v.local_port = s.local_port AND v.pid = s.pid AND v.start_us = s.start_us
+  WHERE s.netid = 'tcp' AND s.state = 'ESTAB' AND s.inode > 0
+),
+pauses AS (
+  SELECT ns, pid, start_us, local_port, max(paused_us) AS pause_us
+  FROM (
+    SELECT *, heard_us - lag(heard_us) OVER (PARTITION BY ns, cookie ORDER BY sample) AS paused_us
+    FROM looks
+  ) AS steps
+  -- The clocks are in milliseconds, and read a little after the sample was begun.
+  WHERE paused_us > 50000
+  GROUP BY ns, pid, start_us, local_port
+),
+overdue AS (
+  SELECT l.ns, l.pid, l.start_us, l.local_port, count(*) AS connections
+  FROM looks AS l
+  JOIN lasts AS n USING (ns, sample)
+  JOIN pauses AS p USING (ns, pid, start_us, local_port)
+  ANTI JOIN (
+    SELECT s.ns, s.local_addr, s.local_port, s.peer_addr, s.peer_port
+    FROM sockets AS s JOIN lasts AS n USING (ns, sample)
+    WHERE s.netid = 'tcp' AND s.state = 'ESTAB'
+  ) AS o
+    ON opposite(
+      o.ns, o.local_addr, o.local_port, o.peer_addr, o.peer_port, l.ns, l.local_addr, l.local_port, l.peer_addr, l.peer_port
+    )
+  WHERE l.may_be_gone AND l.quiet_us > p.pause_us
+  GROUP BY l.ns, l.pid, l.start_us, l.local_port
 )
 SELECT
-  q.ns, q.pid, q.start_us, max(q.comm) AS comm, q.local_port, min(q.local) AS local,
-  count(*) FILTER (WHERE q.at_last AND NOT q.is_watched) AS silent,
-  count(*) FILTER (WHERE q.at_first AND NOT q.is_watched) AS silent_first,
-  count(*) FILTER (WHERE NOT q.at_last AND NOT q.is_watched) AS spoke,
-  count(*) FILTER (WHERE q.at_last AND q.is_gone) AS gone, count(*) FILTER (WHERE q.probes >= 2) AS unanswered, max(q.probes) AS probes, coalesce(any_value(h.connections), 0) AS connections,
-  max(q.quiet_us) FILTER (WHERE q.at_last OR q.probes >= 2) AS quiet_us,
-  list(q.quiet_us) FILTER (WHERE q.at_last AND NOT q.is_watched) AS waits_us,
-  min(q.since) AS since, max(q.until) AS until
-FROM silences AS q
-SEMI JOIN doors AS d ON d.ns = q.ns AND d.local_port = q.local_port
+  v.*, coalesce(h.connections, 0) AS connections, p.pause_us,
+  CASE WHEN p.pause_us IS NOT NULL THEN coalesce(o.connections, 0) END AS overdue
+FROM candidates AS v
 LEFT JOIN held AS h
-  ON h.ns = q.ns AND h.local_port = q.local_port AND h.pid IS NOT DISTINCT FROM q.pid AND h.start_us IS NOT DISTINCT FROM q.start_us
-GROUP BY q.ns, q.pid, q.start_us, q.local_port
+  ON h.ns = v.ns AND h.local_port = v.local_port AND h.pid IS NOT DISTINCT FROM v.pid AND h.start_us IS NOT DISTINCT FROM v.start_us
+LEFT JOIN pauses AS p ON p.ns = v.ns AND p.local_port = v.local_port AND p.pid = v.pid AND p.start_us = v.start_us
+LEFT JOIN overdue AS o ON o.ns = v.ns AND o.local_port = v.local_port AND o.pid = v.pid AND o.start_us = v.start_us

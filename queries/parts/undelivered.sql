@@ -15,7 +15,7 @@
 WITH stalls AS (
   SELECT
     ns, cookie, bytes_acked, max_by(pid, sample) AS pid, max_by(start_us, sample) AS start_us, max_by(comm, sample) AS comm,
-    any_value(peer_addr) AS peer_addr, any_value(peer_port) AS peer_port, any_value(peer) AS peer,
+    any_value(local_addr) AS local_addr, any_value(peer_addr) AS peer_addr, any_value(peer_port) AS peer_port, any_value(peer) AS peer,
     min(sample) AS first_sample, max(sample) AS last_sample, min(sample_time) AS since, max(sample_time) AS until,
     max(t_us) - min(t_us) AS lasted_us, max_by(send_q, sample) AS waiting, max(greatest(retransmits, backoff)) AS tries,
     max(snd_mss) AS mss, max(sacked) AS sacked, max(1.0 * (bytes_acked - 1) / nullif(delivered - sacked - 1, 0)) AS acked_size
@@ -48,7 +48,7 @@ passing AS (
   GROUP BY ns, peer_addr
 )
 SELECT
-  l.ns, l.cookie, l.bytes_acked, l.pid, l.start_us, l.comm, l.peer_addr, l.peer_port, l.peer, l.first_sample, l.last_sample,
+  l.ns, l.cookie, l.bytes_acked, l.pid, l.start_us, l.comm, l.local_addr, l.peer_addr, l.peer_port, l.peer, l.first_sample, l.last_sample,
   l.since, l.until, l.lasted_us, l.waiting, l.tries,
   CASE
     -- A full segment waits, a small one has come through (the last one of those, or one of another

@@ -20,6 +20,7 @@
 -- start_us = "Start of that process after boot."
 -- comm = "Name of that process."
 -- who = "Name and number of that process."
+-- holders = "Most processes that held it at once, as workers that were forked from one do; nothing if that is not known."
 -- user = "Name of the socket's user."
 -- first_us = "First sample that showed it, in microseconds UTC."
 -- last_us = "Last sample that showed it."
@@ -69,7 +70,7 @@ summed AS (
   SELECT
     any_value(host) AS host, any_value(boot) AS boot, ns, cookie, netid, any_value(family) AS family,
     any_value(local_addr) AS local_addr, any_value(local_port) AS local_port,
-    max_by(pid, sample) AS pid, max_by(start_us, sample) AS start_us, max_by(comm, sample) AS comm, any_value(user) AS user,
+    max_by(pid, sample) AS pid, max_by(start_us, sample) AS start_us, max_by(comm, sample) AS comm, max(holders) AS holders, any_value(user) AS user,
     min(t_us) AS first_us, max(t_us) AS last_us, count(*) AS samples,
     max_by(send_q, sample) AS backlog, max(send_q) AS backlog_max,
     avg(recv_q) AS queue_avg, max(recv_q) AS queue_peak, max_by(recv_q, sample) AS queue_last,
@@ -88,7 +89,7 @@ summed AS (
 )
 SELECT
   l.host, l.boot, l.ns, netns_of(l.ns) AS netns, l.cookie, l.netid, l.family, l.local_addr, l.local_port,
-  endpoint(l.local_addr, l.local_port) AS local, l.pid, l.start_us, l.comm, who(l.comm, l.pid) AS who, l.user,
+  endpoint(l.local_addr, l.local_port) AS local, l.pid, l.start_us, l.comm, who(l.comm, l.pid) AS who, l.holders, l.user,
   l.first_us, l.last_us, make_timestamp(l.first_us) AS first_time, make_timestamp(l.last_us) AS last_time,
   l.samples, l.backlog, l.backlog_max, l.queue_avg, l.queue_peak, l.queue_last,
   l.fill, l.full_samples, l.full_us, l.full_first_us, l.full_last_us, l.full_since, l.full_until, w.wait_us, w.stood_us, w.gave_up, w.wait_since, w.wait_until, l.drops_first, l.drops_last,

@@ -1,8 +1,9 @@
 -- title = "Connections that were reset with something lost, by service"
 -- description = """
 -- One row per service, end and way it was lost: the peer had closed, or reset, a connection on which
--- this end then sent (peer), or this end closed with data unread (local). What is known of both ends
--- over loopback, or on this host, stands on the row of either.
+-- this end then sent (peer), or this end closed with data unread (local); a process to which both
+-- happened has two. What is known of both ends over loopback, or on this host, stands on the row of
+-- either.
 -- """
 -- uses = ["is_loopback", "services", "the_only"]
 --
@@ -13,9 +14,9 @@
 -- port = "Its port."
 -- pid = "Process at this end: found, or the only one that it can be."
 -- comm = "Its name."
--- lost_by = "peer or local, as above: of most of them."
--- resets = "Connections on which something was lost."
--- closed = "All of the same process and service that were closed in this time."
+-- lost_by = "peer or local, as above."
+-- resets = "Connections on which something was lost that way."
+-- closed = "All of the same process and service that were closed in this time, however."
 -- lost_bytes = "What was lost on them; a FIN counts as one."
 -- idle_us = "Median of how long they were idle when this end sent: of peer only."
 -- peer_idle_us = "Median of how long they were idle when the peer last acknowledged, as its FIN does: of peer only."
@@ -32,16 +33,24 @@ WITH kept AS MATERIALIZED (
   FROM services
   WHERE netid = 'tcp' AND role IS NOT NULL AND service_port IS NOT NULL
 ),
-lost AS (
-  SELECT
-    ns, role, addr, port, pid, comm, mode(lost_by ORDER BY lost_by) AS lost_by, count(lost_by) AS resets, count(closed_us) AS closed,
-    CAST(sum(CASE WHEN lost_by IS NOT NULL THEN lost_bytes END) AS BIGINT) AS lost_bytes,
-    CAST(median(CASE WHEN lost_by = 'peer' THEN lost_idle_us END) AS BIGINT) AS idle_us,
-    CAST(median(CASE WHEN lost_by = 'peer' THEN peer_idle_us END) AS BIGINT) AS peer_idle_us,
-    min(last_time) FILTER (WHERE lost_by IS NOT NULL) AS since, max(last_time) FILTER (WHERE lost_by IS NOT NULL) AS until
+ended AS (
+  SELECT ns, role, addr, port, pid, comm, count(closed_us) AS closed
   FROM kept
   GROUP BY ns, role, addr, port, pid, comm
-  HAVING count(lost_by) > 0
+),
+lost AS (
+  SELECT
+    k.ns, k.role, k.addr, k.port, k.pid, k.comm, k.lost_by, count(*) AS resets, any_value(e.closed) AS closed,
+    CAST(sum(k.lost_bytes) AS BIGINT) AS lost_bytes,
+    CAST(median(CASE WHEN k.lost_by = 'peer' THEN k.lost_idle_us END) AS BIGINT) AS idle_us,
+    CAST(median(CASE WHEN k.lost_by = 'peer' THEN k.peer_idle_us END) AS BIGINT) AS peer_idle_us,
+    min(k.last_time) AS since, max(k.last_time) AS until
+  FROM kept AS k
+  JOIN ended AS e
+    ON e.ns = k.ns AND e.role = k.role AND e.port = k.port AND e.addr IS NOT DISTINCT FROM k.addr
+    AND e.pid IS NOT DISTINCT FROM k.pid AND e.comm IS NOT DISTINCT FROM k.comm
+  WHERE k.lost_by IS NOT NULL
+  GROUP BY k.ns, k.role, k.addr, k.port, k.pid, k.comm, k.lost_by
 ),
 others AS (
   SELECT ns, role, addr, port, the_only(pid) AS pid, the_only(comm) AS comm

@@ -24,10 +24,11 @@ from tests.analyzer.support.recordings import (
 )
 
 OTHER = NETNS + 7
+THIRD = NETNS + 8
 STEPS = [
     step(name, netns=netns)
     for name in ("tcp", "udp", "unix", "owners", "counters")
-    for netns in (NETNS, OTHER)
+    for netns in (NETNS, OTHER, THIRD)
 ]
 
 
@@ -106,6 +107,40 @@ def test_the_reader_is_the_other_end_of_that_connection(
     assert (" of app (pid 7) sends" in stalled["sentence"]) != found
 
 
+def test_of_two_readers_in_namespaces_that_are_alike_none_is_named(tmp_path: Path) -> None:
+    """Containers of one image have the same addresses, and ports that the kernel chose alike."""
+    sender = app(10, host="10.0.0.1", bytes_acked=9, bytes_sent=9, **PERSIST)
+    reader = server(11, host="10.0.0.1", netns=OTHER)
+    idle = server(12, host="10.0.0.1", netns=THIRD, recv_q=0, comm="idle", pid=9)
+    rows = [sender, reader, idle]
+    path = play(tmp_path / "r", [{"sockets": rows} for _ in range(8)])
+    assert [row["comm"] for row in ask(path, "peer_stalled")] == ["app"]
+    (stalled,) = ask(path, "reader_stalled")
+    assert " of app (pid 7) sends" in stalled["sentence"]
+    for name in ("queue_growth", "stalls"):
+        culprits = {row["culprit"] for row in report(path, name) if row["queue"] == "Send-Q"}
+        assert culprits == {"peer 10.0.0.1"}
+
+
+def test_churn_tells_namespaces_apart(tmp_path: Path) -> None:
+    rows = [
+        row
+        for n, netns in enumerate((NETNS, OTHER))
+        for row in (
+            door(1 + n, netns=netns, pid=30 + n),
+            *(server(100 * n + k, netns=netns, peer_port=50_000 + k, pid=30 + n) for k in range(4)),
+        )
+    ]
+    doors = [row for row in rows if row["state"] == "LISTEN"]
+    path = play(tmp_path / "r", [{"sockets": doors}, {"sockets": rows}])
+    totals = [row for row in report(path, "churn", by="listener") if row["time"] is None]
+    assert [(row["who"], row["opened"], row["netns"]) for row in totals] == [
+        ("all", 8, None),
+        ("127.0.0.1:8080", 4, NETNS),
+        ("127.0.0.1:8080", 4, OTHER),
+    ]
+
+
 TRIES: Row = {"backoff": 3, "retransmits": 3, "timer": "on", "send_q": 4096, "bytes_acked": 100}
 LOST: Row = {"total_retrans": 150, "bytes_sent": 1000, "bytes_retrans": 900}
 SILENT = [
@@ -135,6 +170,21 @@ def test_a_full_listener_of_another_loopback_explains_nothing(
     assert len(ask(path, name)) == found
     # Whichever sockets are asked for: the listener is there.
     assert len(ask(path, name, Scope(where="comm = 'app'"))) == found
+
+
+@pytest.mark.parametrize(("name", "row"), SILENT, ids=[name for name, _ in SILENT])
+@pytest.mark.parametrize(("client", "found"), [("10.0.0.1", False), ("10.0.0.7", True)])
+def test_a_full_listener_elsewhere_explains_what_its_own_clients_see(
+    name: str, row: Row, client: str, found: bool, tmp_path: Path
+) -> None:
+    """Another namespace may have the address and port of a host that is none of ours."""
+    full = door(local_addr="10.0.0.2", recv_q=129, netns=OTHER)
+    ends = {"local_addr": "10.0.0.2", "peer_addr": client, "peer_port": 40_900, "netns": OTHER}
+    waits = server(12, recv_q=0) | ends
+    own = row | {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.2"}
+    idle = app(9, local_port=40_000, peer_addr="10.0.0.9", peer_port=9)
+    samples = [{"sockets": [full, waits, idle, *([own] if n else [])]} for n in range(9)]
+    assert len(ask(play(tmp_path / "r", samples), name)) == found
 
 
 def netstat(*values: int, name: str = "TcpExt.ListenOverflows") -> list[list[Row]]:

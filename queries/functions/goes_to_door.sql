@@ -1,0 +1,16 @@
+-- title = "Whether a connection goes to a full accept queue of this host"
+-- description = """
+-- To one of its own network namespace, or of another where a client of this address was seen, if any
+-- was; which of several that have the same addresses is not known.
+-- """
+-- uses = ["unmapped"]
+-- [arguments]
+-- ns = "Network namespace of the connection."
+-- local_addr = "Its local address."
+-- peer_addr = "Its peer address."
+-- peer_port = "Its peer port."
+-- door_ns = "Network namespace of full_doors."
+-- door_addr = "Address of that."
+-- door_port = "Port."
+-- door_client = "Client of that."
+peer_port = door_port AND unmapped(peer_addr) = door_addr AND (door_ns = ns OR door_client IN ('*', unmapped(local_addr)))
