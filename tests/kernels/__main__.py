@@ -1,4 +1,4 @@
-"""Runs the live tests of the recorder under kernels of Debian, in QEMU and without KVM.
+"""Runs live tests of the recorder and incidents under kernels of Debian, in QEMU and without KVM.
 
     python -m tests.kernels [--short] [--if-possible] [6.1 6.12 newest]
 
@@ -56,6 +56,7 @@ LIVE: Runs = (
     *SCENE,
     ("tests/recorder/diag/test_families.py", "-k", "live or ss_prints"),
     (
+        *("-m", "not hypothesis"),  # which are of no kernel
         "tests/recorder/diag/test_differential_live.py",
         "tests/recorder/host/test_counters.py",
         "tests/recorder/host/test_namespaces.py",
@@ -65,6 +66,9 @@ LIVE: Runs = (
         "tests/recorder/test_unprivileged.py",
     ),
 )
+
+INCIDENTS = "tests/kernels/test_incidents.py"
+"""What reads, on this machine, what tests.kernels.incidents has recorded in the guest."""
 
 _IMAGE = re.compile(r"linux-image-(\d+\.\d+)(?:[\d.+~-]|deb|bpo)*-amd64")
 
@@ -87,9 +91,9 @@ $b mkdir -p /new/dev/pts /new/dev/shm /new/out
 $b mount -t devpts devpts /new/dev/pts
 for folder in dev/shm run; do $b mount -t tmpfs tmpfs /new/$folder; done
 nine out /new/out rw,cache=none
-$b chroot /new /usr/bin/env -i HOME=/root LC_ALL=C.UTF-8 PATH=$PATH_ /bin/bash $COMMAND
-$b poweroff -f
+exec $b switch_root /new /usr/bin/env -i HOME=/root LC_ALL=C.UTF-8 PATH=$PATH_ /bin/bash $COMMAND
 """
+"""The guest's first process; no chroot, in which no user namespace can be made."""
 
 
 class CannotError(Exception):
@@ -143,20 +147,23 @@ def _numbers(name: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", name)]
 
 
-def _run(*command: str, cwd: Path | None = None) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+def _run(*command: str, cwd: Path | None = None, seconds: float | None = None) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise CannotError(f"{shlex.join(command)}: not done in {seconds:.0f} s") from None
     if done.returncode:
         raise CannotError(f"{shlex.join(command)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
 
 
-def unpack(release: str, package: str) -> Kernel:
+def unpack(release: str, package: str, seconds: float) -> Kernel:
     """Return a kernel, downloaded and unpacked unless it is there."""
     kernel = Kernel(release, KERNELS / package)
     if not (kernel.root / "unpacked").exists():
         shutil.rmtree(kernel.root, ignore_errors=True)
         kernel.root.mkdir(parents=True)
-        _run("apt-get", "-q", "download", package, cwd=kernel.root)
+        _run("apt-get", "-q", "download", package, cwd=kernel.root, seconds=seconds)
         (archive,) = kernel.root.glob("*.deb")
         _run("dpkg-deb", "-x", str(archive), str(kernel.root))
         archive.unlink()
@@ -199,8 +206,8 @@ def _module(path: Path, folder: Path) -> str:
     return f"/modules/{path.name}"
 
 
-def boot(kernel: Kernel, out: Path, command: list[str], seconds: float) -> bool:
-    """Run a command in the checkout under a kernel; return whether it ended in time.
+def boot(kernel: Kernel, out: Path, command: list[str], seconds: float) -> str:
+    """Run a command in the checkout under a kernel; return why it did not end, nothing if it did.
 
     ``out`` is /out in the guest, and gets its console.
     """
@@ -228,8 +235,16 @@ def boot(kernel: Kernel, out: Path, command: list[str], seconds: float) -> bool:
                     timeout=seconds,
                 )
             except subprocess.TimeoutExpired:
-                return False
-    return (out / "ended").exists()
+                return "the time was over before the tests were"
+    return "" if (out / "ended").exists() else "the guest stopped before the tests were over"
+
+
+def compile_all(pytest: list[str], runs: Runs) -> None:
+    """Let Python and pytest keep here what they would compile in every guest anew."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    compiled = [sys.executable, "-m", "compileall", "-q", "recorder", "tests", "sockrec.py"]
+    for command in (compiled, *([*pytest, "--collect-only", *words] for words in runs)):
+        subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True)
 
 
 def told(tests: Path) -> tuple[str, bool]:
@@ -245,7 +260,7 @@ def told(tests: Path) -> tuple[str, bool]:
         reasons = "; ".join(f"{number} {reason}" for reason, number in why.items())
         words.append(f"{why.total()} skipped ({reasons})")
     words += [str(one.get("value")) for one in suite.iter("property")]
-    return ", ".join(words), not wrong
+    return ", ".join(words), not wrong and cases != []
 
 
 def main() -> int:
@@ -279,23 +294,39 @@ def main() -> int:
 def _one(release: str, package: str, runs: Runs, given: argparse.Namespace) -> bool:
     """Run tests under one kernel and tell; return whether all is well.
 
-    Where it is enough to run what is possible, what did not end in time is told and no fault.
+    Where it is enough to run what is possible, what did not end is told and no fault.
     """
-    kernel = unpack(release, package)
+    begun = time.monotonic()
+    kernel = unpack(release, package, given.seconds)
     out = KERNELS / "out" / release
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    python = shlex.quote(str(Path(sys.prefix) / "bin/python"))
-    pytest = f"{python} -m pytest -n0 -p no:cacheprovider --junitxml=/out"
-    lines = [f"{pytest}/{number}.xml {shlex.join(words)}" for number, words in enumerate(runs)]
-    begun = time.monotonic()
-    ended = boot(kernel, out, ["/bin/bash", "-c", "; ".join(lines)], given.seconds)
-    took = f"{time.monotonic() - begun:.0f} s"
+    python = str(Path(sys.prefix) / "bin/python")
+    pytest = [python, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "--tb=short"]
+    compile_all(pytest, runs)
+    lines = [
+        shlex.join([*pytest, f"--junitxml=/out/{number}.xml", *words])
+        for number, words in enumerate(runs)
+    ]
     results = [out / f"{number}.xml" for number in range(len(runs))]
-    unfinished = ("tests did not end in time", given.if_possible)
-    said = [told(file) if file.exists() else unfinished for file in results]
-    well = (ended or given.if_possible) and all(good for _, good in said)
-    words = [words for words, _ in said]
+    if runs is LIVE:
+        lines.append(shlex.join([python, "-m", "tests.kernels.incidents", "/out/incidents"]))
+        results.append(out / "incidents.xml")
+    left = given.seconds - (time.monotonic() - begun)
+    unended = boot(kernel, out, ["/bin/bash", "-c", "; ".join(lines)], left)
+    if runs is LIVE and not unended:
+        folder = {"SOCKREC_INCIDENTS": str(out / "incidents")}
+        command = [*pytest, f"--junitxml={results[-1]}", INCIDENTS]
+        with (out / "incidents.log").open("wb") as log:
+            subprocess.run(
+                command, cwd=CHECKOUT, env=os.environ | folder, stdout=log, stderr=log, timeout=600
+            )
+    took = f"{time.monotonic() - begun:.0f} s"
+    said = [told(file) for file in results if file.exists()]
+    if not unended:
+        said += [("a run of tests told nothing", False)] * (len(results) - len(said))
+    well = all(good for _, good in said) and (given.if_possible or not unended)
+    words = [words for words, _ in said] + [unended] * (unended != "")
     lacking = out / "missing"
     if lacking.exists() and lacking.read_text().strip():
         words.append(f"modules it lacks: {lacking.read_text().strip()}")

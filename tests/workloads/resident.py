@@ -36,15 +36,23 @@ NETLINK_XFRM, NETLINK_UEVENT, NETLINK_GENERIC = 6, 15, 16
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 IPV6_V6ONLY = 26
 AF_SMC, AF_XDP = 43, 44
-SCTP, SOCK_DCCP, DCCP, SOL_DCCP, DCCP_SERVICE = 132, 6, 33, 269, 2
+SCTP, SCTP_BINDX_ADD, SOCK_DCCP, DCCP, SOL_DCCP, DCCP_SERVICE = 132, 100, 6, 33, 269, 2
 SOL_PACKET, PACKET_RX_RING, PACKET_VERSION, PACKET_FANOUT = 263, 5, 10, 18
 TIPC_TYPE = 18888
 
 PLAIN, WIDE, QUEUED, MULTIPATH, DATAGRAM, HALF_CLOSED, WAITING = range(7001, 7008)
 """Ports: IPv4, IPv6 of both kinds, never accepted, MPTCP, UDP, closed by one end, by both."""
 
-ONE_TO_ONE, ONE_TO_MANY, CONGESTED, SHARED = range(7011, 7015)
-"""Ports of SCTP of both styles, DCCP and SMC."""
+ONE_TO_ONE, ONE_TO_MANY, CONGESTED, SHARED, MULTIHOMED, FALLEN = range(7011, 7017)
+"""Ports of SCTP of both styles, DCCP, SMC, SCTP by all addresses, TCP that is asked for MPTCP."""
+
+ABSENT = frozenset(
+    {
+        *(errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT, errno.ENOPROTOOPT),
+        errno.ENODEV,  # of vsock
+    }
+)
+"""What a kernel answers that cannot make such a socket at all; anything else is a fault."""
 
 CONNECTIONS = 4
 """Connections kept open to each of the ports PLAIN and WIDE, and waiting at QUEUED."""
@@ -83,6 +91,8 @@ class Resident(Keeper):
         try:
             yield
         except OSError as error:
+            if error.errno not in ABSENT:
+                raise
             self.missing.append(f"{what}: {error.strerror or error}")
 
     # listen
@@ -95,6 +105,7 @@ class Resident(Keeper):
             (QUEUED, V4, "0.0.0.0", 0),
             (HALF_CLOSED, V6, self.here[1], 0),
             (WAITING, V4, self.here[0], 0),
+            (FALLEN, V4, self.here[0], 0),
             (MULTIPATH, V4, self.here[0], IPPROTO_MPTCP),
         ):
             with self._or_missing(f"protocol {kind}"):
@@ -276,6 +287,10 @@ class Resident(Keeper):
                 one.listen(5)
                 self._listeners[port] = one
                 self._endpoint("LISTEN", one, local_port=port)
+            one = self._everywhere(MULTIHOMED)
+            one.listen(5)
+            self._listeners[MULTIHOMED] = one
+            self._endpoint("LISTEN", one, "inet6", local_port=MULTIHOMED)
         with self._or_missing("DCCP"):
             one = self._dccp()
             one.bind((self.here[0], CONGESTED))
@@ -295,12 +310,17 @@ class Resident(Keeper):
                 one.bind((socket.TIPC_ADDR_NAMESEQ, name, 1, 1, socket.TIPC_NODE_SCOPE))
                 one.listen(5)
                 client = self.keep(socket.socket(socket.AF_TIPC, kind))
-                client.connect((socket.TIPC_ADDR_NAME, name, 1, 0))
+                client.setblocking(False)  # it is answered by accept
+                with contextlib.suppress(BlockingIOError):
+                    client.connect((socket.TIPC_ADDR_NAME, name, 1, 0))
+                accepted = self.keep(one.accept()[0])
                 self._known(netid, "LISTEN", one)
                 self._known(netid, "ESTAB", client)
-                self._known(netid, "ESTAB", self.keep(one.accept()[0]))
+                self._known(netid, "ESTAB", accepted)
             self._known("ti_rd", None, self.keep(socket.socket(socket.AF_TIPC, socket.SOCK_RDM)))
         with self._or_missing("vsock"):
+            if not Path("/sys/module/vsock_loopback").exists():
+                raise OSError(errno.ENODEV, "no loopback")
             port = 9000 + int(self.here[0].rpartition(".")[2])  # no namespace has ports of its own
             one = self.keep(socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM))
             one.bind((socket.VMADDR_CID_ANY, port))
@@ -311,9 +331,19 @@ class Resident(Keeper):
             self._known("v_str", "ESTAB", client, peer_id=port)
             self._known("v_str", "ESTAB", self.keep(one.accept()[0]), local_id=port)
 
-    def _endpoint(self, state: str, one: socket.socket, **columns: int) -> None:
+    def _endpoint(
+        self, state: str, one: socket.socket, family: str = "inet", **columns: int
+    ) -> None:
         """Note a socket of SCTP beside its association, which has no cookie of its own."""
-        self._known("sctp", state, one, family="inet", cookie=cookie_of(one), **columns)
+        self._known("sctp", state, one, family=family, cookie=cookie_of(one), **columns)
+
+    def _everywhere(self, port: int) -> socket.socket:
+        """Make a socket of SCTP that is bound to the addresses of both families."""
+        one = self.keep(socket.socket(V6, socket.SOCK_STREAM, SCTP))
+        one.bind((self.here[1], port))
+        port = one.getsockname()[1]
+        one.setsockopt(SCTP, SCTP_BINDX_ADD, _inet_address(self.here[0], port))
+        return one
 
     def _dccp(self) -> socket.socket:
         one = self.keep(socket.socket(V4, SOCK_DCCP, DCCP))
@@ -392,13 +422,24 @@ class Resident(Keeper):
             several.connect((self.there[0], MULTIPATH))
             several.sendall(b"x" * 20)
             self._multipath(several)
-
+            fallen = self.keep(socket.socket(V4, socket.SOCK_STREAM, IPPROTO_MPTCP))
+            fallen.connect((self.there[0], FALLEN))
+            self._multipath(fallen)
+            plain = self.keep(socket.socket(V4))
+            plain.connect((self.there[0], MULTIPATH))
+            self.tcp(plain, "ESTAB", recv_q=0, send_q=0)
         for port, kind in ((ONE_TO_ONE, socket.SOCK_STREAM), (ONE_TO_MANY, SEQPACKET)):
             if port in self._listeners:
                 one = self.keep(socket.socket(V4, kind, SCTP))
                 one.connect((self.there[0], port))
                 self._endpoint("ESTAB" if port == ONE_TO_ONE else "UNCONN", one)
                 self._known("sctp", "ESTAB", one, family="inet", peer_port=port)
+        if MULTIHOMED in self._listeners:
+            one = self._everywhere(0)
+            # who is asked at a global address, as IPv6 is here, is told of no private one
+            one.connect((f"::ffff:{self.there[0]}", MULTIHOMED))
+            self._endpoint("ESTAB", one, "inet6")
+            self._known("sctp", "ESTAB", one, family="inet6", peer_port=MULTIHOMED)
         if CONGESTED in self._listeners:
             one = self._dccp()
             one.connect((self.there[0], CONGESTED))
@@ -428,14 +469,21 @@ class Resident(Keeper):
         self._left = self.keep(self._listeners[WAITING].accept()[0])
         if MULTIPATH in self._listeners:
             self._multipath(self.keep(self._listeners[MULTIPATH].accept()[0]))
-        for port, netid in ((ONE_TO_ONE, "sctp"), (CONGESTED, "dccp"), (SHARED, "smc")):
+            for port in (FALLEN, MULTIPATH):
+                one = self.keep(self._listeners[port].accept()[0])
+                self.tcp(one, "ESTAB", recv_q=0, send_q=0)
+        for port, netid in (
+            *((ONE_TO_ONE, "sctp"), (MULTIHOMED, "sctp")),
+            *((CONGESTED, "dccp"), (SHARED, "smc")),
+        ):
             if port in self._listeners:
                 one = self._listeners[port]
                 descriptor = _call("accept", one)
                 end = socket.socket(one.family, one.type, one.proto, descriptor)
                 self._known(netid, "ESTAB", self.keep(end), local_port=port)
                 if netid == "sctp":
-                    self._endpoint("ESTAB", end, local_port=port)
+                    family = FAMILY_NAMES[end.family]
+                    self._endpoint("ESTAB", end, family, local_port=port)
         if ONE_TO_MANY in self._listeners:
             many = self._listeners[ONE_TO_MANY]
             self._known("sctp", "ESTAB", many, family="inet", local_port=ONE_TO_MANY)

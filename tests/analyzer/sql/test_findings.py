@@ -1344,6 +1344,27 @@ def test_drops_before_the_scope_do_not_count(tmp_path: Path) -> None:
     assert found["measured"] == 30
 
 
+@pytest.mark.parametrize("of_memory", [0, 4, 30])
+def test_datagrams_dropped_for_want_of_memory_of_the_host_are_told_as_that(
+    tmp_path: Path, of_memory: int
+) -> None:
+    memory, more_memory = grown("Udp.MemErrors", of_memory, "snmp")
+    buffer, more_buffer = grown("Udp.RcvbufErrors", 30 - of_memory, "snmp")
+    settings = [sysctl("udp_mem", "100 200 300")]
+    samples: Samples = [
+        {"sockets": [datagrams(0)], "counters": memory + buffer, "settings": settings},
+        {"sockets": [datagrams(30)], "counters": more_memory + more_buffer},
+    ]
+    (found,) = ask(play(tmp_path / "r", samples), "udp_drops")
+    assert found["measured"] == 30
+    of_the_host = (
+        "left nothing of the 1.2 MB that they may have together (udp_mem) for what came to"
+    )
+    assert (of_the_host in found["sentence"]) == (of_memory == 30)
+    assert ("does not read its UDP socket" in found["sentence"]) == (of_memory < 30)
+    assert ("of 30 dropped" in found["sentence"]) == (of_memory == 4)
+
+
 def test_several_processes_of_one_name_are_told_as_that(tmp_path: Path) -> None:
     ports = [sysctl("ip_local_port_range", "40000 40009")]
     used = [client(n, pid=70 + n % 3, comm="php-fpm") for n in range(10)]

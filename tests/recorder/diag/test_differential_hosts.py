@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import time
@@ -16,13 +17,15 @@ from typing import TypeAlias
 import pyarrow.compute as pc
 import pytest
 
+from analyzer.ss.view import group_of
 from tests.recorder.support.recorded import read, record
 from tests.recorder.support.rows import Row
-from tests.recorder.support.ss_oracle import Oracle, kernel_cookie
+from tests.recorder.support.ss_oracle import SHOWN, Oracle, kernel_cookie
 from tests.recorder.support.ss_words import SsRow, users
 from tests.workloads.hosts import Host, two_hosts
 from tests.workloads.keeper import Truth
 from tests.workloads.netns import lacking
+from tests.workloads.resident import FALLEN, MULTIHOMED
 
 pytestmark = [
     pytest.mark.live,
@@ -35,6 +38,10 @@ Key: TypeAlias = tuple[str, ...]
 
 ANSWERING: Key = ("nl", "tcpdiag", "0")
 """The kernel's end of every question for sockets."""
+
+NEW = ("-A", "dccp,sctp,vsock,tipc,xdp", "-anpeimOH", "--tipcinfo")
+SHOWN_OF_NEW = dataclasses.replace(SHOWN, processes=True, tipcinfo=True)
+"""The families that are compared by the words that our view prints of them."""
 
 NOT_OF_SS = ("ping", "udplite", "smc", "sctp", "dccp", "ti_st", "ti_sq", "ti_rd", "v_str", "xdp")
 """Kinds of socket that ss does not show or is not asked for; the workload itself knows them."""
@@ -49,6 +56,8 @@ class Seen:
     after: dict[Key, SsRow]
     rows: list[Row]
     elapsed_ms: float
+    families: tuple[dict[Key, list[str]], dict[Key, list[str]]]
+    """The words of ``NEW`` of ss before and after."""
 
     def found(self) -> dict[tuple[object, ...], list[Row]]:
         """Return the rows by what tells them from each other."""
@@ -81,14 +90,14 @@ def recorded(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         for host in hosts:
             printed(oracle, host)  # a first look gives every socket its cookie
         begun = time.monotonic()
-        before = [printed(oracle, host) for host in hosts]
+        before = [(printed(oracle, host), families(oracle, host)) for host in hosts]
         options = ("-n", "4", "-i", "300ms", "--netns", "all", "-A", "all")
         subprocess.run(record(target, *options), check=True, timeout=120)
-        after = [printed(oracle, host) for host in hosts]
+        after = [(printed(oracle, host), families(oracle, host)) for host in hosts]
         elapsed_ms = 1000 * (time.monotonic() - begun)
         left, right = (
-            Seen(host, one, other, of_host(target, host), elapsed_ms)
-            for host, one, other in zip(hosts, before, after, strict=True)
+            Seen(host, one, other, of_host(target, host), elapsed_ms, (first, last))
+            for host, (one, first), (other, last) in zip(hosts, before, after, strict=True)
         )
         # yielded from within, because the processes are asked about while they live
         yield Recorded((left, right), target)
@@ -114,14 +123,39 @@ def printed(oracle: Oracle, host: Host) -> dict[Key, SsRow]:
     """
     inside = ("-N", host.name)
     internet = oracle.run(*inside, "-A", "tcp,udp,mptcp,unix", "-anpeoim")
-    # listed by diag, they are given the name of their protocol
-    raw = [row | {"netid": "raw"} for row in oracle.run(*inside, "-A", "raw", "-anpeoim")]
     others = oracle.run(*inside, "-A", "packet,netlink", "-apem")
-    rows = internet + raw + others
-    counts = Counter(map(key_of_ss, rows))
+    keyed = [(key_of_ss(row), row) for row in internet + others]
+    # listed by diag, raw sockets are printed by their protocol, if ss is asked for more than these
+    raw = oracle.run(*inside, "-A", "raw,packet", "-anpeoim")
+    raw = [row for row in raw if row["family"] != "packet"]
+    keyed += [(key_of_ss(row | {"netid": "raw"}), row) for row in raw]
+    counts = Counter(key for key, _ in keyed)
     # the kernel gives netlink sockets with groups twice
     assert {key: count for key, count in counts.items() if count > 1 and key[0] != "nl"} == {}
-    return {key_of_ss(row): row for row in rows if not of_a_watcher(key_of_ss(row))}
+    return {key: row for key, row in keyed if not of_a_watcher(key)}
+
+
+def families(oracle: Oracle, host: Host) -> dict[Key, list[str]]:
+    """Return what ss prints of the families of ``NEW`` inside a host."""
+    return lines_of_ss(oracle.text("-N", host.name, *NEW))
+
+
+def lines_of_ss(text: str) -> dict[Key, list[str]]:
+    """Return the words of each line but its kind, by what tells it from the others.
+
+    An association hangs below its endpoint, whose kind it has; it has its inode and cookie too.
+    """
+    found: dict[Key, list[str]] = {}
+    netid = ""
+    for line in text.splitlines():
+        words = line.split()
+        kind = words.pop(0)
+        netid = netid if kind == "`-" else kind
+        about = [word for word in words if word.startswith(("ino:", "sk:", "peers:"))]
+        key = (netid, *(about or words[3:5]))
+        assert key not in found, line
+        found[key] = words
+    return found
 
 
 def of_a_watcher(key: Key) -> bool:
@@ -200,10 +234,11 @@ def absent(host: Host) -> set[str]:
     return EVERY_NETID - made
 
 
-def counted(against: str, rows: Counter[str], fields: Counter[str]) -> str:
+def counted(against: str, rows: Counter[str], fields: Counter[str], wrong: int) -> str:
     """Say how much was compared, for the summary of a run."""
     each = ", ".join(f"{netid} {rows[netid]} rows {fields[netid]} fields" for netid in sorted(rows))
-    return f"{rows.total()} rows and {fields.total()} fields compared with {against} ({each})"
+    compared = f"{rows.total()} rows and {fields.total()} fields compared with {against}"
+    return f"{compared}, wrong {wrong} ({each})"
 
 
 def test_every_field_that_ss_prints_of_each_host_agrees(
@@ -229,10 +264,52 @@ def test_every_field_that_ss_prints_of_each_host_agrees(
             wrong += [f"{sentence}, of {before}" for sentence in sentences]
             compared[str(row["netid"])] += 1
             fields[str(row["netid"])] += len(before.keys() | after.keys())
-    record_testsuite_property("ss", counted("ss", compared, fields))
+    record_testsuite_property("ss", counted("ss", compared, fields, len(wrong)))
     assert wrong == []
     assert compared["tcp"] > 80
     assert compared["nl"] > 20
+
+
+def test_every_line_that_ss_prints_of_newer_families_agrees(
+    recorded: Recorded, oracle: Oracle, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    wrong = []
+    compared: Counter[str] = Counter()
+    fields: Counter[str] = Counter()
+    for seen in recorded.seen:
+        before, after = seen.families
+        rows = [
+            row
+            for row in seen.rows
+            if group_of(str(row["netid"])) in NEW[1].split(",") and row["state"] != "PARTOPEN"
+        ]  # for that state ss does not ask
+        ours = lines_of_ss("\n".join(oracle.line(row, SHOWN_OF_NEW) for row in rows))
+        assert ours.keys() == before.keys() == after.keys()
+        for key, words in ours.items():
+            if words not in (before[key], after[key]):
+                wrong.append(f"recorded {words}, ss printed {before[key]}, then {after[key]}")
+            compared[key[0]] += 1
+            fields[key[0]] += len(words)
+    record_testsuite_property("newer", counted("ss by the view", compared, fields, len(wrong)))
+    assert wrong == []
+
+
+def test_an_association_of_several_addresses_has_them_all(recorded: Recorded) -> None:
+    for seen, peer in (recorded.seen, recorded.seen[::-1]):
+        rows = [row for row in seen.rows if MULTIHOMED in (row["local_port"], row["peer_port"])]
+        associations = [json.loads(str(row["details"])) for row in rows if row["state"] == "ESTAB"]
+        several = [one for one in associations if "peers" in one]
+        assert len(several) == 2 * (("sctp", "LISTEN") in {(r["netid"], r["state"]) for r in rows})
+        for one in several:
+            assert set(one["locals"]) >= set(seen.host.addresses)
+            assert set(one["peers"]) >= set(peer.host.addresses)
+
+
+def test_what_fell_back_from_mptcp_says_so(recorded: Recorded) -> None:
+    for seen in recorded.seen:
+        rows = [row for row in seen.rows if row["netid"] == "mptcp" and row["state"] == "ESTAB"]
+        fallen = [row for row in rows if json.loads(str(row["details"]))["flags"] & 1]
+        assert [row["peer_port"] for row in fallen] == [FALLEN] * (rows != [])
 
 
 def test_every_socket_of_the_residents_is_recorded_once_and_as_it_is(
@@ -255,7 +332,7 @@ def test_every_socket_of_the_residents_is_recorded_once_and_as_it_is(
             ]
             compared[str(truth["netid"])] += 1
             fields[str(truth["netid"])] += len(truth)
-    record_testsuite_property("truth", counted("the truth", compared, fields))
+    record_testsuite_property("truth", counted("the truth", compared, fields, len(wrong)))
     assert wrong == []
 
 

@@ -122,12 +122,7 @@ class Oracle:
 
     def prints(self, row: Recorded) -> SsRow:
         """Return what ss prints for a recorded row, ``users`` left out: what our view prints."""
-        known = dict(row)
-        if row.get("cgroup_id"):
-            known["cgroup"] = self.cgroups.get(_whole(row, "cgroup_id"))
-        if row.get("interface") is not None:
-            known["dev"] = _interface(row)
-        line = _line(known)
+        line = self.line(row)
         try:
             (printed,) = parse(line)
         except OracleError:
@@ -138,6 +133,15 @@ class Oracle:
         if row.get("md5_keys"):
             printed["md5_keys"] = str(row["md5_keys"])
         return printed | self._since(row, printed)
+
+    def line(self, row: Recorded, options: Options = SHOWN) -> str:
+        """Return the line of our view, without its layout."""
+        known = dict(row)
+        if row.get("cgroup_id"):
+            known["cgroup"] = self.cgroups.get(_whole(row, "cgroup_id"))
+        if row.get("interface") is not None:
+            known["dev"] = _interface(row)
+        return _line(known, options)
 
     def _since(self, row: Recorded, printed: SsRow) -> SsRow:
         """Return what a later ss prints otherwise than 6.1, which our view imitates."""
@@ -257,14 +261,13 @@ class Oracle:
         return problems
 
 
-def _line(row: Recorded) -> str:
-    """Return the line of our view, without its layout."""
-    names = Names(SHOWN)
+def _line(row: Recorded, options: Options) -> str:
+    names = Names(options)
     group = group_of(str(row["netid"]))
     if group in OTHERS:
         ends_of, words_of = OTHERS[group]
         local, local_port, peer, peer_port = ends_of(row, names)
-        netid, words = str(row["netid"]), words_of(row, SHOWN)
+        netid, words = str(row["netid"]), words_of(row, options)
     else:
         texts = [None if row.get(name) is None else str(row[name]) for name in _ADDRESSES]
         v6only = bool(row.get("v6only"))
@@ -273,7 +276,7 @@ def _line(row: Recorded) -> str:
             local = f"{local[:-1]}%{row['dev']}:"
         numbers = [_whole(row, name) for name in ("local_port", "peer_port")]
         local_port, peer_port = ports(numbers, [0, 0], names)
-        netid, words = inet.netid(row), inet.words(row, SHOWN)
+        netid, words = inet.netid(row), inet.words(row, options)
     queues = " ".join(str(signed(_whole(row, name))) for name in ("recv_q", "send_q"))
     return f"{netid} {row['state']} {queues} {local}{local_port} {peer}{peer_port}{words}"
 
