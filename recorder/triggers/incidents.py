@@ -140,7 +140,8 @@ class Incidents:
             for path in sorted(self._keeping.directory.iterdir())
             if _NAMED.fullmatch(path.name)
         }
-        for name in sorted(sizes, key=lambda name: (name == newest, name)):
+        alone = sizes.get(newest, 0) > self._keeping.bytes  # then no other has to go for it
+        for name in [newest] if alone else sorted(sizes, key=lambda name: (name == newest, name)):
             if sum(sizes.values()) <= self._keeping.bytes:
                 break
             what = "is more than --incidents-size" if name == newest else "is the oldest"
