@@ -31,7 +31,7 @@ class Took:
     """How a command ended, what it said, and the memory that it took at most."""
 
     def __init__(self, *words: str | Path) -> None:
-        limits = ["--memory", str(MEMORY // 1000) + "KB", "--threads", "2", "--timeout", "60"]
+        limits = ["--memory", str(MEMORY // 1000) + "KB", "--threads", "2", "--timeout", "110"]
         limits = limits if words[0] != "info" else []
         done = subprocess.run(
             [sys.executable, "-c", MEASURED, *map(str, words), *limits],
