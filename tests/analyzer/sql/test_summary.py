@@ -253,6 +253,8 @@ def test_a_file_of_sockets_alone_is_checked_for_what_it_can_tell(tmp_path: Path)
         "coverage",
         "descriptor_leak",
         "failed_attempts",
+        "interface_faults",
+        "next_hop",
         "orphans",
         "port_exhaustion",
         "resets",
