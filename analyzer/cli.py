@@ -66,7 +66,7 @@ class Told(StrEnum):
     json = "json"
 
 
-def _duration(text: str) -> float:
+def duration(text: str) -> float:
     """Return the seconds of 30, 0.5, 500ms, 30s, 5m or 1h."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text, re.ASCII)
     if not match or not 0 < (seconds := float(match[1]) * _UNITS[match[2]]) < 1e9:
@@ -218,12 +218,12 @@ Memory = Annotated[
 Timeout = Annotated[
     float | None,
     typer.Option(
-        metavar="DURATION", parser=_duration, help="Give up a query after: 30, 500ms or 5m."
+        metavar="DURATION", parser=duration, help="Give up a query after: 30, 500ms or 5m."
     ),
 ]
 
 
-def _request(
+def request_of(
     recordings: Sequence[Path],
     start: str | None,
     end: str | None,
@@ -238,7 +238,6 @@ def _request(
 ) -> Request:
     """Return what is asked for, or end a wrong use."""
     from analyzer.request import Request
-    from analyzer.screen.zones import ZoneError, find_zone
 
     if form is None:
         ending = output.suffix.lower() if output else ""
@@ -252,12 +251,9 @@ def _request(
     if form in BINARY and output is None and sys.stdout.isatty():
         typer.echo(f"sockrec: {form} is not for a terminal: redirect it, or say -o FILE", err=True)
         raise typer.Exit(2)
-    try:
-        zone = find_zone(zone)
-    except ZoneError as error:
-        raise typer.BadParameter(printable(str(error)), param_hint="--tz") from error
+    zone = zone_of(zone)
     if filter is not None:
-        check_filter(filter)
+        _check_filter(filter)
     return Request(
         recordings=recordings,
         start=start,
@@ -273,24 +269,17 @@ def _request(
     )
 
 
-def asked_of(
-    recordings: Sequence[Path],
-    where: str | None,
-    filter: str | None,
-    zone: str,
-    form: Format | None,
-    output: Path | None,
-    threads: int | None,
-    memory: str | None,
-    timeout: float | None,
-) -> Request:
-    """Return what is asked of the whole time of recordings, or end a wrong use."""
-    return _request(
-        recordings, None, None, where, filter, zone, form, output, threads, memory, timeout
-    )
+def zone_of(text: str) -> str:
+    """Return the IANA name of a time zone that was given, or end a wrong use."""
+    from analyzer.screen.zones import ZoneError, find_zone
+
+    try:
+        return find_zone(text)
+    except ZoneError as error:
+        raise typer.BadParameter(printable(str(error)), param_hint="--tz") from error
 
 
-def check_filter(text: str) -> None:
+def _check_filter(text: str) -> None:
     """End a wrong use if it is no filter, and tell what about it may surprise."""
     from recorder.ssfilter import FilterError, parse
 
@@ -458,7 +447,7 @@ def summary(
     3 if something that bad was found, and 4 if nothing was found because nothing could be checked.
     """
     recordings = _named(recording)
-    request = _request(
+    request = request_of(
         recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
     )
     with wrong_options(), request.opened() as opened:
@@ -589,7 +578,7 @@ def report(
     found = _report(name)
     given = _given(found, param or [], top)
     recordings = _named(recording)
-    request = _request(
+    request = request_of(
         recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
     )
     with wrong_options(), request.opened() as opened:
@@ -635,7 +624,7 @@ def sql(
     time of each socket in sockets. .tables and .schema of the prompt describe them all.
     """
     recordings, query = _split(words)
-    request = _request(
+    request = request_of(
         recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
     )
     if query is None and sys.stdin.isatty():

@@ -20,7 +20,7 @@ from analyzer.cli import (
     Top,
     Where,
     Zone,
-    asked_of,
+    request_of,
     wrong_options,
 )
 
@@ -87,7 +87,9 @@ def diff(
         raise typer.BadParameter(
             "two recordings are compared whole: cut them first", param_hint="--from, --to"
         )
-    request = asked_of(recording, where, filter, zone, form, output, threads, memory, timeout)
+    request = request_of(
+        recording, None, None, where, filter, zone, form, output, threads, memory, timeout
+    )
     with wrong_options(), request.opened() as opened:
         parts = _parts(recording, opened)
         scope = request.scope(opened)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -21,10 +19,11 @@ from analyzer.cli import (
     To,
     Where,
     Zone,
-    check_filter,
+    request_of,
     wrong_options,
 )
 from analyzer.screen.cells import printable
+from analyzer.screen.render import Format
 from analyzer.sharing.words import Form, Level
 
 if TYPE_CHECKING:
@@ -41,17 +40,17 @@ app = typer.Typer(
 READING = frozenset({"bundle", "compact", "cut", "export", "merge"})
 """The commands that open a recording, which may be a stranger's."""
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20}
-_UNITS |= {"GIB": 2**30}
 _MAP_ENDING = ".map.json"
 
 
 def _size(text: str) -> int:
     """Return the bytes of 25MB or 8MiB."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([KMG]?i?B|)", text, re.ASCII | re.IGNORECASE)
-    if not match or match[2].upper() not in _UNITS:
-        raise typer.BadParameter(f"{text!r} is not a size; write 25MB or 8MiB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    from analyzer.sql.memory import SizeError, parse_size
+
+    try:
+        return parse_size(text)
+    except SizeError:
+        raise typer.BadParameter(f"{text!r} is not a size; write 25MB or 8MiB") from None
 
 
 Recording = Annotated[
@@ -376,20 +375,11 @@ def _opened(
     memory: str | None,
 ) -> Iterator[tuple[Analysis, Scope]]:
     """Give a recording and what of it is asked for, or end a wrong use."""
-    from analyzer.request import opened
-    from analyzer.screen.zones import ZoneError, find_zone
-
-    if filter is not None:
-        check_filter(filter)
-    try:
-        named = find_zone(zone)
-    except ZoneError as error:
-        raise typer.BadParameter(printable(str(error)), param_hint="--tz") from error
-    with (
-        wrong_options(),
-        opened(recordings, threads=threads, memory_limit=memory) as analysis,
-    ):
-        yield analysis, analysis.scope(start, end, where, ZoneInfo(named), filter)
+    request = request_of(
+        recordings, start, end, where, filter, zone, Format.table, None, threads, memory, None
+    )
+    with wrong_options(), request.opened() as analysis:
+        yield analysis, request.scope(analysis)
 
 
 @contextmanager

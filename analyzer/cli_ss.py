@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analyzer.cli import From, Timeout, To, Zone, _duration
+from analyzer.cli import From, Timeout, To, Zone, duration, zone_of
 from analyzer.screen.cells import printable
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def ss(
         float | None,
         typer.Option(
             metavar="DURATION",
-            parser=_duration,
+            parser=duration,
             help="Many moments, at that distance, from --from to --to.",
             show_default=False,
         ),
@@ -229,15 +229,10 @@ def read_options(ctx: Any, words: Sequence[str]) -> Asked:
     """
     from zoneinfo import ZoneInfo
 
-    from analyzer.screen.zones import ZoneError, find_zone
     from analyzer.ss.show import Asked
     from analyzer.ss.words import Options
 
     given = ctx.params
-    try:
-        zone = ZoneInfo(find_zone(given["zone"]))
-    except ZoneError as error:
-        raise typer.BadParameter(printable(str(error)), param_hint="--tz") from error
     names = (
         *("numeric", "resolve", "timers", "extended", "memory", "info", "tos", "cgroup", "sockopt"),
         *("tipcinfo", "bpf", "oneline"),
@@ -253,7 +248,7 @@ def read_options(ctx: Any, words: Sequence[str]) -> Asked:
         every=given["every"],
         start=given["start"],
         end=given["end"],
-        zone=zone,
+        zone=ZoneInfo(zone_of(given["zone"])),
         netns=given["net"],
         header=not given["no_header"],
         queues=not given["no_queues"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recorder.format.checksums import MAX_FOOTER, Checksums, read_footer
+from recorder.format.checksums import Checksums, read_footer
 from recorder.format.facts import check_version
 from recorder.format.files import FileError, number_of, open_regular
 from recorder.schema import (
@@ -126,7 +125,6 @@ def _read(path: Path, *, follow: bool) -> Segment:
     file = open_regular(path, follow=follow)
     try:
         status = os.fstat(file)
-        _check_footer(path, file, status.st_size)
         metadata, checksums = read_footer(path, file)
         try:
             table, facts = _identity(path, metadata.metadata or {})
@@ -168,16 +166,6 @@ def _samples(metadata: pq.FileMetaData) -> tuple[int, int] | None:
 
 def identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _check_footer(path: Path, file: int, size: int) -> None:
-    if size < 12 or os.pread(file, 4, 0) != b"PAR1":
-        raise SegmentError(f"{path}: not a Parquet file")
-    length, magic = struct.unpack("<I4s", os.pread(file, 8, size - 8))
-    if magic != b"PAR1":
-        raise SegmentError(f"{path}: the Parquet file is cut short or encrypted")
-    if length > min(MAX_FOOTER, size - 12):
-        raise SegmentError(f"{path}: its Parquet footer claims {length:,} bytes")
 
 
 def _identity(path: Path, metadata: dict[bytes, bytes]) -> tuple[Table, str]:

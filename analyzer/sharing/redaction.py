@@ -47,7 +47,7 @@ _SHIFT_DAYS = 7300
 
 # How recording.json is shared; what is not named here is left out.
 _FACTS_KEPT = frozenset(
-    "version sockrec interval_us tables owners skipped machine kernel uid netns sysctl "
+    "version sockrec interval_us tables owners network skipped machine kernel uid netns sysctl "
     "missing_sysctls unknown_attributes samples socket_rows".split()
 )
 _EXITS = frozenset({"duration", "samples", "signal", "command", "save", "imported"})

@@ -33,6 +33,10 @@ _LEAST_WORD = 4
 _PIECE_BYTES, _LONGEST = 16 << 20, 8 << 10
 """What is read at once, and how much of it again with the next piece."""
 
+_CHOSEN = frozenset({"mark", "class_id"})
+"""Numbers that programs choose, and may make of an address. All others are the kernel's: of
+millions of counts some are the number of an address by chance."""
+
 _LEAST_RAW = 8
 """Bytes of a value that compressed data do not show by chance."""
 
@@ -156,8 +160,8 @@ def search(bundle: Path, wanted: Wanted, name: str) -> None:
     """Look for what must not be there in every part of a zip.
 
     Names and comments, texts, and of Parquet the raw bytes, footers with metadata and statistics,
-    dictionaries whole, and the values in all pages of texts. ``name`` is what messages call the
-    file. Raises LeakError.
+    dictionaries whole, the values in all pages of texts, and the numbers that programs choose.
+    ``name`` is what messages call the file. Raises LeakError.
     """
     with zipfile.ZipFile(bundle) as archive:
         told = [archive.comment.decode(errors="replace")]
@@ -205,6 +209,11 @@ def _search_segment(data: bytes, wanted: Wanted, name: str, place: str) -> None:
             for column in map(file.schema.column, range(len(file.schema)))
             if column.physical_type == "BYTE_ARRAY"
         ]
+        numbers = [column for column in file.schema.names if column in _CHOSEN]
+        for column in numbers if wanted.packed else ():
+            found = file.read([column]).column(0).unique().drop_null().to_pylist()
+            if any((n % (1 << 32)).to_bytes(4, "big") in wanted.packed for n in found):
+                raise _leak(name, f"{place}, column {column}")
     seen: set[str] = set()
     with pq.ParquetFile(BytesIO(data), read_dictionary=texts) as file:
         for group in range(file.num_row_groups):

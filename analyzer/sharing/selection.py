@@ -26,7 +26,9 @@ from recorder.format.writing import order_of
 from recorder.schema import (
     CLOSES,
     COUNTERS,
+    INTERFACES,
     PROCESSES,
+    QDISCS,
     SAMPLES,
     SOCKETS,
     TABLES,
@@ -303,7 +305,7 @@ def _context(
 def _others(rows: TableRows, order: Places, scope: Scope, keys: _Keys) -> Places:
     """Return the rows of a table that is not sockets."""
     table = rows.table
-    if table == SAMPLES or table.name in LASTING:
+    if table in (SAMPLES, INTERFACES, QDISCS) or table.name in LASTING:
         return order  # what was done and what held: reports ask of the whole recording
     (times,) = _numbers(rows, time_column(table))
     inside = _within(times, scope)

@@ -388,7 +388,7 @@ class Engine:
         parts = [one.part or 0 for one in scopes]
         trees = [self._checked(query), *self._checked_scope(scopes[0])]
         columns = dict(named_columns(trees, pieces(), self._view_tree))
-        for name, more in describing(scopes[0].where or "").items():
+        for name, more in describing(scopes[0].condition() or "").items():
             if name in columns or name not in ("sockets", "closes"):
                 columns[name] = columns.get(name, frozenset()) | more
         self._leave_out_damaged(columns, parts, scopes[0].sample)

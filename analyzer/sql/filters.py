@@ -201,18 +201,21 @@ class _Writer:
                 return f"comm = {value}"
             case "pid":
                 return f"pid = {owner.value}"
+            # What describes the process, the cgroup and the namespace: see DESCRIBED of views.
             case "netns":
-                named = f"list_contains(string_split(name, ','), {value})"
-                number = f"netns = {owner.value} OR " if owner.value.isdecimal() else ""
-                known = f"SELECT host, netns FROM raw.namespaces WHERE {named}"
-                return f"{number}(host, netns) IN ({known})"
-        like = f"unit = {value}" if owner.what == "unit" else f"starts_with(container, {value})"
-        known = f"SELECT host, pid, start_us FROM raw.owners WHERE {like}"
-        found = f"(host, pid, start_us) IN ({known})"
-        if "cgroup_id" in self._columns:
-            made = f"SELECT host, cgroup_id FROM raw.cgroups WHERE {like}"
-            found += f" OR (host, cgroup_id) IN ({made})"
-        return found
+                named = f"list_contains(string_split(netns_name, ','), {value})"
+                return f"netns = {owner.value} OR {named}" if owner.value.isdecimal() else named
+            case "unit":
+                return f"unit = {value}"
+        return f"starts_with(container, {value})"
+
+
+def is_described(found: Filter) -> bool:
+    """Tell whether a filter is about what describes a row, which only a scope knows."""
+    return any(
+        isinstance(leaf, Owner) and leaf.what in ("unit", "container", "netns")
+        for leaf in leaves(found.tree)
+    )
 
 
 def _in_network(column: str, network: Network) -> str:

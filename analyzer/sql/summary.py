@@ -344,7 +344,9 @@ def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:
 def _shown(engine: Engine, scope: Scope) -> frozenset[str]:
     """Return which of what only some ways tell of sockets is there, or of no socket to be told."""
     asked = "SELECT count(*) FILTER (WHERE source IN ('log', 'proc')) AS others, count(*) AS n"
-    (read,) = engine.table(f"{asked} FROM raw.samples", Scope(part=scope.part)).to_pylist()
+    steps = "step IN ('tcp', 'udp', 'udp6', 'udplite', 'udplite6')"
+    query = f"{asked} FROM raw.samples WHERE {steps}"
+    (read,) = engine.table(query, Scope(part=scope.part)).to_pylist()
     if read["n"] and not read["others"]:  # the kernel told all of it
         return frozenset(_SHOWN)
     exists = "EXISTS (SELECT 1 FROM raw.sockets WHERE {})"

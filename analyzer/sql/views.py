@@ -45,9 +45,9 @@ _DESCRIBED = {
 """What ``--where`` may name beside the columns of sockets: of the process, by its cgroup, of ns."""
 
 
-def describing(where: str) -> dict[str, frozenset[str]]:
+def describing(condition: str) -> dict[str, frozenset[str]]:
     """Return what is read for what a condition names beside the columns of sockets, by table."""
-    named = set(re.findall(r"\w+", where.lower()))
+    named = set(re.findall(r"\w+", condition.lower()))
     # user: sockets have it, closes only by their process
     return {} if named.isdisjoint({*_DESCRIBED, "user"}) else _DESCRIBE
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from analyzer.screen.cells import printable
 from analyzer.sql.engine import Engine
-from analyzer.sql.filters import tree_condition
-from analyzer.sql.views import WHOLE, Scope
+from analyzer.sql.filters import is_described, tree_condition
+from analyzer.sql.views import WHOLE, Filtered, Scope
 from analyzer.ss.layout import NETID_FIELD, STATE_FIELD, Layout
 from analyzer.ss.moments import Moment, Moments, clock, told
 from analyzer.ss.selection import NETIDS, Selection, SelectionError
@@ -193,12 +193,31 @@ class Show:
         return self._engine.table(
             f"SELECT {', '.join(wanted)} FROM sockets WHERE {self._where(moment)} "
             f"ORDER BY {_ORDER}",
-            replace(self._recorded.scope, sample=moment.sample),
+            self._scope(moment),
         )
 
     def _where(self, moment: Moment) -> str:
-        condition = self._asked.selection.condition(self._filter, self._ranges)
+        found = replace(self._filter, tree=None) if self._by_scope else self._filter
+        condition = self._asked.selection.condition(found, self._ranges)
         return f"sample = {moment.sample} AND {self._of_chosen()} AND {condition}"
+
+    @cached_property
+    def _by_scope(self) -> Filtered | None:
+        """The filter as what a scope is narrowed by, if rows alone do not tell what it asks for."""
+        found = self._filter
+        if found.tree is None or not is_described(found):
+            return None
+        tree, ranges = found.tree, self._ranges
+        conditions = (tree_condition(tree, table, ranges) for table in (SOCKETS, CLOSES))
+        return Filtered(found.text, *conditions)
+
+    def _scope(self, moment: Moment) -> Scope:
+        """Return the scope of a question about one moment."""
+        if self._by_scope is None:
+            return replace(self._recorded.scope, sample=moment.sample)
+        return replace(
+            self._recorded.scope, start=moment.us, end=moment.us + 1, filter=self._by_scope
+        )
 
     def _of_chosen(self) -> str:
         return "true" if self._chosen is None else f"netns = {self._chosen}"
@@ -232,7 +251,7 @@ class Show:
             for family in sorted(families)
         )
         condition = f"({kinds})"
-        if self._filter.tree is not None:
+        if self._filter.tree is not None and self._by_scope is None:
             condition += f" AND {tree_condition(self._filter.tree, CLOSES, self._ranges)}"
         known = [name for name in SOCKETS.names if name in CLOSES.names]
         table = self._engine.table(
@@ -240,7 +259,7 @@ class Show:
             "CAST(0 AS BIGINT) AS inode, CAST(NULL AS SMALLINT) AS protocol "
             f"FROM closes AS sockets WHERE {' AND '.join(bounds)} AND {self._of_chosen()} "
             f"AND {condition} ORDER BY time, cookie",
-            self._recorded.scope,
+            replace(self._recorded.scope, filter=self._by_scope),
         )
         names = Names(asked.options, self._ranges)
         layout = self._layout()

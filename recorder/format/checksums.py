@@ -30,6 +30,7 @@ _FORM = "crc32:"
 _DIGITS = 8
 _MOST_VALUES = 64
 _VALUE = re.compile(rb"crc32:(?:[0-9a-f]{8})+")
+_MAGIC = b"PAR1"
 _TAIL = struct.Struct("<I4s")
 _PIECE = 1 << 22
 
@@ -159,11 +160,15 @@ def _parsed(path: Path, file: int) -> pq.FileMetaData:
 def _footer(path: Path, file: int) -> tuple[bytes, int]:
     """Return the footer of a Parquet file, and where it begins."""
     size = os.fstat(file).st_size
-    tail = read_range(file, max(0, size - _TAIL.size), _TAIL.size, path)
+    if size < len(_MAGIC) + _TAIL.size or read_range(file, 0, len(_MAGIC), path) != _MAGIC:
+        raise ChecksumError(f"{path}: not a Parquet file")
+    tail = read_range(file, size - _TAIL.size, _TAIL.size, path)
     length, magic = _TAIL.unpack(tail) if len(tail) == _TAIL.size else (0, b"")
+    if magic != _MAGIC:
+        raise ChecksumError(f"{path}: the Parquet file is cut short or encrypted")
     start = size - _TAIL.size - length
-    if magic != b"PAR1" or start < 4 or length > MAX_FOOTER:
-        raise ChecksumError(f"{path}: is cut short, or no Parquet file")
+    if length > MAX_FOOTER or start < len(_MAGIC):
+        raise ChecksumError(f"{path}: its Parquet footer claims {length:,} bytes")
     return read_range(file, start, length, path), start
 
 

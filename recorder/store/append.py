@@ -52,8 +52,11 @@ def lock_list(directory: Directory) -> int:
             time.sleep(0.1)
 
 
-def read_earlier(directory: Directory) -> dict[str, Any]:
-    """Return what recording.json says. Raises AppendError, FileError or OSError."""
+def read_earlier(directory: Directory, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what recording.json says; ``now`` are the facts of what is to go on in it.
+
+    Raises AppendError, FileError or OSError.
+    """
     place = recording_file(directory.path)
     facts = dict(parse_facts(place, read_facts(place, directory=directory.descriptor)))
     if facts["version"] != VERSION:
@@ -64,6 +67,11 @@ def read_earlier(directory: Directory) -> dict[str, Any]:
     if facts.get("cut") or facts.get("exit") == "save":
         raise AppendError(
             f"{directory.path}: is a part of a recording: record to another directory"
+        )
+    if facts.get("filter") != now.get("filter"):
+        by = f"by the filter {facts['filter']!r}" if facts.get("filter") else "without a filter"
+        raise AppendError(
+            f"{directory.path}: was recorded {by}: record the same, or to another directory"
         )
     for name in ("trouble", "unseen"):
         if not isinstance(facts.get(name), list):

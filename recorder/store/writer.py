@@ -68,7 +68,7 @@ class Writer:
         self.counted: dict[str, int | None] = dict.fromkeys(COUNTS, 0)
         try:
             self._listing = lock_list(self._directory) if before else open_list(self._directory)
-            earlier = read_earlier(self._directory) if before else None
+            earlier = read_earlier(self._directory, facts) if before else None
             self.manifest = Manifest(self._directory, earlier or facts)
             if earlier is not None:
                 self._sealer = Sealer(self._directory, self._listing)

@@ -22,6 +22,7 @@ COMMANDS = {
     "cut": ("cut", "{}", "-o", "made"),
     "export": ("export", "{}", "--format", "csv", "-o", "made.csv"),
     "ss": ("ss", "{}", "-tan"),
+    "diff": ("diff", "{}"),
     "recover": ("recover", "{}"),
     "record": ("record", "-n", "1", "-o", "{}"),
 }

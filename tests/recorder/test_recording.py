@@ -267,7 +267,7 @@ def test_no_owners_and_chosen_tables_are_told_as_unseen(tmp_path: Path) -> None:
     target = tmp_path / "r"
     some = ["-A", "udp,tcp", "--no-owners", "--no-closes", "--netns", "current"]
     sockrec("record", "-q", "-n", 1, *some, "-o", target)
-    others = {"namespaces", "counters", "counters_after"}
+    others = {"namespaces", "counters", "counters_after", "network"}
     steps = {row["step"] for row in samples_of(target)} - others
     assert steps == {"tcp", "udp", "udp6"}
     unseen = {item["what"] for item in facts(target)["unseen"]}

@@ -400,6 +400,22 @@ def test_the_last_look_knows_addresses_as_numbers(form: str) -> None:
     assert not wanted.in_text('{"addr":"12345678"}')
 
 
+@pytest.mark.parametrize(("number", "leaks"), [(0xCB007109, True), (0x097100CB, True), (7, False)])
+def test_an_address_in_a_number_that_a_program_chose_is_found(
+    number: int, leaks: bool, tmp_path: Path
+) -> None:
+    table = pa.table({"mark": pa.array([None, number], pa.int64()), "bytes_sent": [0xCB007109, 1]})
+    pq.write_table(table, tmp_path / "s.parquet")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.write(tmp_path / "s.parquet", "b/sockets/000001.parquet")
+    wanted = Wanted({"203.0.113.9"}, set())
+    if not leaks:
+        search(tmp_path / "b.zip", wanted, "b.zip")
+        return
+    with pytest.raises(LeakError, match="column mark"):
+        search(tmp_path / "b.zip", wanted, "b.zip")
+
+
 def test_words_of_command_lines_are_looked_for_and_our_own_are_not() -> None:
     wanted = Wanted(set(), {"--password=hunter2secret", "hunter2secret", "sockets", "80", "the"})
     assert wanted.in_text("it said hunter2secret.") == "hunter2secret"

@@ -16,7 +16,15 @@ import analyzer
 import sockrec
 from analyzer.sql.verify import verify
 from recorder.schema import TABLES
-from tests.analyzer.support.recordings import FACTS, Writer, every_table, tcp, unix
+from tests.analyzer.support.recordings import (
+    FACTS,
+    Writer,
+    every_table,
+    step,
+    tcp,
+    time_of,
+    unix,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = ROOT / "samples/accept_overflow/recording"
@@ -47,7 +55,7 @@ def answers(recording: Path, scope: dict[str, Any]) -> Iterator[tuple[str, str]]
 
 BEYOND = set(
     "connections counter_values counters coverage counter_steps left_out newborn doors full_doors "
-    "netns_names process_looks".split()
+    "netns_names process_looks interface_steps qdisc_steps ways".split()
 )
 """What looks at more than its scope: a cut keeps the rows that it looks at, and no others."""
 
@@ -80,6 +88,27 @@ def test_reports_say_of_a_cut_what_they_say_of_the_whole(
             assert (told.found, told.unchecked) == (wanted.found, wanted.unchecked)
         assert verify(opened.engine).whole
         assert not opened.missing
+
+
+def test_what_interfaces_did_before_a_cut_is_known_to_it(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    for number in range(5):
+        moment = time_of(number)
+        eth: dict[str, Any] = {"ifindex": 2, "dev": "eth0", "since": moment}
+        counted = dict.fromkeys(("rx_bytes", "rx_packets", "tx_bytes"), 1000 * number)
+        writer.sample(
+            [tcp(1)],
+            steps=[step("tcp"), step("network")],
+            interfaces=[eth | counted | {"kind": "ether", "state": "up"}],
+            qdiscs=[eth | {"handle": "1:", "kind": "fq", "drops": number, "backlog": 0}],
+        )
+    done = run("cut", tmp_path / "r", "-o", tmp_path / "cut", "--from", "+2s", "--to", "+4s")
+    assert done.exit_code == 0, done.output
+    with analyzer.open(tmp_path / "r") as whole, analyzer.open(tmp_path / "cut") as opened:
+        told = opened.report("interfaces").table().to_pylist()
+        assert told == whole.report("interfaces", start="+2s", end="+4s").table().to_pylist()
+        assert [row["rx_packets"] for row in told] == [2000]
+        assert verify(opened.engine).whole
 
 
 def test_a_cut_of_a_cut_and_a_scope_on_a_cut_are_one_cut(tmp_path: Path) -> None:

@@ -223,6 +223,20 @@ def test_a_table_that_was_always_another_s_turn_was_not_seen(tmp_path: Path) -> 
         assert lacking(opened.engine)["tcp"].startswith("TCP sockets were not recorded: rotated")
 
 
+@pytest.mark.parametrize(
+    ("source", "lacks"), [("diag", set()), ("proc", {"tcp_info", "timers", "skmem"})]
+)
+def test_what_proc_does_not_tell_of_sockets_is_lacking(
+    source: str, lacks: set[str], tmp_path: Path
+) -> None:
+    """Counters are always read from /proc: they say nothing of how sockets were."""
+    writer = Writer(tmp_path / "r")
+    writer.sample([tcp(1)], steps=[step("tcp", source=source), step("counters", source="proc")])
+    with analyzer.open(tmp_path / "r") as opened:
+        found = lacking(opened.engine).keys()
+    assert found & {"tcp_info", "timers", "skmem", "inodes", "listeners", "drops"} == lacks
+
+
 def test_a_file_of_sockets_alone_is_checked_for_what_it_can_tell(tmp_path: Path) -> None:
     full = {"recv_q": 17, "send_q": 16}
     rows = [
@@ -239,6 +253,8 @@ def test_a_file_of_sockets_alone_is_checked_for_what_it_can_tell(tmp_path: Path)
         "coverage",
         "descriptor_leak",
         "failed_attempts",
+        "interface_faults",
+        "next_hop",
         "orphans",
         "port_exhaustion",
         "resets",

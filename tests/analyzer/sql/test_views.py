@@ -211,12 +211,24 @@ def test_where_takes_what_describes_process_cgroup_and_namespace(tmp_path: Path)
         "netns_name = 'red'": (set(), set()),
         "netns_name = 'blue' AND who = 'nginx (pid 100)'": ({1, 2}, {9}),
     }
+    # The language of ss has words for some of it.
+    filters = {
+        "unit nginx.service": ({1, 2}, {9}),
+        "not unit nginx.service": ({3}, set()),
+        "container c0f and sport = :80": ({3}, set()),
+        "netns blue": ({1, 2, 3}, {9}),
+        f"netns {NETNS}": ({1, 2, 3}, {9}),
+        "netns red or unit x": (set(), set()),
+    }
+    asked: list[tuple[dict[str, Any], tuple[set[int], set[int]]]]
+    asked = [({"where": condition}, found) for condition, found in chosen.items()]
+    asked += [({"filter": text}, found) for text, found in filters.items()]
     with analyzer.open(tmp_path / "r") as opened:
-        for condition, (sockets, closes) in chosen.items():
+        for scope, (sockets, closes) in asked:
             for table, cookies in (("sockets", sockets), ("closes", closes)):
                 query = f"SELECT cookie FROM {table}"
-                found = opened.sql(query, where=condition).table()["cookie"].to_pylist()
-                assert sorted(found) == sorted(cookies), (table, condition)
+                kept = opened.sql(query, **scope).table()["cookie"].to_pylist()
+                assert sorted(kept) == sorted(cookies), (table, scope)
 
 
 def test_the_scope_stands_in_params(tmp_path: Path) -> None:

@@ -269,3 +269,29 @@ def test_the_command_prints_and_its_errors_point_at_the_word(tmp_path: Path) -> 
     filters = tmp_path / "filter"
     filters.write_text("# web\nsport = :80\n")
     assert run(sample, "-tlnH", "-F", str(filters)).stdout.count("\n") == 1
+
+
+def test_units_containers_and_namespaces_are_those_of_that_moment(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    process = {"pid": 100, "start_us": 5_000_000, "valid_from": time_of(0)}
+    box = {"cgroup_id": 7, "path": "/pods/a", "container": "c0ffee"}
+    nobody: dict[str, Any] = dict.fromkeys(("pid", "start_us", "comm"))
+    writer.sample(
+        [tcp(1), tcp(2, local_port=81, cgroup_id=7, **nobody)],
+        owners=[process | {"unit": "nginx.service"}],
+        cgroups=[box],
+        namespaces=[{"name": "blue", "valid_from": time_of(0), "entered": 1, "home": 1}],
+    )
+    writer.sample([tcp(2, local_port=81, cgroup_id=7, **nobody)], closes=[tcp(1)])
+    with answers(tmp_path / "r") as ss:
+        for text, local in (
+            ("unit nginx.service", [":80"]),
+            ("container c0f", [":81"]),
+            ("netns blue", [":80", ":81"]),
+            ("netns red or unit other", []),
+            ("not unit nginx.service", [":81"]),
+        ):
+            shown = ss("-tnH", "--at", "first", *text.split()).splitlines()
+            assert [line.split()[3][-3:] for line in shown] == local, text
+        assert ss("-tnH", "unit", "nginx.service") == ""
+        assert len(ss("-tnHE", "unit", "nginx.service").splitlines()) == 1

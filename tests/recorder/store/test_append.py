@@ -114,6 +114,23 @@ def test_runs_of_a_crash_loop_do_not_fill_recording_json(monkeypatch: pytest.Mon
     assert [part.number for part in parts_of(told)] == [1, 3]
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({}, {"filter": "sport = :80"}, "was recorded without a filter"),
+        ({"filter": "sport = :80"}, {}, "was recorded by the filter 'sport = :80'"),
+    ],
+)
+def test_a_recording_is_all_of_one_filter(
+    before: dict[str, Any], now: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    run(tmp_path / "r", 2, **before)
+    with pytest.raises(AppendError, match=said):
+        run(tmp_path / "r", 2, **now)
+    run(tmp_path / "r", 2, **before)
+    assert contents(tmp_path / "r") == (0, set(range(4)))
+
+
 def test_what_cannot_be_gone_on_in_is_refused_and_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
