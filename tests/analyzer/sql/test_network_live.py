@@ -95,7 +95,7 @@ def found(recorded: Path) -> dict[str, list[str]]:
 
 def test_a_link_that_goes_down_is_told_and_no_other(found: dict[str, list[str]]) -> None:
     assert sorted(found["interface_faults"]) == [
-        "interface calm went down and stayed down",
+        "interface calm was set down and stayed down",
         "interface quiet went down and stayed down",
     ]
 
