@@ -168,7 +168,11 @@ def test_what_was_not_recorded_is_said(tmp_path: Path) -> None:
     assert reasons(tmp_path / "r") == {
         "conntrack": "the kernel's counters were not recorded",
         "descriptor_leak": "the limits of processes were not recorded",
+        "duplicate_address": "the network beneath was not recorded",
         "failed_attempts": "the kernel's counters were not recorded",
+        "interface_faults": "the network beneath was not recorded",
+        "interface_queue": "the network beneath was not recorded",
+        "next_hop": "the network beneath was not recorded",
         "orphans": "the kernel's counters were not recorded",
         "port_exhaustion": "the kernel's settings were not recorded",
         "resets": "the ends of connections were not recorded",
@@ -188,6 +192,7 @@ def test_why_the_kernel_did_not_show_it_is_said(tmp_path: Path) -> None:
         step("owners", outcome="partial"),
         step("counters"),
         step("closes", outcome="unavailable", detail="not permitted"),
+        step("network"),
     ]
     whole(tmp_path / "r", steps=steps)
     closes = "the ends of connections were not recorded: unavailable, not permitted"
@@ -254,6 +259,7 @@ def test_a_file_of_sockets_alone_is_checked_for_what_it_can_tell(tmp_path: Path)
         "conntrack",
         "coverage",
         "descriptor_leak",
+        "duplicate_address",
         "failed_attempts",
         "interface_faults",
         "next_hop",
