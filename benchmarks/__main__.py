@@ -1,6 +1,6 @@
 """Measure what recorder and reports cost, against a bare receive loop, ss and a bare scan.
 
-    python -m benchmarks [--parts sockets families namespaces closes reports memory]
+    python -m benchmarks [--parts sockets families namespaces beneath closes reports memory]
                          [--sockets 20000 100000] [--layouts uniform mixed] [--rounds 7] [--live 60]
                          [--recording DIR] [--times 3] [--threads 2] [--findings] [--markdown]
 
@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.parts import closes, families, memory, namespaces, reports, sockets
+from benchmarks.parts import beneath, closes, families, memory, namespaces, reports, sockets
 from recorder.store.imports import leave_out_pandas
 
 
@@ -27,6 +27,7 @@ def main() -> None:
         ),
         "families": families.run,
         "namespaces": namespaces.run,
+        "beneath": beneath.run,
         "closes": closes.run,
         "reports": lambda: reports.run(
             options.recording,

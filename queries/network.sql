@@ -5,7 +5,7 @@
 -- it was recorded; then by namespace and interface.
 -- """
 -- needs = ["network"]
--- uses = ["held_neighbours", "held_routes", "netns_of"]
+-- uses = ["held_addresses", "held_neighbours", "held_routes", "netns_of"]
 -- ranks = ["what", "dev", "address", "state", "via", "since", "until", "netns"]
 --
 -- [columns]
@@ -27,12 +27,10 @@
 -- doc = "How many lines; 0 lists all."
 WITH held AS (
   SELECT
-    ns, ifindex, any_value(dev) AS dev, 'address' AS what, concat(address, '/', prefix_len) AS address, CAST(NULL AS VARCHAR) AS via,
-    CASE WHEN bool_or(duplicate) THEN 'duplicate' WHEN bool_or(tentative) THEN 'tentative' END AS state, CAST(NULL AS BIGINT) AS mtu,
-    CAST(NULL AS BIGINT) AS routing_table, CAST(NULL AS BIGINT) AS priority, epoch_us(valid_from) AS since_us,
-    epoch_us(max(valid_to)) AS until_us
-  FROM addresses
-  GROUP BY ns, ifindex, address, prefix_len, valid_from
+    ns, ifindex, dev, 'address' AS what, concat(address, '/', prefix_len) AS address, CAST(NULL AS VARCHAR) AS via,
+    CASE WHEN duplicate THEN 'duplicate' WHEN tentative THEN 'tentative' END AS state, CAST(NULL AS BIGINT) AS mtu,
+    CAST(NULL AS BIGINT) AS routing_table, CAST(NULL AS BIGINT) AS priority, since_us, until_us
+  FROM held_addresses
   UNION ALL
   SELECT
     ns, ifindex, dev, 'route', concat(destination, '/', prefix_len), gateway, kind, mtu, routing_table, priority, since_us, until_us

@@ -55,8 +55,8 @@ SEAL_SECONDS = 3600.0
 CLOSES_SECONDS = 1.0
 """Close events are written at least this often, however far apart samples are."""
 
-NETWORK_MEMORY = 64 << 20
-"""What there has to be for the network to be followed: its parsers alone take 18 MB."""
+NETWORK_MEMORY = 192 << 20
+"""What has to be left for the network to be followed, which takes a tenth: sockets come first."""
 
 LAST_SECONDS = 0.1
 """The end of a recording is a sample of its own if the one before is longer ago than this."""

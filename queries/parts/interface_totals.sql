@@ -6,6 +6,7 @@
 -- errors = "Packets with errors, received or to be sent, and those that the host missed."
 -- downs = "How often it was found to have gone down."
 -- down_us = "When it was found so first."
+-- set_down = "Whether it was set down each time."
 SELECT
   ns, ifindex, max_by(dev, at_us) AS dev, max_by(kind, at_us) FILTER (WHERE state IS NOT NULL) AS kind,
   -- Of one that is gone there is no state.
@@ -19,6 +20,7 @@ SELECT
   max(8.0 * rx_bytes / nullif(at_us - from_us, 0)) AS rx_mbit_peak, max(8.0 * tx_bytes / nullif(at_us - from_us, 0)) AS tx_mbit_peak,
   count(*) FILTER (WHERE former_state = 'UP' AND state IN ('DOWN', 'LOWERLAYERDOWN')) AS downs,
   min(at_us) FILTER (WHERE former_state = 'UP' AND state IN ('DOWN', 'LOWERLAYERDOWN')) AS down_us,
+  coalesce(bool_and(NOT up) FILTER (WHERE former_state = 'UP' AND state IN ('DOWN', 'LOWERLAYERDOWN')), false) AS set_down,
   min(at_us) FILTER (WHERE errors > 0 OR tx_dropped > 0) AS fault_since_us,
   max(at_us) FILTER (WHERE errors > 0 OR tx_dropped > 0) AS fault_until_us
 FROM interface_steps

@@ -48,6 +48,7 @@ class Known:
     tables: tuple[str, ...] = _ONE_TABLE
     counts: tuple[int, ...] = (_NEVER,)  # descriptors of each table, in this update
     read_counts: tuple[int, ...] = (_CHANGED,)  # and when they were read
+    open: int = _NEVER  # descriptors of the largest table, by the latest look that could tell
     sockets: Sockets = NO_SOCKETS
     process: Process | None = None  # its description, once it holds a socket
     image: tuple[bytes, ...] = ()
@@ -116,6 +117,7 @@ class Census:
                 continue
             except PermissionError:  # hidepid
                 self._deny(known)
+            known.open = max(known.open if min(known.counts) < 0 else _NEVER, *known.counts)
             if known.counts != known.read_counts and not known.changed:
                 known.changed = update
             seen.add(name)

@@ -160,7 +160,7 @@ class Owners:
         Of several tables in one process the largest counts: each has the limit to itself.
         """
         return [
-            (one.process, None if one.denied or max(one.counts) < 0 else max(one.counts))
+            (one.process, None if one.denied or one.open < 0 else one.open)
             for one in self._census.known.values()
             if one.process is not None
         ]

@@ -1061,8 +1061,23 @@ def interface_faults__a_few_errors_on_a_quiet_link(above: bool) -> Samples:
 
 @case
 def interface_faults__went_down(above: bool) -> Samples:
-    after = interface(1, state="DOWN" if above else "UP", mtu=1400)
+    after = interface(1, state="DOWN" if above else "UP", up=True, mtu=1400)
     return [{"steps": BENEATH, "interfaces": [row]} for row in (interface(0), after)]
+
+
+@case
+def interface_faults__a_container_that_ends(above: bool) -> Samples:
+    looks = [interface(0), interface(1, state="DOWN", up=False)]
+    gone: Row = {"ifindex": 2, "dev": "eth0", "since": time_of(1)}
+    looks += [interface(2, state="DOWN", up=False, mtu=1400) if above else gone]
+    return [{"steps": BENEATH, "interfaces": [row]} for row in looks]
+
+
+@case
+def duplicate_address__by_the_kernel(above: bool) -> Samples:
+    row: Row = {"ifindex": 2, "dev": "eth0", "family": "inet6", "address": "fd00::1"}
+    row |= {"prefix_len": 64, "duplicate": above, "valid_from": time_of(0)}
+    return [{"steps": BENEATH, "addresses": [row]}, {"steps": BENEATH}]
 
 
 def queue(sample: int, **columns: Any) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import analyzer
 from analyzer.sql.catalog import read_findings
 from analyzer.sql.views import Scope
+from tests.recorder.support.journals import committed
 from tests.recorder.support.owners_child import Child
 from tests.recorder.support.recorded import record
 from tests.workloads.netns import MOUNTS, ip, lacking, namespace
@@ -72,7 +74,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         child.run(TRAFFIC.format(path=str(MOUNTS / name)))
         options = ("-i", "500ms", "-d", f"{LASTS_S}s", "--netns", name)
         with subprocess.Popen(record(path, *options)) as recorder:
-            child.run("time.sleep(3.5)")
+            limit = time.monotonic() + 60
+            while not committed(path, 1).commits:
+                assert time.monotonic() < limit
+                time.sleep(0.1)
+            child.run("time.sleep(2.5)")
             ip("-n", name, "route", "del", "10.20.0.0/16")
             ip("-n", name, "link", "set", "calm", "down")
             assert recorder.wait(60) == 0
@@ -95,7 +101,7 @@ def found(recorded: Path) -> dict[str, list[str]]:
 
 def test_a_link_that_goes_down_is_told_and_no_other(found: dict[str, list[str]]) -> None:
     assert sorted(found["interface_faults"]) == [
-        "interface calm went down and stayed down",
+        "interface calm was set down and stayed down",
         "interface quiet went down and stayed down",
     ]
 

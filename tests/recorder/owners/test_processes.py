@@ -228,6 +228,27 @@ def test_the_search_for_owners_counts_every_descriptor(tmp_path: Path, child: Ch
     assert (process.pid, count) == (child.pid, descriptors(child.pid))
 
 
+def test_a_descriptor_that_accept_waits_to_fill_is_taken(tmp_path: Path, child: Child) -> None:
+    """The kernel reserves it before there is a connection: it is in no list, and nobody gets it."""
+    tree = ProcTree(tmp_path)
+    tree.show(child.pid)
+    owners = Owners(tree.path, budget=60)
+    child.run("listener = socket.create_server(('127.0.0.1', 0))")
+    listed, inode = descriptors(child.pid), child.run("answer = inode(listener)")
+    child.begin("listener.accept()")
+    path = Path(f"/proc/{child.pid}/fd")
+    sized = path.stat().st_size > 0  # not before Linux 6.2
+    limit = time.monotonic() + PATIENCE_S
+    while sized and path.stat().st_size == listed:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    for _ in range(3):
+        owners.update(inodes(inode), NOW)
+        ((_, count),) = owners.descriptors()
+        assert count == listed + sized
+    owners.close()
+
+
 @needs_root
 def test_a_sample_tells_what_processes_with_sockets_do(tmp_path: Path, child: Child) -> None:
     tree = ProcTree(tmp_path)
