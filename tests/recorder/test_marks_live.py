@@ -55,6 +55,7 @@ def test_marks_are_written_at_once_and_are_times_of_the_recording(tmp_path: Path
         assert isinstance(when, int)
         assert before <= when / 1e6 <= time.time()
         recorder.send_signal(signal.SIGUSR1)
+        mark(target, "between")  # which is taken after the signal, and answered then
         mark(target, "rolled back")
         for wrong in ("", "a\nb", "x" * 201):
             with pytest.raises(ControlError, match="a mark is a line of 1 to 200 characters"):
@@ -64,13 +65,14 @@ def test_marks_are_written_at_once_and_are_times_of_the_recording(tmp_path: Path
     assert not (target / control.NAME).exists()
     facts = json.loads(sockrec("info", target, "--format", "json").stdout)
     assert facts["labels"] == {"ticket": "SOCK-1"}
-    names = ["deployed v2", "SIGUSR1", "rolled back"]
+    names = ["deployed v2", "SIGUSR1", "between", "rolled back"]
     assert sorted(one["name"] for one in facts["marks"]) == sorted(names)
     part = sockrec("sql", target, "--from", "mark:deployed v2", "--to", "mark:rolled back",
         "SELECT name FROM marks ORDER BY t_us", "--format", "csv")  # fmt: skip
-    assert part.stdout.splitlines() == ["name", "deployed v2", "SIGUSR1"]
+    # the signal is of the moment at which it was taken, a mark of that at which it was sent
+    assert sorted(part.stdout.splitlines()[1:]) == ["SIGUSR1", "between", "deployed v2"]
     report = sockrec("report", "states", target)
-    assert report.stderr.count("sockrec: marked: ") == 3
+    assert report.stderr.count("sockrec: marked: ") == 4
     assert "after the moment asked for" in sockrec("ss", target, "--at", "mark:SIGUSR1").stderr
 
 
