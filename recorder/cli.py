@@ -657,9 +657,11 @@ def service(
     import shutil
     import sys
 
-    from recorder.service import unit
+    from recorder.service import ServiceError, unit
 
-    command = shutil.which(sys.argv[0]) or shutil.which("sockrec") or sys.argv[0]
+    command = shutil.which(sys.argv[0]) or shutil.which("sockrec")
+    if command is None:
+        raise ServiceError(f"{sys.argv[0]}: is no command: install sockrec, or put it in PATH")
     typer.echo(unit(Path(command).absolute(), options or []), nl=False)
 
 

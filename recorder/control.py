@@ -1,8 +1,9 @@
-"""What a recorder is told while it records: by a socket in its directory, one request a connection.
+"""What a recorder is told while it records: by an abstract socket that recording.json names.
 
-The directory is readable by its owner only, so that nobody else reaches the socket. A request is
-one packet of JSON, ``{"mark": "deployed v2", "time_us": 1795000000000000}``, and so is the answer:
-``{"error": null}`` or the sentence of what went wrong.
+A socket in the directory would keep programs from copying it. Both ends look at who the other is:
+the owner of the recording, or root. A request is one packet of JSON, one a connection,
+``{"mark": "deployed v2", "time_us": 1795000000000000}``, and so is the answer: ``{"error": null}``
+or the sentence of what went wrong.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
-import stat
+import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from recorder.format.facts import parse_facts, read_facts
+from recorder.format.files import recording_file
 from recorder.schema import SockrecError
 
-NAME = "control"
-"""The socket in the directory of a recording, there as long as it is being recorded."""
+FACT = "control"
+"""What recording.json has the name of the socket as, as long as it is being recorded."""
 
 MOST_BYTES = 4096
 MOST_CHARACTERS = 200
@@ -53,18 +57,15 @@ class Asked:
 class Control:
     """The recorder's end; ``descriptors`` are readable when there is something to take.
 
-    Raises OSError where there cannot be such a socket, as some file systems have none.
+    ``name`` is that of the socket. Raises OSError where there can be none.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def __init__(self) -> None:
+        self.name = f"sockrec-{secrets.token_hex(16)}"
         self._clients: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._remove()
-            # by its descriptor: the name of a socket has 107 bytes at most
-            self._listener.bind(_address(self._directory))
-            os.chmod(NAME, 0o600, dir_fd=self._directory)
+            self._listener.bind(f"\0{self.name}")
             self._listener.listen(_MOST_CLIENTS)
             self._listener.setblocking(False)
         except BaseException:
@@ -80,6 +81,9 @@ class Control:
         with contextlib.suppress(BlockingIOError):
             while True:
                 client, _ = self._listener.accept()
+                if _user_of(client) not in (os.geteuid(), 0):
+                    client.close()
+                    continue
                 client.setblocking(False)
                 self._clients.append(client)
                 if len(self._clients) > _MOST_CLIENTS:
@@ -107,43 +111,32 @@ class Control:
         for each in (self._listener, *self._clients):
             each.close()
         self._clients.clear()
-        if self._directory >= 0:
-            self._remove()
-            os.close(self._directory)
-            self._directory = -1
-
-    def _remove(self) -> None:
-        """Remove the socket, also one that a killed recorder left."""
-        with contextlib.suppress(OSError):
-            found = os.stat(NAME, dir_fd=self._directory, follow_symlinks=False)
-            if stat.S_ISSOCK(found.st_mode):
-                os.unlink(NAME, dir_fd=self._directory)
 
 
 def mark(recording: Path, name: str) -> None:
     """Have the recorder of a recording write a mark, and wait until it has. Raises ControlError."""
     if wrong := wrong_name(name):
         raise ControlError(wrong)
-    try:
-        directory = os.open(recording, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ControlError(f"{recording}: {error.strerror}") from error
+    place = recording_file(recording)
+    found = parse_facts(place, read_facts(place)).get(FACT)
+    owner = place.stat().st_uid
     request = {"mark": name, "time_us": time.time_ns() // 1000}
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.settimeout(PATIENCE_S)
-            connection.connect(_address(directory))
+            connection.connect(f"\0{found if isinstance(found, str) else ''}"[:108])
+            if _user_of(connection) not in (owner, 0):
+                raise ConnectionRefusedError
             connection.send(json.dumps(request).encode())
             answer = json.loads(connection.recv(MOST_BYTES) or b'{"error": "no answer came"}')
-    except (FileNotFoundError, ConnectionRefusedError) as error:
+    except ConnectionRefusedError as error:
         raise ControlError(
-            f"{recording}: is not being recorded: a mark can only be made meanwhile"
+            f"{recording}: is not being recorded, or in another network namespace: a mark can only "
+            "be made meanwhile"
         ) from error
     except (OSError, ValueError) as error:
         why = str(error) or type(error).__name__
         raise ControlError(f"{recording}: the recorder did not answer: {why}") from error
-    finally:
-        os.close(directory)
     if answer.get("error"):
         raise ControlError(f"{recording}: {answer['error']}")
 
@@ -155,8 +148,12 @@ def wrong_name(name: str) -> str | None:
     return None
 
 
-def _address(directory: int) -> str:
-    return f"/proc/self/fd/{directory}/{NAME}"
+def _user_of(connection: socket.socket) -> int:
+    """Return the user at the other end, as the kernel tells."""
+    size = struct.calcsize("3i")
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    user: int = struct.unpack("3i", found)[1]
+    return user
 
 
 def _parsed(data: bytes, client: socket.socket) -> Asked | str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from recorder import control
 from recorder.control import Asked, Control
 from recorder.host import clocks, facts
 from recorder.host.io_class import BEST_EFFORT, set_io_class
@@ -257,7 +258,7 @@ class Recording:
                 found=options.filter,
             )
             try:
-                self._listen(writer.manifest)
+                self._listen(writer)
                 if options.incidents is not None:
                     environment = os.environ if options.environment is None else options.environment
                     self._incidents = Incidents(
@@ -274,6 +275,7 @@ class Recording:
             raise
         finally:
             self._notify.stopping()
+            writer.manifest.facts.pop(control.FACT, None)
             writer.end(reason)
         return reason
 
@@ -288,11 +290,15 @@ class Recording:
             self._add_unseen(manifest, "closes", why)
             return None
 
-    def _listen(self, manifest: Manifest) -> None:
+    def _listen(self, writer: Writer) -> None:
         try:
-            self._control = Control(self._options.directory)
+            self._control = Control()
         except OSError as error:
-            self._add_unseen(manifest, "marks by sockrec mark", lack(error) or str(error))
+            why = lack(error) or str(error)
+            self._add_unseen(writer.manifest, "marks by sockrec mark", why)
+        else:
+            writer.manifest.facts[control.FACT] = self._control.name
+            writer.tell(news=True)
 
     def _hear_no_more(self) -> None:
         for asked in self._asked:

@@ -20,11 +20,7 @@ OPTIONS = (
 _UNIT = """\
 [Unit]
 Description=Record what the sockets of this host are doing
-# It needs nothing, and is to be there before what it watches.
-DefaultDependencies=no
-After=local-fs.target systemd-tmpfiles-setup.service
-Before=basic.target shutdown.target
-Conflicts=shutdown.target
+# It needs nothing but its directory, and goes on trying.
 StartLimitIntervalSec=0
 
 [Service]
@@ -33,6 +29,8 @@ NotifyAccess=main
 ExecStart={command}
 Restart=always
 RestartSec=5s
+# of a wrong use, which no second try makes right
+RestartPreventExitStatus=2
 # The first look at every process and what a killed recorder left to seal come before it is ready.
 TimeoutStartSec=5min
 TimeoutStopSec=2min
@@ -77,7 +75,7 @@ RestrictRealtime=yes
 RestrictSUIDSGID=yes
 
 [Install]
-WantedBy=basic.target
+WantedBy=multi-user.target
 """
 
 

@@ -53,6 +53,7 @@ def parts_of(facts: Mapping[str, object]) -> list[Part]:
         own = list(group)
         first, last = own[0], own[-1]
         told = {
+            "runs": own,  # so that what is made of the part knows of no other
             "boot_id": first["boot_id"],
             "interval_us": first.get("interval_us"),
             "started": first.get("started"),

@@ -324,7 +324,8 @@ def _finish(
     first = min((part.first for part in chosen if part.first is not None), default=None)
     counts = _counts(chosen)
     cut = _cut(known, span)
-    facts.pop("keep", None)
+    for name in ("keep", "control"):  # of who goes on
+        facts.pop(name, None)
     facts |= {
         "ended": facts.get("ended") or (iso_time(last) if last is not None else None),
         "exit": "save",

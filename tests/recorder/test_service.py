@@ -73,3 +73,11 @@ def test_a_job_whose_sigint_is_ignored_says_how_it_ends(tmp_path: Path) -> None:
     first, *_ = done.stderr.splitlines()
     assert "SIGINT is ignored here: end it by SIGTERM (kill " in first
     assert os.path.basename(tmp_path / "r") in first
+
+
+def test_that_a_command_outlives_the_recording_is_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sockrec", "record", "-n", "1", "-o", str(tmp_path / "r")]
+    done = subprocess.run(
+        [*command, "--", "sleep", "1"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "recording has ended, sleep has not: waiting for it" in done.stderr

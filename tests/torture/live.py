@@ -13,9 +13,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from recorder.format.files import LIST_FILE
 from recorder.format.segments import read_list
+from recorder.schema import SockrecError
+from recorder.store.save import save
 from tests.torture.recordings import DEADLINE, TortureError, check_end, command, read
 
 _PROGRAM = """
@@ -28,9 +31,13 @@ with Signals() as signals:
     from recorder.recording import Options, Recording
     from recorder.schema import SockrecError
     from recorder.store.ring import Keep
+    from recorder.triggers.condition import parse
+    from recorder.triggers.incidents import Keeping
+    target = Path(sys.argv[1])
     options = Options(
-        Path(sys.argv[1]), interval=0.02, seal_rows=400, netns=("current",),
-        keep=Keep(float(sys.argv[2]) or None),
+        target, interval=0.02, seal_rows=400, netns=("current",), append=True,
+        keep=Keep(float(sys.argv[2]) or None), triggers=(parse("sockets > 0 for 200ms"),),
+        incidents=Keeping(target.parent / "incidents", 1 << 30, 0.5, 0.2),
     )
     try:
         result = Recording(options, signals, lambda p: print(p.samples, flush=True)).run()
@@ -86,6 +93,7 @@ def play(folder: Path, kind: str, chance: random.Random, faults: Path | None) ->
                 preexec_fn=_limited(chance) if kind == "limit" else None,
             )
             _wait_for_samples(recorder, folder / "log", chance.randint(2, 60))
+            _save(target, place / "saved")
             killed = _befall(kind, recorder, target, chance)
             if not killed:
                 recorder.send_signal(signal.SIGTERM)
@@ -117,10 +125,48 @@ def play(folder: Path, kind: str, chance: random.Random, faults: Path | None) ->
             raise TortureError(f"recover loses {sorted(before - after)} ({kind} {how})")
         if lost:
             raise TortureError(f"lost {sorted(truth - before)} of {len(truth)} ({kind} {how})")
+        _check_kept(place, f"{kind} {how}")
+        if kind != "full disk":
+            _go_on(target, after, how)
         return len(truth), lost
 
 
-def _wait_for_samples(recorder: subprocess.Popen[bytes], log: Path, count: int) -> None:
+def _save(target: Path, saved: Path) -> None:
+    """Save while it is recorded; that it may fail is told, and nothing is left then."""
+    try:
+        save(target, saved)
+    except (SockrecError, OSError):
+        if saved.exists() or list(saved.parent.glob(f".{saved.name}.*")):
+            raise TortureError("a save that failed left something behind") from None
+
+
+def _check_kept(place: Path, how: str) -> None:
+    """Check that what was saved, by a command or a trigger, is whole."""
+    incidents = place / "incidents"
+    kept = list(incidents.glob("2*")) if incidents.exists() else []
+    for path in (place / "saved", *kept):
+        if path.exists() and "whole" not in (said := command("verify", path)):
+            raise TortureError(f"{path.name} is not whole ({how}): {said}")
+
+
+def _go_on(target: Path, before: frozenset[int], how: str) -> None:
+    """Go on in the recording, and look whether what was there is there yet."""
+    log = target.parent / "log2"
+    with log.open("w") as out:
+        words = [sys.executable, "-c", _PROGRAM, str(target), "0"]
+        with subprocess.Popen(words, stdout=out, stderr=subprocess.PIPE, text=True) as recorder:
+            _wait_for_samples(recorder, log, 5)
+            recorder.send_signal(signal.SIGTERM)
+            _, told = recorder.communicate(timeout=DEADLINE)
+    check_end(f"going on ({how})", recorder.returncode, told)
+    if recorder.returncode:
+        raise TortureError(f"cannot be gone on in ({how}): {told}")
+    after = _samples(target)
+    if before - after or len(after - before) < 5:
+        raise TortureError(f"going on lost {sorted(before - after)} ({how})")
+
+
+def _wait_for_samples(recorder: subprocess.Popen[Any], log: Path, count: int) -> None:
     """Wait until so many samples are committed, unless the recorder ends."""
     end = time.monotonic() + DEADLINE
     while recorder.poll() is None and log.read_bytes().count(b"\n") < count:

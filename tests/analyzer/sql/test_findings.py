@@ -1169,6 +1169,22 @@ def coverage__lost_announcements(above: bool) -> Samples:
 
 
 @case
+def coverage__a_time_without_a_sample(above: bool) -> Samples:
+    seconds = [0, 1, 2, 12 if above else 11, 13]
+    return [
+        {"number": second, "steps": [step("tcp", boottime_us=1 + second * 1_000_000)]}
+        for second in seconds
+    ]
+
+
+@case
+def coverage__a_wall_clock_that_was_set(above: bool) -> Samples:
+    """It moves by a second a sample, CLOCK_BOOTTIME by as much less or more."""
+    us = 2_000_000 if above else 1_999_999
+    return [{"steps": [step("tcp", boottime_us=1 + n * us)]} for n in range(2)]
+
+
+@case
 def coverage__a_table_cut_short(above: bool) -> Samples:
     outcome = "truncated" if above else "unavailable"
     return [{"steps": [step("tcp"), step("udp", outcome=outcome)]}]

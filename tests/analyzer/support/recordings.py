@@ -287,6 +287,7 @@ def every_table(directory: Path) -> Writer:
                 "cgroups": [{"cgroup_id": sample, "path": "/system.slice"}],
                 "unexplained": [{"inode": 1000 + sample, "protocol": "TCP"}],
                 "processes": [{"pid": 100 + sample, "state": "S", "fds": 9}],
+                "marks": [{"time": time_of(sample), "kind": "mark", "name": f"mark {sample}"}],
                 "interfaces": [{"ifindex": 2, "dev": "eth0", "rx_packets": sample}],
                 "qdiscs": [{"ifindex": 2, "dev": "eth0", "handle": "1:", "drops": sample}],
                 "addresses": [{"address": f"10.0.0.{sample}", "valid_from": time_of(sample)}],

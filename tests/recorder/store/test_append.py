@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 import analyzer
+from analyzer.sharing.selection import SelectionError, select
 from analyzer.sql.verify import verify
+from analyzer.sql.views import Scope
 from recorder.format.runs import parts_of
 from recorder.schema import RECORDING_FILE
 from recorder.store import append as append_module
@@ -81,6 +83,13 @@ def test_sockets_of_two_boots_are_never_joined(tmp_path: Path) -> None:
         assert verify(opened.engine).whole
         (recording,) = opened.engine.recordings
         assert recording.facts["boot_id"] == "b2"
+        assert {run["boot_id"] for run in recording.facts["runs"]} == {"b2"}  # type: ignore[attr-defined]
+        select(opened.engine, Scope())
+    with (
+        analyzer.open(target) as opened,
+        pytest.raises(SelectionError, match="was recorded in 2 boots or intervals: 'sockrec save"),
+    ):
+        select(opened.engine, Scope())
 
 
 def test_what_was_dropped_of_an_earlier_boot_is_counted_to_it(tmp_path: Path) -> None:

@@ -73,9 +73,9 @@ def test_what_the_ring_drops_while_it_is_linked_is_kept_or_told_in_no_way(
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_part_is_of_its_time_exactly_and_has_what_was_just_before(
-    tmp_path: Path, filler: Filler
-) -> None:
+def test_a_part_is_of_its_time_exactly_and_has_what_was_just_before(tmp_path: Path) -> None:
+    filler = Filler(tmp_path / "r", Keep(bytes=16 << 20))  # which drops nothing of this
+    filler._size = 200_000
     for _ in range(16):
         filler.take()
     first, last = begins_at(8), begins_at(12)
@@ -91,6 +91,7 @@ def test_a_part_is_of_its_time_exactly_and_has_what_was_just_before(
     saved = save(tmp_path / "r", tmp_path / "t", lambda times: times.last(2.5))
     assert contents(tmp_path / "t") == (0, {13, 14, 15})
     assert saved.last == begins_at(15)
+    filler.writer.end("samples")
 
 
 def test_on_another_file_system_it_is_copied(
