@@ -1,7 +1,8 @@
 -- title = "How many descriptors each process has open, sample by sample"
 -- description = """
 -- One row per process and sample that showed a socket of it. All its descriptors, if they are known in
--- half of its samples at least; else its sockets, in all of them, as the two are no series.
+-- half of its samples at least; else its sockets, in all of them, as the two are no series. Before a
+-- look they are as many as at that, if it is in the next sample.
 -- """
 -- uses = ["process_counts", "process_looks"]
 -- [columns]
@@ -16,7 +17,10 @@
 SELECT
   pid, start_us, sample, sample_time, t_us, sockets,
   2 * count(fds) OVER life >= count(*) OVER life AS all_known,
-  CASE WHEN NOT all_known THEN sockets WHEN fds IS NOT NULL THEN greatest(fds, sockets) END AS descriptors
+  CASE
+    WHEN NOT all_known THEN sockets
+    WHEN coalesce(fds, lead(fds) OVER in_turn) IS NOT NULL THEN greatest(coalesce(fds, lead(fds) OVER in_turn), sockets)
+  END AS descriptors
 FROM (
   SELECT c.*, l.fds
   FROM (
@@ -27,4 +31,4 @@ FROM (
   ) AS c
   ASOF LEFT JOIN process_looks AS l ON l.pid = c.pid AND l.start_us = c.start_us AND l.at_us <= c.t_us
 ) AS looked
-WINDOW life AS (PARTITION BY pid, start_us)
+WINDOW life AS (PARTITION BY pid, start_us), in_turn AS (PARTITION BY pid, start_us ORDER BY sample)
