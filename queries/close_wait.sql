@@ -1,4 +1,4 @@
--- title = "Connections that their own process does not close"
+-- title = "Connections left in CLOSE-WAIT"
 -- description = """
 -- In CLOSE-WAIT the peer has closed, and the connection waits for its own process to do the same. The
 -- kernel never ends that state: a process that forgets to close leaks descriptors and memory until its

@@ -1,4 +1,4 @@
--- title = "Connections whose peer does not end them"
+-- title = "Half-closed connections: FIN-WAIT-2 with an owner"
 -- description = """
 -- A process has closed its half of a connection and keeps it for the other half: FIN-WAIT-2 with an
 -- owner. The kernel never ends that state while a process holds the socket. Processes with most of

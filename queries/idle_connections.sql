@@ -1,4 +1,4 @@
--- title = "Connections that are open and not used"
+-- title = "Idle connections, and pools that do not reuse theirs"
 -- description = """
 -- Who keeps connections that nobody uses: per process and the place that it connects to (client), and
 -- per address that connects to a port here (server), the most unused first. A pool at work uses its

@@ -1,4 +1,4 @@
--- title = "Connections that were reset with something lost"
+-- title = "Connections reset with data lost"
 -- description = """
 -- Per process and service: connections that were reset before all was delivered, the most first. peer:
 -- the other end had closed, or reset, a connection on which this end then sent. With idle_s above

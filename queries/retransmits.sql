@@ -1,4 +1,4 @@
--- title = "What had to be sent again"
+-- title = "Retransmissions"
 -- description = """
 -- Who lost packets, within the scope: those with most retransmission timeouts first, then those that
 -- repeated most segments. A timeout silences a connection for 200 ms at least, twice as long each

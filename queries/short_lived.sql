@@ -1,4 +1,4 @@
--- title = "Who makes connections that hardly live"
+-- title = "Short-lived connections"
 -- description = """
 -- Processes and services whose connections live shorter than the parameter seconds: the worst first.
 -- Each costs a handshake, a descriptor, and at the end that closes first a local port for a minute.

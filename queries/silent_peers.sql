@@ -1,4 +1,4 @@
--- title = "Servers with connections whose peer may be gone"
+-- title = "Servers whose peers have gone silent"
 -- description = """
 -- Connections of servers of whose peers nothing was heard for ten seconds or more, neither data nor an
 -- acknowledgement, with nothing on its way: per process and port, the most first. Without keepalive

@@ -1,4 +1,4 @@
--- title = "Packets that wait in a full queue on the way"
+-- title = "Bufferbloat: packets that wait in a full queue on the way"
 -- description = """
 -- Round trips take far longer than they once did on the same way, for many seconds: packets wait in a
 -- queue, of this host's interface or of the slowest link, that a transfer keeps full (bufferbloat).

@@ -1,4 +1,4 @@
--- title = "Connections that a process never closes"
+-- title = "Connections left in CLOSE-WAIT"
 -- description = """
 -- The peer has closed, and the process has not: its connections stay in CLOSE-WAIT, each with a
 -- descriptor and memory, until it ends. That is always the process's own fault: an error path

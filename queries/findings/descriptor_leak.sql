@@ -90,7 +90,8 @@ SELECT
     n.who,
     printf(' holds %,d %s of the %,d', n.peak, CASE WHEN n.all_known THEN 'descriptors' ELSE 'sockets' END, n.fd_limit),
     CASE WHEN n.all_known THEN ' it may have' ELSE ' descriptors it may have' END,
-    printf(' (%.0f %%), %,d at the beginning', CAST(100.0 * n.share AS DOUBLE), n.at_begin),
+    printf(' (%.0f %%)', CAST(100.0 * n.share AS DOUBLE)),
+    CASE WHEN n.at_begin IS NOT NULL THEN printf(', %,d at the beginning', n.at_begin) END,
     CASE WHEN n.all_known THEN printf('; %,d of them %s', n.peak_sockets, CASE WHEN n.peak_sockets = 1 THEN 'is a socket' ELSE 'are sockets' END) END,
     CASE WHEN n.is_place THEN printf('%s %,d of them are %s %s %s', CASE WHEN n.all_known THEN ',' ELSE ':' END, n.there, n.netid, n.side, n.place) END,
     CASE

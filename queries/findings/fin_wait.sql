@@ -1,4 +1,4 @@
--- title = "Connections that wait for the end of a peer"
+-- title = "Half-closed connections whose peers never close"
 -- description = """
 -- A process has closed its half of connections (shutdown) and keeps them open for the end of the peer,
 -- which does not come: they stay in FIN-WAIT-2, each with a descriptor and memory, as long as the

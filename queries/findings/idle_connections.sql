@@ -1,4 +1,4 @@
--- title = "Connections that are not used again and get more"
+-- title = "Idle connections that pile up"
 -- description = """
 -- A process opens connection after connection to one place, uses each once at most, and keeps them
 -- all: a pool that finds none of its own, or a client made anew for each request and never closed.

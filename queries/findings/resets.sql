@@ -1,4 +1,4 @@
--- title = "Connections that are reset with something lost"
+-- title = "Connections reset with data lost"
 -- description = """
 -- Either a process sends on connections that the other end had closed, or reset, while they lay idle:
 -- what it sent is lost, and the request fails (the race of keep-alive). The side that reuses

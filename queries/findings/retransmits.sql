@@ -1,4 +1,4 @@
--- title = "Connections that send much again, for what was lost or in vain"
+-- title = "Retransmissions: packets lost, or sent again in vain"
 -- description = """
 -- A noticeable share of what a process sends to a peer has to be sent again: packets are lost on the
 -- way (a full queue, a bad link, a policer), or the peer's host drops them. TCP slows down with each

@@ -1,4 +1,4 @@
--- title = "Transfers that a buffer slows down"
+-- title = "Transfers held back by a buffer"
 -- description = """
 -- A connection could send faster, but for a good part of the time its limit is a buffer that is too
 -- small for the round-trip time: the receiver's, which sets the window, or the own send buffer. Each

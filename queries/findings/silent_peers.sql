@@ -1,4 +1,4 @@
--- title = "Peers that may have vanished"
+-- title = "Peers that have gone silent"
 -- description = """
 -- Connections of a server of whose peers nothing is heard, neither data nor an acknowledgement, and
 -- which get more and more: their hosts were switched off, left the network, or a firewall has dropped

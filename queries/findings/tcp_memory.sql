@@ -1,6 +1,6 @@
 -- title = "TCP memory under pressure"
 -- description = """
--- The sockets of the whole host take so much memory that the kernel saves memory: above the second number of
+-- The sockets of the whole host take so much memory that the kernel is under pressure: above the second number of
 -- net.ipv4.tcp_mem it shrinks windows and drops what is out of order, above the third it drops what
 -- comes and resets connections. Somebody does not read, or sends to who does not: queue_growth tells.
 -- A higher tcp_mem only helps if the memory is there and the queues are wanted.

@@ -1,4 +1,4 @@
--- title = "TIME-WAIT that comes near a limit"
+-- title = "TIME-WAIT near a limit"
 -- description = """
 -- The end of a connection that closes first keeps its addresses and ports for a minute in TIME-WAIT.
 -- Many of them do no harm until they near a limit: the local ports to one destination, which a

@@ -46,7 +46,8 @@ worst AS (
   HAVING max(waiting) >= p.sockets
 )
 SELECT
-  'warning' AS severity, CAST(0.5 AS DOUBLE) AS score, endpoint(n.peer_addr, n.peer_port) AS subject, netns_of(n.ns) AS netns, n.pid,
+  -- No limit is known to be near: behind what nears one.
+  'warning' AS severity, CAST(0.2 AS DOUBLE) AS score, endpoint(n.peer_addr, n.peer_port) AS subject, netns_of(n.ns) AS netns, n.pid,
   n.comm, n.since, n.until, CAST(n.waiting AS DOUBLE) AS measured, CAST(p.sockets AS DOUBLE) AS threshold,
   concat(
     coalesce(who(n.comm, n.pid), 'an unknown process'),

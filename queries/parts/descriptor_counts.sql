@@ -1,7 +1,8 @@
 -- title = "How many descriptors each process has open, sample by sample"
 -- description = """
--- One row per process and sample that showed a socket of it. Before the first look at the process they
--- are as many as at that; if there is none in the recording, the sockets are all that is known.
+-- One row per process and sample that showed a socket of it. All its descriptors, if they are known in
+-- half of its samples at least; else its sockets, in all of them, as the two are no series. Before a
+-- look they are as many as at that, if it is in the next sample.
 -- """
 -- uses = ["process_counts", "process_looks"]
 -- [columns]
@@ -11,16 +12,23 @@
 -- sample_time = "When it was begun."
 -- t_us = "The same in microseconds."
 -- sockets = "Sockets that take a descriptor of it."
--- descriptors = "All its descriptors, else as many as sockets."
--- all_known = "Whether it is all of them."
+-- descriptors = "All its descriptors, nothing where the recording does not tell; or as many as sockets."
+-- all_known = "Whether all of them are counted, in each of its samples."
 SELECT
-  c.pid, c.start_us, c.sample, c.sample_time, c.t_us, c.sockets, coalesce(l.fds, k.fds, c.sockets) AS descriptors,
-  k.fds IS NOT NULL AS all_known
+  pid, start_us, sample, sample_time, t_us, sockets,
+  2 * count(fds) OVER life >= count(*) OVER life AS all_known,
+  CASE
+    WHEN NOT all_known THEN sockets
+    WHEN coalesce(fds, lead(fds) OVER in_turn) IS NOT NULL THEN greatest(coalesce(fds, lead(fds) OVER in_turn), sockets)
+  END AS descriptors
 FROM (
-  SELECT holder AS pid, start_us, sample, min(sample_time) AS sample_time, min(t_us) AS t_us, CAST(sum(sockets) AS BIGINT) AS sockets
-  FROM process_counts
-  WHERE owner = 'process'
-  GROUP BY holder, start_us, sample
-) AS c
-LEFT JOIN (SELECT pid, start_us, min_by(fds, at_us) AS fds FROM process_looks GROUP BY pid, start_us) AS k USING (pid, start_us)
-ASOF LEFT JOIN process_looks AS l ON l.pid = c.pid AND l.start_us = c.start_us AND l.at_us <= c.t_us
+  SELECT c.*, l.fds
+  FROM (
+    SELECT holder AS pid, start_us, sample, min(sample_time) AS sample_time, min(t_us) AS t_us, CAST(sum(sockets) AS BIGINT) AS sockets
+    FROM process_counts
+    WHERE owner = 'process'
+    GROUP BY holder, start_us, sample
+  ) AS c
+  ASOF LEFT JOIN process_looks AS l ON l.pid = c.pid AND l.start_us = c.start_us AND l.at_us <= c.t_us
+) AS looked
+WINDOW life AS (PARTITION BY pid, start_us), in_turn AS (PARTITION BY pid, start_us ORDER BY sample)

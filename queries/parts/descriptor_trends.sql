@@ -36,7 +36,7 @@ moments AS (
 ),
 trends AS (
   SELECT
-    pid, start_us, fd_limit, bool_and(all_known) AS all_known, min_by(descriptors, sample) AS at_first, max(descriptors) AS peak,
+    pid, start_us, fd_limit, bool_and(all_known) AS all_known, arg_min_null(descriptors, sample) AS at_first, max(descriptors) AS peak,
     max_by(sample, 1000000000 * descriptors - sample) AS peak_sample, max_by(sockets, 1000000000 * descriptors - sample) AS peak_sockets,
     slope_of(lived, second) AS per_second, regr_r2(lived, second) AS fit,
     slope_of(CASE WHEN 2 * (t_us - begun_us) >= ended_us - begun_us THEN lived END, second) AS late_per_second,
@@ -44,7 +44,8 @@ trends AS (
     min(sample) FILTER (WHERE 2 * (t_us - begun_us) >= ended_us - begun_us) AS half_sample,
     min(sample) FILTER (WHERE 5 * (t_us - begun_us) >= 4 * (ended_us - begun_us)) AS late_sample,
     max(ended_us) - max(begun_us) AS rise_us, min(sample) AS first_sample, max(sample) AS last_sample, max(sample_time) AS until,
-    list(descriptors ORDER BY sample) AS levels, list(sample_time ORDER BY sample) AS times
+    list(descriptors ORDER BY sample) FILTER (WHERE descriptors IS NOT NULL) AS levels,
+    list(sample_time ORDER BY sample) FILTER (WHERE descriptors IS NOT NULL) AS times
   FROM moments
   GROUP BY pid, start_us, fd_limit
 )

@@ -5,7 +5,7 @@
 -- with keepalive probes that were not answered. Whose other end is open on this host is only idle, and
 -- left out; where that end was recorded and is closed, the peer is known to be gone.
 -- """
--- uses = ["is_certain", "is_loopback", "opposite", "tcp_reads"]
+-- uses = ["is_certain", "is_loopback", "last_reads", "opposite", "tcp_reads"]
 -- [columns]
 -- ns = "Network namespace."
 -- quiet_us = "Longest time without a sign of the peer in a sample, by the kernel's clocks."
@@ -14,7 +14,7 @@
 -- is_gone = "Whether the other end, on this host too, is closed."
 -- is_watched = "Whether the kernel probes it (SO_KEEPALIVE), or it has a timer of another kind."
 -- at_first = "Whether it was so when the scope began."
--- at_last = "Whether it is so in the last sample that read TCP whole."
+-- at_last = "Whether it is so in the last sample that read TCP whole, or was when its process ended."
 WITH bounds AS (
   SELECT ns, min(sample) AS first_sample, max(sample) AS last_sample
   FROM tcp_reads
@@ -29,7 +29,7 @@ quiet AS (
     max(s.t_us - 1000 * least(s.last_data_recv_ms, s.last_ack_recv_ms)) AS heard_us,
     max(CASE WHEN s.timer = 'keepalive' THEN s.retrans ELSE 0 END) AS probes, bool_or(s.timer IS NOT NULL AND s.timer <> 'off') AS is_watched,
     min(s.sample_time) AS since, max(s.sample_time) AS until, min(s.sample) <= b.first_sample AS at_first,
-    max(s.sample) >= b.last_sample AS at_last, max(s.sample) AS last_sample, max(s.t_us) AS until_us
+    max(s.sample) AS last_sample, b.last_sample AS ns_last_sample, max(s.t_us) AS until_us
   FROM sockets AS s JOIN bounds AS b USING (ns)
   WHERE s.netid = 'tcp'
     AND s.state = 'ESTAB'
@@ -61,6 +61,8 @@ others AS (
   GROUP BY q.ns, q.cookie
   HAVING is_certain(q.ns, e.ns)
 )
-SELECT q.*, o.cookie IS NOT NULL AS is_gone
-FROM quiet AS q LEFT JOIN others AS o USING (ns, cookie)
+SELECT q.*, q.last_sample >= coalesce(l.sample, q.ns_last_sample) AS at_last, o.cookie IS NOT NULL AS is_gone
+FROM quiet AS q
+LEFT JOIN others AS o USING (ns, cookie)
+LEFT JOIN last_reads AS l ON l.ns = q.ns AND l.pid = q.pid AND l.start_us = q.start_us
 WHERE NOT coalesce(o.is_open, false)

@@ -4,7 +4,7 @@
 -- pause, as far as they spoke again, is known too: who is silent for longer is overdue, however short
 -- that is.
 -- """
--- uses = ["doors", "is_loopback", "opposite", "silences", "tcp_reads"]
+-- uses = ["doors", "is_loopback", "last_reads", "opposite", "silences", "tcp_reads"]
 -- [columns]
 -- ns = "Network namespace."
 -- local = "Address and port of the service at which they are, any one of several addresses."
@@ -18,18 +18,9 @@
 -- waits_us = "Silence of each of them."
 -- pause_us = "Longest that a peer of the service paused, at most, before it spoke again; nothing if none did."
 -- overdue = "Connections without keepalive that are silent for longer than that in the last sample; nothing if it is not known."
-WITH lasts AS (
-  SELECT ns, max(sample) AS sample FROM tcp_reads GROUP BY ns
-),
-held AS (
-  SELECT s.ns, s.pid, s.start_us, s.local_port, count(*) AS connections
-  FROM sockets AS s JOIN lasts AS n USING (ns, sample)
-  WHERE s.netid = 'tcp' AND s.state = 'ESTAB' AND s.inode > 0
-  GROUP BY s.ns, s.pid, s.start_us, s.local_port
-),
-candidates AS MATERIALIZED (
+WITH candidates AS MATERIALIZED (
   SELECT
-    q.ns, q.pid, q.start_us, max(q.comm) AS comm, q.local_port, min(q.local) AS local,
+    q.ns, q.pid, q.start_us, coalesce(q.pid, -1) AS holder, coalesce(q.start_us, -1) AS started, max(q.comm) AS comm, q.local_port, min(q.local) AS local,
     count(*) FILTER (WHERE q.at_last AND NOT q.is_watched) AS silent,
     count(*) FILTER (WHERE q.at_first AND NOT q.is_watched) AS silent_first,
     count(*) FILTER (WHERE NOT q.at_last AND NOT q.is_watched) AS spoke,
@@ -41,46 +32,60 @@ candidates AS MATERIALIZED (
   SEMI JOIN doors AS d ON d.ns = q.ns AND d.local_port = q.local_port
   GROUP BY q.ns, q.pid, q.start_us, q.local_port
 ),
+lasts AS (
+  SELECT v.ns, v.holder, v.started, coalesce(any_value(l.sample), any_value(r.sample)) AS sample
+  FROM candidates AS v
+  JOIN (SELECT ns, max(sample) AS sample FROM tcp_reads GROUP BY ns) AS r USING (ns)
+  LEFT JOIN last_reads AS l ON l.ns = v.ns AND l.pid = v.pid AND l.start_us = v.start_us
+  GROUP BY v.ns, v.holder, v.started
+),
 looks AS MATERIALIZED (
   SELECT
-    s.ns, s.cookie, s.sample, s.pid, s.start_us, s.local_addr, s.local_port, s.peer_addr, s.peer_port,
-    1000 * least(s.last_data_recv_ms, s.last_ack_recv_ms) AS quiet_us, s.t_us - quiet_us AS heard_us,
+    s.ns, s.cookie, s.sample, v.holder, v.started, s.local_addr, s.local_port, s.peer_addr, s.peer_port,
+    1000 * least(s.last_data_recv_ms, s.last_ack_recv_ms) AS quiet_us,
+    s.t_us - 1000 * least(s.last_data_recv_ms, s.last_ack_recv_ms) AS heard_us,
     s.send_q = 0 AND coalesce(s.timer, 'off') = 'off' AND NOT is_loopback(s.peer_addr) AS may_be_gone
   FROM sockets AS s
-  SEMI JOIN candidates AS v ON v.ns = s.ns AND v.local_port = s.local_port AND v.pid = s.pid AND v.start_us = s.start_us
+  JOIN candidates AS v
+    ON v.ns = s.ns AND v.local_port = s.local_port AND v.holder = coalesce(s.pid, -1) AND v.started = coalesce(s.start_us, -1)
   WHERE s.netid = 'tcp' AND s.state = 'ESTAB' AND s.inode > 0
 ),
 pauses AS (
-  SELECT ns, pid, start_us, local_port, max(paused_us) AS pause_us
+  SELECT ns, holder, started, local_port, max(paused_us) AS pause_us
   FROM (
     SELECT *, heard_us - lag(heard_us) OVER (PARTITION BY ns, cookie ORDER BY sample) AS paused_us
     FROM looks
   ) AS steps
   -- The clocks are in milliseconds, and read a little after the sample was begun.
   WHERE paused_us > 50000
-  GROUP BY ns, pid, start_us, local_port
+  GROUP BY ns, holder, started, local_port
+),
+held AS (
+  SELECT s.ns, s.holder, s.started, s.local_port, count(*) AS connections
+  FROM looks AS s JOIN lasts AS n USING (ns, holder, started, sample)
+  GROUP BY s.ns, s.holder, s.started, s.local_port
 ),
 overdue AS (
-  SELECT l.ns, l.pid, l.start_us, l.local_port, count(*) AS connections
+  SELECT l.ns, l.holder, l.started, l.local_port, count(*) AS connections
   FROM looks AS l
-  JOIN lasts AS n USING (ns, sample)
-  JOIN pauses AS p USING (ns, pid, start_us, local_port)
+  JOIN lasts AS n USING (ns, holder, started, sample)
+  JOIN pauses AS p USING (ns, holder, started, local_port)
   ANTI JOIN (
-    SELECT s.ns, s.local_addr, s.local_port, s.peer_addr, s.peer_port
-    FROM sockets AS s JOIN lasts AS n USING (ns, sample)
+    SELECT s.ns, s.sample, s.local_addr, s.local_port, s.peer_addr, s.peer_port
+    FROM sockets AS s SEMI JOIN lasts AS n USING (sample)
     WHERE s.netid = 'tcp' AND s.state = 'ESTAB'
   ) AS o
     ON opposite(
       o.ns, o.local_addr, o.local_port, o.peer_addr, o.peer_port, l.ns, l.local_addr, l.local_port, l.peer_addr, l.peer_port
     )
+    AND o.sample = l.sample
   WHERE l.may_be_gone AND l.quiet_us > p.pause_us
-  GROUP BY l.ns, l.pid, l.start_us, l.local_port
+  GROUP BY l.ns, l.holder, l.started, l.local_port
 )
 SELECT
-  v.*, coalesce(h.connections, 0) AS connections, p.pause_us,
+  v.* EXCLUDE (holder, started), coalesce(h.connections, 0) AS connections, p.pause_us,
   CASE WHEN p.pause_us IS NOT NULL THEN coalesce(o.connections, 0) END AS overdue
 FROM candidates AS v
-LEFT JOIN held AS h
-  ON h.ns = v.ns AND h.local_port = v.local_port AND h.pid IS NOT DISTINCT FROM v.pid AND h.start_us IS NOT DISTINCT FROM v.start_us
-LEFT JOIN pauses AS p ON p.ns = v.ns AND p.local_port = v.local_port AND p.pid = v.pid AND p.start_us = v.start_us
-LEFT JOIN overdue AS o ON o.ns = v.ns AND o.local_port = v.local_port AND o.pid = v.pid AND o.start_us = v.start_us
+LEFT JOIN held AS h USING (ns, holder, started, local_port)
+LEFT JOIN pauses AS p USING (ns, holder, started, local_port)
+LEFT JOIN overdue AS o USING (ns, holder, started, local_port)

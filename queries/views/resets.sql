@@ -1,4 +1,4 @@
--- title = "Connections that were reset with something lost, by service"
+-- title = "Connections reset with data lost, by service"
 -- description = """
 -- One row per service, end and way it was lost: the peer had closed, or reset, a connection on which
 -- this end then sent (peer), or this end closed with data unread (local); a process to which both

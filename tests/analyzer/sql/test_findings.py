@@ -1675,6 +1675,39 @@ def test_in_a_short_recording_nothing_is_accepted_in_all_of_it(tmp_path: Path) -
     assert "the first in it waited for 20 s" in row["sentence"]
 
 
+ENDS = ["close_wait", "fin_wait", "idle_connections", "silent_peers"]
+
+
+@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_process_that_dies_in_the_last_sample_has_given_nothing_back(
+    name: str, dies: bool, tmp_path: Path
+) -> None:
+    """One that lives and has closed them all has."""
+    times = range(75 if name == "close_wait" else 24)
+    looks: dict[str, Callable[[int, int], Row]] = {
+        "close_wait": lambda n, t: client(n, "CLOSE-WAIT", last_ack_recv_ms=1000 * (t - n)),
+        "fin_wait": lambda n, t: waiting_for_the_end(n, t, n),
+        "idle_connections": lambda n, t: pooled(n, t - n, t - n),
+        "silent_peers": lambda n, t: heard(n, t - n, pid=7, start_us=1),
+    }
+    samples = [
+        {"sockets": [DOOR, *(looks[name](n, t) for n in range(1, t + 1))], "owners": []}
+        for t in times
+    ]
+    appeared = {"owners": [owner(None) | {"comm": "app"}]}
+    ended = owner(None) | {"valid_to": time_of(len(samples)), "sample": len(samples)}
+    last = {"sockets": [DOOR], "owners": [ended] if dies else []}
+    path = play(tmp_path / "r", [samples[0] | appeared, *samples[1:], last])
+    assert [row["pid"] for row in ask(path, name)] == ([7] if dies else [])
+
+
+def test_workers_that_hold_one_listener_are_told_as_several(tmp_path: Path) -> None:
+    samples = [{"sockets": [listener(recv_q=129, holders=4)]} for _ in range(2)]
+    (row,) = ask(play(tmp_path / "r", samples), "accept_queue")
+    assert row["sentence"].startswith("nginx (pid 100) and 3 more who hold that socket accept")
+
+
 def test_listeners_of_two_lives_dropped_no_more_than_the_kernel_counted(tmp_path: Path) -> None:
     before, after = grown("TcpExt.ListenOverflows", 12)
     drops, dropped = grown("TcpExt.ListenDrops", 12)

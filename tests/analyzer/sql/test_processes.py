@@ -272,3 +272,25 @@ def test_a_leak_counts_files_and_pipes(tmp_path: Path) -> None:
     with analyzer.open(path) as opened:
         lines = opened.report("process_sockets").table().to_pylist()
     assert {line["pid"]: line["limit_percent"] for line in lines} == most
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        # of six samples of eleven it is known: not of the first ones
+        (
+            5,
+            "95 descriptors of the 100 it may have (95 %); 30 of them are sockets",
+        ),
+        (6, None),
+    ],
+)
+def test_sockets_and_descriptors_are_no_series(
+    first: int, said: str | None, tmp_path: Path
+) -> None:
+    """Of five samples of eleven only the sockets count, in all of them."""
+    rows = [tcp(n, owner_by="fd", **APP) for n in range(30)]
+    looks: dict[int, dict[int, Row]] = {7: {0: {"fds": None}, first: {"fds": 95}}}
+    path = play(tmp_path / "r", looks, rows)
+    told = [row["sentence"].partition(", ")[0] for row in ask(path, "descriptor_leak")]
+    assert told == ([f"app (pid 7) holds {said}"] if said else [])
