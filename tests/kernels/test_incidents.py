@@ -38,9 +38,12 @@ class Incidents:
         ends = [self.truth[kind][end] for end in ("client", "server")] if kind else [None]
         return [row for row in self.rows if row["finding"] == finding and row["netns"] in ends]
 
-    def the_only(self, finding: str, kind: str | None = None) -> dict[str, Any]:
-        """Return what was found once, there and nowhere else."""
-        (row,) = self.of(finding, kind)
+    def the_only(
+        self, finding: str, kind: str | None = None, end: str = "client"
+    ) -> dict[str, Any]:
+        """Return what was found once, of the whole host or at one end."""
+        found = self.of(finding, kind)
+        (row,) = (row for row in found if kind is None or row["netns"] == self.truth[kind][end])
         return row
 
 
@@ -130,7 +133,7 @@ def test_time_wait_that_was_cut_short_is_told(links: Incidents) -> None:
 
 
 def test_datagrams_dropped_for_want_of_memory_are_told_as_that(memory: Incidents) -> None:
-    row = memory.the_only("udp_drops", "datagrams")
+    row = memory.the_only("udp_drops", "datagrams", "server")
     truth = memory.truth["datagrams"]
     assert row["measured"] == truth["memory"] + truth["buffer"] > 0
     assert "of the 0.2 MB that they may have together (udp_mem)" in row["sentence"]
