@@ -308,7 +308,8 @@ _CHURN = (
     + """
 from concurrent.futures import ThreadPoolExecutor
 
-servers = [listen(), listen(family=AF_INET6, address="::")]
+# with room for all: of those that find none a server that accepts 300 waits forever
+servers = [listen(300), listen(300, AF_INET6, "::")]
 
 def serve(s):
     for n in range(300):
