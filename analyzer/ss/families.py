@@ -202,8 +202,10 @@ def tipc_words(row: Row, options: Options) -> str:
         told += " " if options.oneline else "\n "
         told += f"type:{_TIPC_TYPES.get(str(row['netid']), 'UNKNOWN')}"
         cong = "link" if more.get("link_cong") else "conn" if more.get("conn_cong") else "none"
-        told += f" cong:{cong}  drop:{_number(more, 'drop')} "
+        told += f" cong:{cong}  drop:{signed(whole(row, 'drops'))} "
         told += " publ" if more.get("has_publ") else ""
+        if isinstance(con := more.get("con"), dict) and con.get("flag"):
+            told += f" via {{{_number(con, 'type')},{_number(con, 'inst')}}} "
     return told
 
 

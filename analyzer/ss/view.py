@@ -67,6 +67,7 @@ def columns(options: Options, groups: Sequence[str], known: Sequence[str]) -> li
         (options.tos, _TOS),
         (options.cgroup, ("cgroup", "cgroup_id")),
         (options.sockopt, ("sockopt",)),
+        (options.tipcinfo, ("drops",)),
     ):
         if chosen:
             wanted.update(names)

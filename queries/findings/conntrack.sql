@@ -36,7 +36,9 @@ WITH looks AS (
 ),
 tables AS (
   SELECT
-    l.ns, max(l.entries) AS entries, max(l.allowed) AS allowed, sum(l.dropped) AS dropped,
+    -- When it was fullest: who sees it may enlarge it.
+    l.ns, max_by(l.entries, coalesce(1.0 * l.entries / l.allowed, 0.0)) AS entries,
+    max_by(l.allowed, coalesce(1.0 * l.entries / l.allowed, 0.0)) AS allowed, sum(l.dropped) AS dropped,
     min(l.sample_time) FILTER (WHERE l.dropped > 0 OR 100.0 * l.entries >= p.percent * l.allowed) AS since,
     max(l.sample_time) FILTER (WHERE l.dropped > 0 OR 100.0 * l.entries >= p.percent * l.allowed) AS until
   FROM looks AS l CROSS JOIN params AS p

@@ -47,6 +47,7 @@ INSTRUCTION_NS = 0
 """The guest's clock goes 2 to this power nanoseconds an instruction: what scales every deadline."""
 
 MEMORY = "3G"
+NICE = 10
 
 Runs: TypeAlias = Sequence[Sequence[str]]
 """What pytest gets; one run after another."""
@@ -228,7 +229,7 @@ def boot(kernel: Kernel, out: Path, command: list[str], seconds: float) -> str:
         with (out / "console").open("wb") as console:
             try:
                 subprocess.run(
-                    ["nice", "-n", "10", *qemu],
+                    ["nice", "-n", str(max(0, NICE - os.nice(0))), *qemu],
                     stdin=subprocess.DEVNULL,
                     stdout=console,
                     stderr=console,

@@ -13,6 +13,7 @@ done
 echo "${missing[*]}" >/out/missing
 uname -r >/out/release
 ip link set lo up
+ulimit -Hn 524288 # as systemd has it
 cd "$folder" || exit
 "$@" </dev/null
 touch /out/ended

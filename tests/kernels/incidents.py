@@ -1,6 +1,6 @@
 """Records what meets the limits of a whole machine and goes over bad links, and the same without.
 
-``python -m tests.kernels.incidents FOLDER`` makes strained/ and at_ease/ in it, each with a
+``python -m tests.kernels.incidents FOLDER`` makes a folder of each of ``INCIDENTS`` in it, with a
 recording and what the kernel said itself (truth.json). It sets limits of the whole machine: it runs
 where nobody else is, under tests.kernels.
 """
@@ -29,7 +29,27 @@ NETEM = {
 """What the client's link does where it is strained."""
 
 FEW = {"short": {"tcp_max_tw_buckets": "50"}}
-"""Limits of one namespace."""
+"""Limits of one namespace where it is strained."""
+
+LIMITS = {
+    "links": {},
+    "table": {"netfilter/nf_conntrack_max": "64"},
+    "memory": {
+        "ipv4/tcp_mem": "100 200 40000",
+        "ipv4/tcp_max_orphans": "16",
+        "ipv4/udp_mem": "16 32 48",
+    },
+    "at_ease": {},
+}
+"""Limits of the machine that are lowered for a recording."""
+
+INCIDENTS = {
+    "links": (*LINKS, "short"),
+    "table": ("crowd", "overflow"),
+    "memory": ("unread", "orphans", "datagrams"),
+    "at_ease": (*LINKS, *KINDS),
+}
+"""What is done in each recording."""
 
 
 @contextlib.contextmanager
@@ -50,26 +70,40 @@ def pair(kind: str, *, strained: bool) -> Iterator[str]:
         yield f"{client},{server}"
 
 
-def make(folder: Path, *, strained: bool) -> None:
-    """Record all traffic into a folder."""
+@contextlib.contextmanager
+def lowered(limits: dict[str, str]) -> Iterator[None]:
+    """Set limits of the machine, and set them back."""
+    paths = {Path("/proc/sys/net") / name: value for name, value in limits.items()}
+    before = {path: path.read_text() for path in paths}
+    for path, value in paths.items():
+        path.write_text(value)
+    try:
+        yield
+    finally:
+        for path, value in before.items():
+            path.write_text(value)
+
+
+def make(folder: Path, name: str) -> None:
+    """Record one of ``INCIDENTS`` into a folder."""
     with contextlib.ExitStack() as stack:
         words = [
-            f"{kind}={stack.enter_context(pair(kind, strained=strained))}"
-            for kind in (*LINKS, *KINDS)
+            f"{kind}={stack.enter_context(pair(kind, strained=name != 'at_ease'))}"
+            for kind in INCIDENTS[name]
         ]
-        traffic = [sys.executable, "-m", "tests.kernels.traffic"]
-        command = [*traffic, "strained" if strained else "at ease", str(folder / "truth.json")]
-        options = ("-i", "500ms", "--netns", "all", "--", *command, *words)
+        stack.enter_context(lowered(LIMITS[name]))
+        traffic = [sys.executable, "-m", "tests.kernels.traffic", str(folder / "truth.json")]
+        options = ("-i", "500ms", "-A", "tcp,udp", "--netns", "all", "--", *traffic, *words)
         subprocess.run(
             record(folder / "recording", *options), check=True, cwd=Path(__file__).parents[2]
         )
 
 
 def main() -> None:
-    """Make both; they are written elsewhere first, as the folder may be of another kernel."""
-    for name in ("strained", "at_ease"):
+    """Make all; they are written elsewhere first, as the folder may be of another kernel."""
+    for name in INCIDENTS:
         with tempfile.TemporaryDirectory() as folder:
-            make(Path(folder), strained=name == "strained")
+            make(Path(folder), name)
             shutil.copytree(folder, Path(sys.argv[1]) / name)
 
 

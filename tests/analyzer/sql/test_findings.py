@@ -1024,6 +1024,14 @@ def conntrack__four_fifths(above: bool) -> Samples:
 
 
 @case
+def conntrack__of_a_table_that_was_enlarged_then(above: bool) -> Samples:
+    return [
+        {"counters": tracked(count=80 if above else 79, max=100)},
+        {"counters": tracked(count=90, max=1000)},
+    ]
+
+
+@case
 def conntrack__drops(above: bool) -> Samples:
     return [
         {"counters": tracked(count=10, max=100, drop=5, early_drop=0)},

@@ -18,8 +18,10 @@ import typer
 from analyzer.cli_ss import app, read_options
 from analyzer.reading.recording import open_recording
 from analyzer.sql.engine import Engine
+from analyzer.ss.families import tipc_words
 from analyzer.ss.selection import SelectionError
 from analyzer.ss.show import Recorded, Show
+from analyzer.ss.words import Options
 from recorder.format.times import TimeError
 from recorder.ssfilter import FilterError
 from tests.analyzer.support.recordings import (
@@ -247,6 +249,13 @@ def test_a_wrong_use_is_an_error(ask: Answers, words: list[str], error: type[Exc
 def test_a_mixed_filter_is_warned_of(ask: Answers) -> None:
     ask("-t", "sport", "=", ":80", "or", "sport", "=", ":81", "and", "dport", "=", ":1")
     assert "write brackets" in ask.told[0]
+
+
+def test_a_connection_of_tipc_has_its_drops_and_the_name_it_was_made_by() -> None:
+    details = '{"has_publ": true, "con": {"flag": true, "type": 18889, "inst": 1}}'
+    row = {"netid": "ti_st", "drops": 3, "details": details}
+    told = tipc_words(row, Options(tipcinfo=True, oneline=True))
+    assert told == " type:STREAM cong:none  drop:3  publ via {18889,1} "
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

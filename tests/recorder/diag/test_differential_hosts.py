@@ -273,6 +273,8 @@ def test_every_field_that_ss_prints_of_each_host_agrees(
 def test_every_line_that_ss_prints_of_newer_families_agrees(
     recorded: Recorded, oracle: Oracle, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
+    # ss -N hides the mount of cgroup v2 from itself
+    oracle = dataclasses.replace(oracle, cgroups={})
     wrong = []
     compared: Counter[str] = Counter()
     fields: Counter[str] = Counter()
@@ -287,7 +289,9 @@ def test_every_line_that_ss_prints_of_newer_families_agrees(
         assert ours.keys() == before.keys() == after.keys()
         for key, words in ours.items():
             if words not in (before[key], after[key]):
-                wrong.append(f"recorded {words}, ss printed {before[key]}, then {after[key]}")
+                ours_only = [word for word in words if word not in before[key]]
+                its_only = [word for word in before[key] if word not in words]
+                wrong.append(f"recorded {ours_only}, ss printed {its_only} of {key}")
             compared[key[0]] += 1
             fields[key[0]] += len(words)
     record_testsuite_property("newer", counted("ss by the view", compared, fields, len(wrong)))
