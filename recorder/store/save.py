@@ -134,8 +134,7 @@ def _fill(
     for _ in range(_ATTEMPTS):
         with contextlib.suppress(FileNotFoundError, _Moved):
             there = _look(source, made, known)
-            if min(there, default=0) > max(linked, default=0) + 1:
-                linked.clear()  # what followed them is gone
+            _leave_out_before_a_gap(linked, _listed(source).through)
             sealed = {number: part for number, part in linked.items() if part.sealed is not None}
             known = dict(sorted((linked | there | sealed).items()))
             chosen, start, end = _choose(known, bounds, part_numbers(parts_of(facts)))
@@ -148,21 +147,45 @@ def _fill(
 
 
 def _look(source: Directory, made: Directory, before: Mapping[int, _Part]) -> dict[int, _Part]:
-    """Return what there is now; journals are copied as they are found."""
+    """Return what there is now; journals are copied as they are found.
+
+    What is sealed meanwhile is taken as that, rather than beginning anew: a recorder may seal
+    faster than can be looked at.
+    """
     listed = _listed(source)
-    found = {one.number: _of_sealed(source, one) for one in listed.sealed}
-    for number in numbers(source):
-        if number <= listed.through or number in found:
-            continue
+    known = {one.number for one in listed.sealed}
+    there = [n for n in numbers(source) if n > listed.through and n not in known]
+    copied: dict[int, _Part] = {}
+    for number in there:
         part = before.get(number)
         if part is None or part.sealed is not None or number == max(before):
-            part = _copy_journals(source, made, number)
-        found[number] = part
-    again = _listed(source)
-    newly = {one.number for one in again.sealed} - {one.number for one in listed.sealed}
-    if again.through != listed.through or newly:
-        raise _Moved
-    return found
+            part = _copied(source, made, number)
+        if part is not None:
+            copied[number] = part
+    listed = _listed(source)
+    known |= set(there)
+    sealed = {one.number: _of_sealed(source, one) for one in listed.sealed if one.number in known}
+    return {n: part for n, part in (copied | sealed).items() if n > listed.through}
+
+
+def _leave_out_before_a_gap(linked: dict[int, _Part], through: int) -> None:
+    """Let go of what is linked and was dropped, if something that followed it was dropped, too."""
+    first = through
+    while first in linked:
+        first -= 1
+    for number in [number for number in linked if number <= first]:
+        del linked[number]
+
+
+def _copied(source: Directory, made: Directory, number: int) -> _Part | None:
+    """Copy the journals of a number; return None if it is sealed or dropped by now."""
+    try:
+        return _copy_journals(source, made, number)
+    except (FileNotFoundError, _Moved):
+        listed = _listed(source)
+        if number <= listed.through or any(one.number == number for one in listed.sealed):
+            return None
+        raise
 
 
 def _listed(source: Directory) -> Listed:
@@ -205,7 +228,8 @@ def _copy_journals(source: Directory, made: Directory, number: int) -> _Part:
                     for start in range(0, ends[table], _PIECE):
                         file.write(journal.read(start, min(_PIECE, ends[table] - start)))
                     file.flush()
-                    os.fsync(file.fileno())
+                    if ends[table]:
+                        os.fsync(file.fileno())
         first, last, _ = span_of(committed, journals[SAMPLES.name])
         counted = {name: committed.rows(name) for name in TABLES}
         rows = {name: count for name, count in counted.items() if count is not None}

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 import analyzer
+from recorder.format import segments
 from recorder.schema import SockrecError
+from recorder.store import save as save_module
 from recorder.store.ring import Keep
 from recorder.store.save import SaveError, save
 from tests.recorder.store.test_ring import Filler, contents
@@ -120,3 +122,38 @@ def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path: Path, filler: Fill
     with pytest.raises(SockrecError, match="is after the last sample"):
         save(tmp_path / "r", tmp_path / "s", lambda times: times.bounds("+99s", None))
     assert set(os.listdir(tmp_path)) == names
+
+
+def test_what_was_linked_before_a_gap_is_left_out() -> None:
+    part = save_module._Part(0, None, None, None, None, None, ())
+    for through, kept in ((0, {3, 4, 6, 7, 9}), (4, {3, 4, 6, 7, 9}), (7, {6, 7, 9}), (8, {9})):
+        linked = dict.fromkeys((3, 4, 6, 7, 9), part)
+        save_module._leave_out_before_a_gap(linked, through)
+        assert set(linked) == kept
+
+
+def test_a_recorder_that_seals_at_every_look_does_not_keep_it_from_ending(
+    tmp_path: Path, filler: Filler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(6):
+        filler.take()
+    real = segments.read_list
+    looks = 0
+
+    def sealing(*args: Any, **options: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks < 40:
+            filler.take(100)
+            filler.writer.rotate()
+            filler.writer._sealer.settle(filler.writer._open.number - 1, 10)
+        return real(*args, **options)
+
+    monkeypatch.setattr(save_module, "read_list", sealing)
+    save(tmp_path / "r", tmp_path / "s")
+    monkeypatch.undo()
+    problems, there = contents(tmp_path / "s")
+    assert problems == 0
+    assert looks < 10
+    assert there == set(range(min(there), max(there) + 1))
+    assert max(there) >= 5
