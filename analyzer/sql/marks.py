@@ -27,7 +27,10 @@ def marks(engine: Engine, scope: Scope = WHOLE) -> list[Mark]:
         recording = engine.recordings[one.part or 0]
         tables = [segment.table for segment in recording.segments]
         if MARKS in [*tables, *(journal.table for journal in recording.journals)]:
-            query = "SELECT t_us, kind, name, detail FROM marks WHERE name IS NOT NULL"
+            query = (
+                "SELECT t_us, kind, name, detail FROM marks "
+                "WHERE name IS NOT NULL AND t_us IS NOT NULL"
+            )
             found += [Mark(*row.values()) for row in engine.table(query, one).to_pylist()]
     return sorted(found, key=lambda mark: mark.us)
 

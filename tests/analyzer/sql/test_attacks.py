@@ -416,7 +416,8 @@ def command(*words: str | Path, seconds: float = 20.0) -> Done:
         return Done(int(str(status or 0)), out.getvalue(), err.getvalue())
 
 
-MISSING = b"sockrec: missing: "
+TOLD = (b"sockrec: missing: ", b"sockrec: marked: ")
+"""What a command tells beside its answer."""
 
 
 def ask(*paths: Path, commands: Sequence[Sequence[str]] | None = None) -> list[int]:
@@ -431,7 +432,7 @@ def ask(*paths: Path, commands: Sequence[Sequence[str]] | None = None) -> list[i
         done = command(*before, *paths, *after)
         told = f"{before}: {done.status} {done.err!r}"
         assert done.status in (0, 1, 2), told
-        notes = [line for line in done.err.splitlines() if not line.startswith(MISSING)]
+        notes = [line for line in done.err.splitlines() if not line.startswith(TOLD)]
         assert done.status or all(note.startswith(b"sockrec: no rows") for note in notes), told
         if done.status == 1:
             assert done.err.startswith(b"sockrec: "), told
