@@ -426,7 +426,7 @@ def test_the_facts_of_info_stay(recording: Path) -> None:
     assert (
         list(facts)
         == (
-            "recording state host kernel command first_sample last_sample span_s interval_s "
+            "recording state host kernel command filter first_sample last_sample span_s interval_s "
             "samples late_samples most_late_s skipped_samples rows bytes files namespaces reading "
             "coverage closes unresolved_owners most_unresolved_owners unreadable_processes "
             "incomplete unknown_attributes missing_sysctls not_seen trouble labels marks dropped "
