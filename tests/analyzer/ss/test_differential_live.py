@@ -414,6 +414,9 @@ class Kernel:
         self.release = facts.release()
         self._makers = BatchMaker(SOCKETS)
 
+    def close(self) -> None:
+        self._diag.close()
+
     def dump(self, kind: int, body: bytes, decode: Any) -> Dump:
         return self._diag.dump(kind, body, decode)
 
@@ -441,7 +444,7 @@ def passing(table: pa.Table, found: Filter, known: Known) -> set[int]:
 
 
 def test_any_filter_lets_the_same_rows_through_by_bytecode_in_memory_and_by_sql(
-    machine: Machine,
+    machine: Machine, request: pytest.FixtureRequest
 ) -> None:
     """That SQL is what ss prints is shown above."""
     engine = machine.recorded.engine
@@ -449,6 +452,7 @@ def test_any_filter_lets_the_same_rows_through_by_bytecode_in_memory_and_by_sql(
     ranges = engine.table("SELECT netns, low, high FROM port_ranges").to_pylist()
     known = Known({row["netns"]: (row["low"], row["high"]) for row in ranges})
     kernel = Kernel()
+    request.addfinalizer(kernel.close)
     kept: set[int] = set()
 
     @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
