@@ -614,7 +614,7 @@ PROCESSES = Table(
     "processes",
     "What processes that hold sockets were doing: one row each when it is first looked at, and one "
     "more whenever something differs from its row before. CPU time of less than 50 ms and memory "
-    "of less than a tenth are no difference. What a row says holds until the next one of the process.",
+    "of less than a tenth are no difference. What a row says holds until the next of the process.",
     ("pid", "start_us", "sample"),
     _SAMPLE[:2]
     + _columns(
