@@ -168,6 +168,8 @@ def main() -> int:
     parser.add_argument("--sockets", type=int, default=0, help="listeners in each, with --hold")
     parser.add_argument("--truth", type=Path, help="file to write it to; default standard output")
     options = parser.parse_args()
+    # What ends it ends the namespaces too: those that stay cost every later recorder a look.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if options.hold:
         hold(options.count, options.sockets)
         return 0
