@@ -347,7 +347,7 @@ def _finish(
     last = max((part.last for part in chosen if part.last is not None), default=None)
     first = min((part.first for part in chosen if part.first is not None), default=None)
     counts = _counts(chosen)
-    cut = _cut(known, span)
+    cut = _cut(known, span, facts.get("cut"))
     for name in ("keep", "control"):  # of who goes on
         facts.pop(name, None)
     facts |= {
@@ -378,7 +378,15 @@ def _counts(parts: Sequence[_Part]) -> dict[str, int | None]:
     return {"samples": _sum(part.samples for part in parts), "socket_rows": rows}
 
 
-def _cut(known: Mapping[int, _Part], span: tuple[int | None, int | None]) -> dict[str, Any]:
+def _cut(
+    known: Mapping[int, _Part], span: tuple[int | None, int | None], before: object
+) -> dict[str, Any]:
+    """Return what recording.json says of the time that is asked for, within what it said before."""
+    if isinstance(before, dict):
+        starts = [us for us in (span[0], before.get("from_us")) if isinstance(us, int)]
+        ends = [us for us in (span[1], before.get("to_us")) if isinstance(us, int)]
+        times = {"from_us": max(starts, default=None), "to_us": min(ends, default=None)}
+        return {"cut": before | times}
     if span == (None, None):
         return {}
     had = {name for part in known.values() for name, rows in (part.rows or {}).items() if rows}

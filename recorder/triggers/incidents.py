@@ -114,6 +114,9 @@ class Incidents:
         self._pending.remove(one)
         target = self._keeping.directory / one.name
         if not self._save(one, target, self._held(one)):
+            with contextlib.suppress(OSError):
+                self._held(one).rename(target)
+                self._say(f"{one.text}: only what was before it is kept, in {target}", "incident")
             return
         shutil.rmtree(self._held(one), ignore_errors=True)
         if self._fits(one.name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import sys
 import time
@@ -142,6 +143,27 @@ def test_the_oldest_incidents_go_when_all_are_more_than_their_budget(
     # None of the others goes for one that is too large by itself.
     assert sorted(path.name[15:] for path in (tmp_path / "i").iterdir()) == names
     assert "is more than --incidents-size" in told[-1]
+
+
+def test_what_was_before_is_kept_where_the_rest_cannot_be(
+    kept: tuple[Path, str], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    source = tmp_path / "r"
+    shutil.copytree(sorted((kept[0] / "incidents").iterdir())[0], source)
+    incidents = Incidents(
+        source,
+        Keeping(tmp_path / "i", 1 << 30, 1e9, 0),
+        lambda text, event="degradation": told.append(text),
+        {},
+    )
+    incidents.begin("x", "full", time.time_ns() // 1000, 0.0)
+    (source / "recording.json").unlink()
+    incidents.look(1.0)
+    (left,) = (tmp_path / "i").iterdir()
+    assert told[-1] == f"full: only what was before it is kept, in {left}"
+    with analyzer.open(left) as opened:
+        assert verify(opened.engine).whole
 
 
 def test_a_place_where_no_incident_can_be_kept_is_an_error_at_the_start(tmp_path: Path) -> None:
