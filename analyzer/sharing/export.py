@@ -15,6 +15,7 @@ from analyzer import Analysis
 from analyzer.screen.cells import rows
 from analyzer.screen.render import Format, write
 from analyzer.sharing.output import Report
+from analyzer.sharing.selection import check_one
 from analyzer.sharing.words import Form
 from analyzer.sql.engine import Engine
 from analyzer.sql.views import OWN, lay_stored
@@ -53,8 +54,7 @@ def export(
     report: Report = lambda done, of: None,
 ) -> None:
     """Write a new file, readable by its owner only. Raises SockrecError or OSError."""
-    if opened.engine.several:
-        raise ExportError("several recordings are open: export them one by one, or merge them")
+    check_one(opened.engine)
     if form is Form.duckdb:
         _to_duckdb(opened.engine, place, report)
         return

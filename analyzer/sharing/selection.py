@@ -79,16 +79,7 @@ def select(
 
     What is damaged is left out, as it is of queries.
     """
-    if engine.several:
-        paths = [str(recording.path) for recording in engine.recordings]
-        if len(set(paths)) == 1:
-            raise SelectionError(
-                f"{paths[0]}: was recorded in {len(paths)} boots or intervals: 'sockrec save "
-                f"{paths[0]} --from TIME --to TIME' makes a recording of one"
-            )
-        raise SelectionError(
-            f"{paths[0]} and {paths[1]} are several recordings: name one, or merge"
-        )
+    check_one(engine)
     (recording,) = engine.checked()
     check_whole(recording)
     (scope,) = engine.scopes(scope)
@@ -113,6 +104,20 @@ def select(
         report(number + 1, len(TABLES))
     asked = None if whole else replace(scope, part=None)
     return Selection((part,), places, context, asked, tuple(had))
+
+
+def check_one(engine: Engine) -> None:
+    """Raise SelectionError where several recordings are open, or one of several boots."""
+    paths = [str(recording.path) for recording in engine.recordings]
+    if len(paths) > 1 and len(set(paths)) == 1:
+        raise SelectionError(
+            f"{paths[0]}: was recorded in {len(paths)} boots or intervals: 'sockrec save "
+            f"{paths[0]} --from TIME --to TIME' makes a recording of one"
+        )
+    if len(paths) > 1:
+        raise SelectionError(
+            f"{paths[0]} and {paths[1]} are several recordings: name one, or merge"
+        )
 
 
 def check_whole(recording: Recording) -> None:
