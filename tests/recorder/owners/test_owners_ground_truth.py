@@ -200,7 +200,7 @@ s.close()
     owners.update(inodes(inode), NOW)  # its leader may still live
     assert held(owners, inode) == (pid, fd, 1)
     deadline = time.monotonic() + 60
-    while os.stat(f"/proc/{pid}/fd").st_size and time.monotonic() < deadline:
+    while os.listdir(f"/proc/{pid}/fd") and time.monotonic() < deadline:
         time.sleep(0.01)
     assert os.listdir(f"/proc/{pid}/fd") == []
     for _ in range(6):
@@ -387,6 +387,9 @@ def test_a_name_that_is_no_text_is_kept_byte_by_byte(owners: Owners, child: Chil
     assert process.comm == ") R 1 (\\xff\x1b[2J\n"
 
 
+@pytest.mark.skipif(
+    not os.stat("/proc/self/fd").st_size, reason="this kernel tells no size of a table (6.2)"
+)
 def test_a_table_that_changes_while_it_is_read_is_known_to(child: Child) -> None:
     size = child.run(
         """
