@@ -94,6 +94,15 @@ def _bytes(least: int) -> Callable[[str], int]:
     return read
 
 
+def _command(text: str) -> str:
+    """Return a command as it is, if it can be split into words."""
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no command: {str(error).lower()}") from error
+    return text
+
+
 def _labels(given: list[str]) -> dict[str, str]:
     found = {}
     for text in given:
@@ -301,6 +310,7 @@ def record(
         typer.Option(
             "--exec",
             metavar="COMMAND",
+            parser=_command,
             help="Run this for each incident, without a shell; SOCKREC_INCIDENT names it.",
         ),
     ] = None,

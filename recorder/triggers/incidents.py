@@ -138,18 +138,26 @@ class Incidents:
 
     def _fits(self, newest: str) -> bool:
         """Remove the oldest incidents beyond the budget; tell whether the newest is within it."""
-        sizes = {
-            path.name: _size(path)
-            for path in sorted(self._keeping.directory.iterdir())
-            if _NAMED.fullmatch(path.name)
-        }
+        try:
+            sizes = {
+                path.name: _size(path)
+                for path in sorted(self._keeping.directory.iterdir())
+                if _NAMED.fullmatch(path.name)
+            }
+        except OSError as error:
+            self._say(f"{self._keeping.directory}: its size is unknown: {error.strerror}")
+            return True
         alone = sizes.get(newest, 0) > self._keeping.bytes  # then no other has to go for it
         for name in [newest] if alone else sorted(sizes, key=lambda name: (name == newest, name)):
             if sum(sizes.values()) <= self._keeping.bytes:
                 break
             what = "is more than --incidents-size" if name == newest else "is the oldest"
-            self._say(f"the incident {name} was removed, as it {what}")
-            shutil.rmtree(self._keeping.directory / name, ignore_errors=True)
+            try:
+                shutil.rmtree(self._keeping.directory / name)
+            except OSError as error:
+                self._say(f"the incident {name} could not be removed whole: {error.strerror}")
+            else:
+                self._say(f"the incident {name} was removed, as it {what}")
             del sizes[name]
         return newest in sizes
 
@@ -178,4 +186,8 @@ class Incidents:
 
 def _size(folder: Path) -> int:
     """Return the bytes that a folder takes on the disk, linked elsewhere or not."""
-    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # somebody removes it meanwhile
+            total += path.lstat().st_blocks * 512 if path.is_file() else 0
+    return total

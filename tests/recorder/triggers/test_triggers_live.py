@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -164,6 +165,45 @@ def test_what_was_before_is_kept_where_the_rest_cannot_be(
     assert told[-1] == f"full: only what was before it is kept, in {left}"
     with analyzer.open(left) as opened:
         assert verify(opened.engine).whole
+
+
+def test_a_size_that_cannot_be_told_and_a_removal_that_fails_are_told_and_end_nothing(
+    kept: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    source = sorted((kept[0] / "incidents").iterdir())[0]
+    incidents = Incidents(
+        source,
+        Keeping(tmp_path / "i", 1 << 10, 100, 0),
+        lambda text, event="degradation": told.append(text),
+        {},
+    )
+
+    def refuse(path: Path, *, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    incidents.begin("x", "too large", time.time_ns() // 1000, 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("recorder.triggers.incidents._size", refuse)
+        incidents.look(1.0)
+    assert told[-2] == f"{tmp_path / 'i'}: its size is unknown: Permission denied"
+    incidents.begin("x", "too large", time.time_ns() // 1000 + 1_000_000, 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("recorder.triggers.incidents.shutil.rmtree", refuse)
+        incidents.look(1.0)
+    assert told[-1].endswith("could not be removed whole: Permission denied")
+    assert not any("was removed" in text for text in told)
+
+
+def test_a_command_that_is_none_is_a_wrong_use(tmp_path: Path) -> None:
+    words = ["record", "-o", str(tmp_path / "r"), "--on", OVERFLOWS, "--exec", "a 'b"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sockrec", *words], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "is no command: no closing quotation" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_place_where_no_incident_can_be_kept_is_an_error_at_the_start(tmp_path: Path) -> None:
