@@ -129,6 +129,8 @@ def mark(recording: Path, name: str) -> None:
                 raise ConnectionRefusedError
             connection.send(json.dumps(request).encode())
             answer = json.loads(connection.recv(MOST_BYTES) or b'{"error": "no answer came"}')
+            if not isinstance(answer, dict):
+                raise ValueError("that is no answer")
     except ConnectionRefusedError as error:
         raise ControlError(
             f"{recording}: is not being recorded, or in another network namespace: a mark can only "

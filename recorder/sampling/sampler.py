@@ -665,17 +665,11 @@ def _facts(reading: Reading) -> Row:
 
 
 def _owners_facts(step: OwnersStep, unresolved: int) -> Row:
-    detail = []
-    if unresolved:
-        detail.append(f"{unresolved} inodes without a process")
-    if step.denied:
-        detail.append(f"{step.denied} processes whose descriptors may not be read")
-    return {
-        "source": "proc",
-        "rows": step.processes,
-        "bytes": 0,
-        "outcome": "partial" if detail else "ok",
-        "detail": ", ".join(detail) or None,
+    detail = {
+        "inodes without a process": unresolved,
+        "processes whose descriptors may not be read": step.denied,
+    }
+    return _proc_facts(step.processes, detail) | {
         "unresolved": unresolved,
         "denied": step.denied,
         "tables_read": step.tables_read,
@@ -683,17 +677,20 @@ def _owners_facts(step: OwnersStep, unresolved: int) -> Row:
 
 
 def _processes_facts(step: ProcessesStep) -> Row:
-    detail = []
-    if step.left_out:
-        detail.append(f"{step.left_out} processes left out until their turn comes")
-    if step.denied:
-        detail.append(f"{step.denied} processes that may not be seen")
+    detail = {
+        "processes left out until their turn comes": step.left_out,
+        "processes that may not be seen": step.denied,
+    }
+    return _proc_facts(step.looked, detail) | {"denied": step.denied, "left_out": step.left_out}
+
+
+def _proc_facts(rows: int, lacking: dict[str, int]) -> Row:
+    """Return what a step over /proc did; ``lacking`` says how many of what it did not see."""
+    detail = [f"{count} {what}" for what, count in lacking.items() if count]
     return {
         "source": "proc",
-        "rows": step.looked,
+        "rows": rows,
         "bytes": 0,
         "outcome": "partial" if detail else "ok",
         "detail": ", ".join(detail) or None,
-        "denied": step.denied,
-        "left_out": step.left_out,
     }
