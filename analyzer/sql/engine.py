@@ -11,7 +11,7 @@ import site
 import sys
 import sysconfig
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -27,9 +27,10 @@ from analyzer.reading.recording import Recording
 from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing
 from analyzer.reading.spill import Folder
 from analyzer.sql import landlock
+from analyzer.sql.header import Query
 from analyzer.sql.library import ctes_of, names_of, pieces
 from analyzer.sql.memory import SizeError, default_size, parse_size
-from analyzer.sql.reads import Columns, named_columns
+from analyzer.sql.reads import Columns, columns_asked, named_columns
 from analyzer.sql.views import (
     WHOLE,
     Narrowed,
@@ -108,8 +109,11 @@ _READABLE = (
 
 _OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
 
-_VIEW_TREES: dict[str, str] = {}
-"""Of functions, parts and views, which are the same for every engine."""
+_TREES: dict[tuple[str, str], str] = {}
+"""Of the queries that are shipped, which are the same for every engine."""
+
+_KEPT = "memory.kept"
+"""Where the tables are that several runs read; the database has that name if it lies in memory."""
 
 
 class Engine:
@@ -170,6 +174,7 @@ class Engine:
         for part in range(len(self.recordings)) if self.several else ():
             connection.execute(f"ATTACH ':memory:' AS {catalog(part)}")
         self._lay_raw()
+        connection.execute(f"CREATE SCHEMA {_KEPT}")
         connection.execute("SET enable_external_access = false")
         # What tells how far a query is belongs to each cursor.
         connection.execute(f"SET allowed_configs = {_list_literal(list(_PROGRESS))}")
@@ -227,15 +232,17 @@ class Engine:
 
     def _view_tree(self, name: str) -> str:
         """Return a function, part or view as the tree that DuckDB makes of it."""
-        if name not in _VIEW_TREES:
-            piece = pieces()[name]
-            sql = piece.query.sql
-            query = f"SELECT (\n{sql}\n)" if piece.layer == "functions" else sql
+        piece = pieces()[name]
+        sql = piece.query.sql
+        return self._tree_of(name, f"SELECT (\n{sql}\n)" if piece.layer == "functions" else sql)
+
+    def _tree_of(self, name: str, sql: str) -> str:
+        if (name, sql) not in _TREES:
             trees: list[str] = []
             with closing(self._connection.cursor()) as cursor:
-                interruptible(cursor, lambda: trees.append(_parse(cursor, query)))
-            _VIEW_TREES[name] = trees[0]
-        return _VIEW_TREES[name]
+                interruptible(cursor, lambda: trees.append(_parse(cursor, sql)))
+            _TREES[name, sql] = trees[0]
+        return _TREES[name, sql]
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -376,18 +383,22 @@ class Engine:
         query: str,
         scope: Scope = WHOLE,
         parameters: Mapping[str, tuple[str, Value | None]] | None = None,
-        shared: Mapping[str, pa.Table] | None = None,
+        kept: Collection[str] = (),
+        *,
+        few: bool = False,
+        into: str | None = None,
     ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
         """Run a query, giving its schema and its batches as they come.
 
-        ``shared`` are parts and views that stand in place of what they would be computed from.
-        Ctrl-C, an error of the caller or leaving the block early interrupts it.
+        What is ``kept`` of parts and views stands in place of what it would be computed from.
+        ``few`` rows are handed over at once, which takes less time than it takes memory; ``into``
+        names a table that is made of them. Ctrl-C, an error of the caller or leaving the block
+        early interrupts it.
         """
-        given = shared or {}
         scopes = self.scopes(scope)
         parts = [one.part or 0 for one in scopes]
         trees = [self._checked(query), *self._checked_scope(scopes[0])]
-        columns = dict(named_columns(trees, pieces(), self._view_tree))
+        columns = dict(named_columns(trees, self._view_tree, kept))
         for name, more in describing(scopes[0].condition() or "").items():
             if name in columns or name not in ("sockets", "closes"):
                 columns[name] = columns.get(name, frozenset()) | more
@@ -403,8 +414,6 @@ class Engine:
                 cursor.execute(f"SET {name} = {value}")
             for name, stream in journals.items():
                 cursor.register(name, stream)
-            for name, rows in given.items():
-                cursor.register(name, rows)
             if self.several and len(scopes) == 1:
                 cursor.execute(f"USE {catalog(parts[0])}")
             narrow = [
@@ -413,7 +422,8 @@ class Engine:
                 )
                 for part, recording in enumerate(self._linked())
             ]
-            return lay(narrow)
+            select = lay(narrow)
+            return f"CREATE TABLE {_KEPT}.{into} AS {select}" if into else select
 
         def lay(narrow: Sequence[Narrowed] | None = None) -> str:
             names = names_of(trees[0])
@@ -422,10 +432,20 @@ class Engine:
                 return query
             only = narrow[parts[0]] if narrow else None
             inline = narrow is not None and takes_inline(query, ctes_of(trees[0]))
-            ctes = lay_scope(cursor, scopes[0], parameters, names, given, only, inline)
+            there = {name: f"{_KEPT}.{name}" for name in kept}
+            ctes = lay_scope(cursor, scopes[0], parameters, names, there, only, inline)
             return with_inline(query, ctes)
 
-        work = Work(cursor, prepare, lay, query, journals.values(), self._timeout, self._refused)
+        work = Work(
+            cursor,
+            prepare,
+            lay,
+            query,
+            journals.values(),
+            self._timeout,
+            self._refused,
+            few=few or into is not None,
+        )
         self._work = work
         try:
             yield work.start(), work.batches()
@@ -441,11 +461,34 @@ class Engine:
         query: str,
         scope: Scope = WHOLE,
         parameters: Mapping[str, tuple[str, Value | None]] | None = None,
-        shared: Mapping[str, pa.Table] | None = None,
+        kept: Collection[str] = (),
+        *,
+        few: bool = False,
     ) -> pa.Table:
-        """Run a query and return all its rows."""
-        with self.run(query, scope, parameters, shared) as (schema, batches):
+        """Run a query and return all its rows, as ``run`` does."""
+        with self.run(query, scope, parameters, kept, few=few) as (schema, batches):
             return pa.Table.from_batches(batches, schema=schema)
+
+    def keep(
+        self, name: str, users: Iterable[Query], scope: Scope, kept: Collection[str], most: int
+    ) -> bool:
+        """Compute a part or view once, of the columns that its users name, for runs that say so.
+
+        Returns whether it is kept: not if it has more than ``most`` rows.
+        """
+        asked = columns_asked(name, (self._tree_of(user.name, user.sql) for user in users))
+        columns = "*" if asked is None else f"COLUMNS(lambda c: c IN {_list_literal(sorted(asked))})"
+        query = f"SELECT {columns} FROM {name} LIMIT {most + 1}"
+        with self.run(query, scope, kept=kept, into=name) as (_, batches):
+            (rows,) = (row for batch in batches for row in batch.column(0).to_pylist())
+        return bool(rows <= most)
+
+    def drop_kept(self) -> None:
+        """Drop all that is kept."""
+        def drop() -> None:
+            self._connection.execute(f"DROP SCHEMA IF EXISTS {_KEPT} CASCADE")
+            self._connection.execute(f"CREATE SCHEMA {_KEPT}")
+        interruptible(self._connection, drop, enter=self._ruleset.enter)
 
     def scopes(self, scope: Scope = WHOLE) -> tuple[Scope, ...]:
         """Return the scope of each recording that it is about; of a cut no more than that is."""

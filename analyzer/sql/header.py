@@ -49,6 +49,7 @@ _KEYS = {
     "needs",
     "lasts",
     "uses",
+    "inline",
     "ranks",
     "columns",
     "arguments",
@@ -128,8 +129,9 @@ class Query:
     Vega-Lite's words; ``needs`` names what of a recording the answer rests on, in words of NEEDS;
     ``lasts`` says how many seconds have to be recorded before nothing found means anything: a
     number, or the parameter that says it. ``uses`` names the functions, parts and views that the
-    SQL is made of; ``ranks`` the columns that a narrow screen keeps, the first one longest. A
-    function has ``arguments`` in place of columns, and its SQL is an expression.
+    SQL is made of; ``ranks`` the columns that a narrow screen keeps, the first one longest. What is
+    ``inline`` has as many rows as sockets: it is not computed once for all that use it. A function
+    has ``arguments`` in place of columns, and its SQL is an expression.
     """
 
     name: str
@@ -141,6 +143,7 @@ class Query:
     chart: Mapping[str, object]
     sql: str
     uses: tuple[str, ...] = ()
+    inline: bool = False
     ranks: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
     lasts: str | float = 0.0
@@ -203,6 +206,7 @@ def parse_query(name: str, text: str, *, columns: Collection[str] | None = None)
         description=_text(name, found, "description").strip(),
         needs=_needs(name, found.get("needs", [])),
         uses=_names(name, found, "uses"),
+        inline=_inline(name, found),
         ranks=_ranks(name, _names(name, found, "ranks"), described),
         columns=MappingProxyType({c: _text(name, described, c) for c in described}),
         arguments=MappingProxyType({a: _text(name, arguments, a) for a in arguments}),
@@ -244,6 +248,13 @@ def _needs(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(need in NEEDS for need in value):
         raise CatalogError(f"{name}{SUFFIX}: 'needs' is no list of {', '.join(NEEDS)}")
     return tuple(value)
+
+
+def _inline(name: str, found: Mapping[str, object]) -> bool:
+    value = found.get("inline", False)
+    if not isinstance(value, bool):
+        raise CatalogError(f"{name}{SUFFIX}: 'inline' is neither true nor false")
+    return value
 
 
 def _lasts(name: str, found: Mapping[str, object]) -> str | float:

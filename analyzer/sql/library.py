@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cache, lru_cache, wraps
+from typing import TYPE_CHECKING, TypeVar
 
 from analyzer.sql.header import CatalogError, Query, parse_query, read_folder
 
@@ -21,6 +19,25 @@ LAYERS = ("functions", "parts", "views")
 A function is one expression, a part a relation whose name and columns may change, a view one that
 users may ask.
 """
+
+
+_T = TypeVar("_T")
+
+_REMEMBERED, _LONGEST = 256, 1 << 20
+
+
+def remembered(function: Callable[[str], _T]) -> Callable[[str], _T]:
+    """Remember what a function makes of the texts that it was given last, but for long ones.
+
+    What is shipped is asked again and again; what a user writes may be of any length.
+    """
+    known = lru_cache(_REMEMBERED)(function)
+
+    @wraps(function)
+    def remembering(text: str) -> _T:
+        return known(text) if len(text) <= _LONGEST else function(text)
+
+    return remembering
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +67,19 @@ def pieces() -> Mapping[str, Piece]:
     }
 
 
-def used_by_several(queries: Iterable[Query]) -> list[str]:
-    """Return the relations made of sockets that two queries or more name themselves."""
-    counts = Counter(name for query in queries for name in query.uses)
-    return [
-        name
-        for name, count in counts.items()
-        if count > 1
-        and pieces()[name].layer != "functions"
-        # The other tables are small: to read them anew costs less than to keep what was made.
-        and any(re.search(r"\bsockets\b", piece.query.sql) for piece in closure([name]))
-    ]
+def shared_by(queries: Collection[Query]) -> dict[str, list[Query]]:
+    """Return the relations that several of the queries, or of what these use, name; with those.
+
+    But for functions, and for what is inline.
+    """
+    known = pieces()
+    below = [piece.query for piece in closure({name for query in queries for name in query.uses})]
+    users: dict[str, list[Query]] = {}
+    for query in (*queries, *below):
+        for name in query.uses:
+            if known[name].layer != "functions" and not known[name].query.inline:
+                users.setdefault(name, []).append(query)
+    return {name: named for name, named in users.items() if len(named) > 1}
 
 
 def closure(names: Iterable[str], given: Collection[str] = ()) -> Iterator[Piece]:
@@ -90,6 +109,7 @@ def names_in(connection: DuckDBPyConnection, query: str) -> frozenset[str]:
     return names_of(tree)
 
 
+@remembered
 def ctes_of(text: str) -> frozenset[str]:
     """Return the names of the common table expressions in the tree of a SELECT."""
     found: set[str] = set()
@@ -105,6 +125,7 @@ def ctes_of(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
+@remembered
 def names_of(text: str) -> frozenset[str]:
     """Return the relations and functions that the tree of a SELECT names.
 

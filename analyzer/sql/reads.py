@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import cache
 from typing import Any, NamedTuple
 
+from analyzer.sql.library import pieces, remembered
 from recorder.schema import TABLES
 
 MADE = {
@@ -30,20 +30,19 @@ _IMPLIED = frozenset("cookie netns sample sample_time time valid_from".split())
 
 
 def named_columns(
-    trees: Iterable[str], views: Collection[str], tree_of: Callable[[str], str]
+    trees: Iterable[str], tree_of: Callable[[str], str], kept: Collection[str] = ()
 ) -> Columns:
     """Return the columns, by table, that statements name, as DuckDB writes their trees.
 
-    ``views`` are the names of those that they may name, functions too, of which ``tree_of`` gives
-    the tree. Where a tree leaves it open, all columns are named. A ``*`` within a view stands for
+    Of functions, parts and views that they name ``tree_of`` gives the tree, but for what is
+    ``kept``. Where a tree leaves it open, all columns are named. A ``*`` within a view stands for
     what anybody names; in what it gives, for all if who asks it takes all.
     """
     words, named, stars = set[str](), set[str](), set[str]()
-    handed: dict[str, set[str]] = {}
-    relations = frozenset({*_EVERY, *views, "baseline"})
-    seen = set[str]()
+    handed: dict[str, frozenset[str]] = {}
+    views, seen = pieces().keys() - kept, set[str]()
     try:
-        waiting = [("", _reads(tree, relations)) for tree in trees]
+        waiting = [("", _reads(tree)) for tree in trees]
         while waiting:
             view, reads = waiting.pop()
             if reads is None:
@@ -51,10 +50,9 @@ def named_columns(
             words |= reads.words
             named |= reads.named
             stars |= reads.rows if view else reads.rows | reads.stars
-            handed[view] = reads.stars if reads.gives_all else set()
-            more = {name for name in views if name in named} - seen
-            seen |= more
-            waiting += [(name, _reads_of_view(tree_of(name), relations)) for name in more]
+            handed[view] = reads.stars if reads.gives_all else frozenset()
+            waiting += [(name, _reads(tree_of(name))) for name in (reads.named & views) - seen]
+            seen |= reads.named & views
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return _EVERY
     while more := {star for name in stars & handed.keys() for star in handed[name]} - stars:
@@ -70,22 +68,38 @@ def named_columns(
     }
 
 
+def columns_asked(name: str, trees: Iterable[str]) -> frozenset[str] | None:
+    """Return the words, columns of a part or view among them, of statements that name it.
+
+    None stands for all columns: a statement takes whatever it has, or leaves open what it reads.
+    """
+    words = set[str]()
+    for tree in trees:
+        reads = _reads(tree)
+        if reads is None or name in reads.stars | reads.rows:
+            return None
+        words |= reads.words
+    return frozenset(words)
+
+
 class _Reads(NamedTuple):
     """What a tree reads: its words, what it names, of what it takes ``*``, of what whole rows.
 
     ``gives_all`` tells whether a ``*`` may be in what it gives.
     """
 
-    words: set[str]
-    named: set[str]
-    stars: set[str]
-    rows: set[str]
+    words: frozenset[str]
+    named: frozenset[str]
+    stars: frozenset[str]
+    rows: frozenset[str]
     gives_all: bool
 
 
-def _reads(text: str, relations: Collection[str]) -> _Reads | None:
+@remembered
+def _reads(text: str) -> _Reads | None:
     """Return what a tree reads, None if it leaves that open."""
     words, named, stars, rows = set[str](), set[str](), set[str](), set[str]()
+    relations = frozenset({*_EVERY, *pieces(), "baseline"})
     tree = json.loads(text)
     for node in _nodes(tree):
         if _leaves_open(node):
@@ -97,11 +111,13 @@ def _reads(text: str, relations: Collection[str]) -> _Reads | None:
             named.add(str(node["function_name"]).lower())
         stars |= _starred(node)
         rows |= _rows_named(node, relations)
-    return _Reads(words, named, stars, rows, any(_star_in(node) for node in _given(tree)))
-
-
-_reads_of_view = cache(_reads)
-"""Views are always the same, what users ask is not."""
+    return _Reads(
+        frozenset(words),
+        frozenset(named),
+        frozenset(stars),
+        frozenset(rows),
+        any(_star_in(node) for node in _given(tree)),
+    )
 
 
 def _words(node: Mapping[str, Any]) -> set[str]:

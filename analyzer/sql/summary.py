@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from analyzer.screen.cells import printable, rows
 from analyzer.sql.catalog import FINDING_COLUMNS, CatalogError, ParameterError, Query, read_findings
 from analyzer.sql.engine import Engine
-from analyzer.sql.library import used_by_several
+from analyzer.sql.shared import Shared
 from analyzer.sql.views import WHOLE, Scope
 from analyzer.sql.work import QueryError
 
@@ -96,9 +96,6 @@ _SHOWN = {
 }
 """Of words of ``needs``: which sockets have it, and what is true of one that was recorded with it.
 Logs of ss lack what it was not asked for, /proc/net what it does not have."""
-
-_SHARED_BYTES = 32 << 20
-"""So large one relation may be that findings share."""
 
 _NO_SAMPLE = "no sample lies in that time"
 _FEWEST = 2
@@ -198,25 +195,25 @@ def summarize(
     checked: list[Query] = []
     unchecked: list[Unchecked] = []
     asked = [f for f in findings.values() if not any(need in lacks for need in f.needs)]
-    shared = Shared(engine, scope, used_by_several(asked))
-    for done, finding in enumerate(findings.values()):
-        report(done, len(findings))
-        if why := [lacks[need] for need in finding.needs if need in lacks]:
-            unchecked.append(Unchecked(finding.name, finding.title, why[0]))
-            continue
-        values = finding.values(given.get(finding.name, {}))
-        try:
-            table = engine.table(finding.sql, scope, values, shared.of(finding))
-        except QueryError as error:  # the others may have more to say
-            unchecked.append(Unchecked(finding.name, finding.title, str(error)))
-            continue
-        if table.schema.names != list(FINDING_COLUMNS):
-            raise CatalogError(f"findings/{finding.name}.sql: its columns are not a finding's")
-        found += (
-            {"finding": finding.name} | dict(zip(FINDING_COLUMNS, row, strict=True))
-            for row in rows(table.to_batches())
-        )
-        checked.append(finding)
+    with Shared(engine, scope, asked) as shared:
+        for done, finding in enumerate(findings.values()):
+            report(done, len(findings))
+            if why := [lacks[need] for need in finding.needs if need in lacks]:
+                unchecked.append(Unchecked(finding.name, finding.title, why[0]))
+                continue
+            values = finding.values(given.get(finding.name, {}))
+            try:
+                table = engine.table(finding.sql, scope, values, shared.of(finding), few=True)
+            except QueryError as error:  # the others may have more to say
+                unchecked.append(Unchecked(finding.name, finding.title, str(error)))
+                continue
+            if table.schema.names != list(FINDING_COLUMNS):
+                raise CatalogError(f"findings/{finding.name}.sql: its columns are not a finding's")
+            found += (
+                {"finding": finding.name} | dict(zip(FINDING_COLUMNS, row, strict=True))
+                for row in rows(table.to_batches())
+            )
+            checked.append(finding)
     # Where too little was recorded, that nothing was found says nothing.
     seen = {row["finding"] for row in found}
     span = sampled(engine, scope)
@@ -270,47 +267,6 @@ def _placed(
                 sentence += f", in {named}"
         placed.append({**row, "sentence": sentence})
     return placed
-
-
-class Shared:
-    """What several findings use, computed once, as the first of them asks for it.
-
-    What is large is left to each of them: they need not hold all of it at once.
-    """
-
-    def __init__(self, engine: Engine, scope: Scope, names: Collection[str]) -> None:
-        self._engine = engine
-        self._scope = scope
-        self._names = names
-        self._tables: dict[str, pa.Table | None] = {}
-        self._missing = engine.missing
-
-    def of(self, finding: Query) -> Mapping[str, pa.Table]:
-        """Return those that a finding uses, by name."""
-        wanted = [name for name in finding.uses if name in self._names]
-        for name in wanted:
-            if name not in self._tables:
-                self._tables[name] = self._computed(name)
-        if self._engine.missing != self._missing:  # a file turned out to be damaged
-            self._tables, self._missing = {}, self._engine.missing
-        return {n: table for n in wanted if (table := self._tables.get(n)) is not None}
-
-    def _computed(self, name: str) -> pa.Table | None:
-        """Return all rows of a part or view, None if they are too many or it cannot be had."""
-        import pyarrow as pa
-
-        kept: list[pa.RecordBatch] = []
-        size = 0
-        try:
-            with self._engine.run(f"SELECT * FROM {name}", self._scope) as (schema, batches):
-                for batch in batches:
-                    size += batch.nbytes
-                    if size > _SHARED_BYTES:
-                        return None
-                    kept.append(batch)
-                return pa.Table.from_batches(kept, schema=schema)
-        except QueryError:  # who asks for it will say why
-            return None
 
 
 def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -308,21 +309,22 @@ def lay_scope(
     scope: Scope = WHOLE,
     parameters: Mapping[str, tuple[str, Value | None]] | None = None,
     names: Collection[str] | None = None,
-    given: Collection[str] = (),
+    kept: Mapping[str, str] = MappingProxyType({}),
     narrow: Narrowed | None = None,
     inline: bool = False,
 ) -> str:
     """Create the temporary views of one run, or anew; ``parameters`` gives type and value by name.
 
-    Of functions, parts and derived views those that a query with ``names`` uses, if they are given,
-    but for those that are there already; of tables the ``narrow`` ones, if they are. Of several
+    Of functions, parts and derived views those that a query with ``names`` uses, if they are given;
+    for those that are ``kept`` stands a table; of tables the ``narrow`` ones, if they are. Of several
     recordings the catalog of one is in use. ``inline`` parts and derived views are returned as
     common table expressions, rather than created, as each view is bound when it is created and
     again wherever it is named. Raises ScopeError.
     """
-    pieces_of_run = _lay_functions(connection, scope, _used(names), given)
+    pieces_of_run = _lay_functions(connection, scope, _used(names), kept)
     ctes = []
-    for name, select in _relations(connection, scope, parameters, pieces_of_run, "raw", narrow):
+    stored = ((name, f"SELECT * FROM {table}") for name, table in kept.items())
+    for name, select in chain(stored, _relations(connection, scope, parameters, pieces_of_run, "raw", narrow)):
         if inline:
             ctes.append(f"{name} AS NOT MATERIALIZED (\n{select}\n)")
         else:

@@ -54,7 +54,8 @@ class Work:
     """A query in a thread of its own: DuckDB in the main thread would not notice Ctrl-C.
 
     ``prepare`` lays what the query names, ``widen`` all that could be meant by a wrong name. Both
-    give the query as it is to be run.
+    give the query as it is to be run. One of ``few`` rows is planned once, and no rows come before
+    the last one; else it is planned once more for its columns, and they come as they are found.
     """
 
     def __init__(
@@ -66,8 +67,11 @@ class Work:
         journals: Collection[Stream],
         timeout: float | None,
         refused: Collection[str],
+        *,
+        few: bool = False,
     ) -> None:
         self._cursor = cursor
+        self._few = few
         self._closing = threading.Lock()
         self._prepare = prepare
         self._widen = widen
@@ -140,11 +144,11 @@ class Work:
                 for journal in self._journals:
                     journal.columns &= journal.columns if wanted is None else wanted
             try:
-                relation = self._cursor.sql(query)
+                result = self._cursor.execute(query) if self._few else self._cursor.sql(query)
             except (duckdb.BinderException, duckdb.CatalogException):
                 self._cursor.sql(self._widen())  # what is wrong is told as of all columns
                 raise
-            reader = relation.to_arrow_reader(_ROWS_AT_ONCE)
+            reader = result.to_arrow_reader(_ROWS_AT_ONCE)
             self._put(reader.schema)
             for batch in reader:
                 if self._stopped.is_set():

@@ -5,6 +5,7 @@
 -- before. A counter that fell, as a kernel's does that cleared it, has no change. Over everything
 -- this takes seconds: ask it WHERE cookie = …, or of few sockets.
 -- """
+-- inline = true
 -- uses = ["grown", "history"]
 --
 -- [columns]

@@ -143,7 +143,7 @@ def test_no_query_takes_all_columns_of_sockets(place: str, tmp_path: Path) -> No
     small(tmp_path / "r").seal()
     with analyzer.open(tmp_path / "r") as opened:
         engine = opened.engine
-        columns = named_columns([engine._checked(query.sql)], pieces(), engine._view_tree)
+        columns = named_columns([engine._checked(query.sql)], engine._view_tree)
     assert len(columns.get("sockets", ())) < len(TABLES["sockets"].names) / 2
 
 

@@ -1,0 +1,75 @@
+"""What several queries are made of, computed once as the first of them asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from types import TracebackType
+
+from analyzer.sql.engine import Engine
+from analyzer.sql.header import Query
+from analyzer.sql.library import pieces, shared_by
+from analyzer.sql.views import Scope
+from analyzer.sql.work import QueryError
+
+MOST_ROWS = 500_000
+"""So many rows a relation may have that is kept; a larger one each query computes for itself."""
+
+
+class Shared:
+    """Parts and views that several queries of one scope are made of, kept until the block is left.
+
+    They lie in DuckDB's own memory, of which it moves to disk what does not fit; of their columns
+    those that somebody asks for. None of them may look at a parameter of a query.
+    """
+
+    def __init__(self, engine: Engine, scope: Scope, queries: Collection[Query]) -> None:
+        self._engine = engine
+        self._scope = scope
+        self._users = shared_by(queries)
+        self._there: dict[str, bool] = {}
+        self._missing = engine.missing
+
+    def of(self, query: Query) -> Collection[str]:
+        """Return the names of those that a query is made of."""
+        names = [name for name in self._below(query) if self._is_there(name)]
+        if self._engine.missing == self._missing:
+            return names
+        self.drop()  # a file turned out to be damaged: from what there is now
+        self._missing = self._engine.missing
+        return ()
+
+    def _below(self, query: Query) -> Iterator[str]:
+        """Yield what of them a query names, itself or by what is not among them."""
+        for name in query.uses:
+            if name in self._users:
+                yield name
+            elif name in pieces():
+                yield from self._below(pieces()[name].query)
+
+    def _is_there(self, name: str) -> bool:
+        if name not in self._there:
+            self._there[name] = False  # where it cannot be had, who asks for it will say why
+            given = self.of(pieces()[name].query)
+            try:
+                self._there[name] = self._engine.keep(
+                    name, self._users[name], self._scope, given, MOST_ROWS
+                )
+            except QueryError:
+                pass
+        return self._there[name]
+
+    def drop(self) -> None:
+        """Give back their memory."""
+        self._engine.drop_kept()
+        self._there = {}
+
+    def __enter__(self) -> Shared:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.drop()
