@@ -477,18 +477,26 @@ class Engine:
         Returns whether it is kept: not if it has more than ``most`` rows.
         """
         asked = columns_asked(name, (self._tree_of(user.name, user.sql) for user in users))
-        columns = "*" if asked is None else f"COLUMNS(lambda c: c IN {_list_literal(sorted(asked))})"
+        columns = (
+            "*" if asked is None else f"COLUMNS(lambda c: c IN {_list_literal(sorted(asked))})"
+        )
         query = f"SELECT {columns} FROM {name} LIMIT {most + 1}"
         with self.run(query, scope, kept=kept, into=name) as (_, batches):
             (rows,) = (row for batch in batches for row in batch.column(0).to_pylist())
+        if rows > most:
+            self._execute(f"DROP TABLE {_KEPT}.{name}")
         return bool(rows <= most)
 
     def drop_kept(self) -> None:
         """Drop all that is kept."""
-        def drop() -> None:
-            self._connection.execute(f"DROP SCHEMA IF EXISTS {_KEPT} CASCADE")
-            self._connection.execute(f"CREATE SCHEMA {_KEPT}")
-        interruptible(self._connection, drop, enter=self._ruleset.enter)
+        self._execute(f"DROP SCHEMA {_KEPT} CASCADE", f"CREATE SCHEMA {_KEPT}")
+
+    def _execute(self, *statements: str) -> None:
+        def execute() -> None:
+            for statement in statements:
+                self._connection.execute(statement)
+
+        interruptible(self._connection, execute, enter=self._ruleset.enter)
 
     def scopes(self, scope: Scope = WHOLE) -> tuple[Scope, ...]:
         """Return the scope of each recording that it is about; of a cut no more than that is."""

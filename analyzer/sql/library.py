@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache, wraps
@@ -68,7 +69,7 @@ def pieces() -> Mapping[str, Piece]:
 
 
 def shared_by(queries: Collection[Query]) -> dict[str, list[Query]]:
-    """Return the relations that several of the queries, or of what these use, name; with those.
+    """Return what is named more than once by the queries and what these use, with those that do.
 
     But for functions, and for what is inline.
     """
@@ -79,7 +80,11 @@ def shared_by(queries: Collection[Query]) -> dict[str, list[Query]]:
         for name in query.uses:
             if known[name].layer != "functions" and not known[name].query.inline:
                 users.setdefault(name, []).append(query)
-    return {name: named for name, named in users.items() if len(named) > 1}
+    return {name: by for name, by in users.items() if len(by) > 1 or _named_again(name, by[0])}
+
+
+def _named_again(name: str, query: Query) -> bool:
+    return len(re.findall(rf"\b(?:FROM|JOIN) {name}\b", query.sql)) > 1
 
 
 def closure(names: Iterable[str], given: Collection[str] = ()) -> Iterator[Piece]:

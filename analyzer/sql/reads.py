@@ -29,6 +29,10 @@ _KNOWN = frozenset(name for names in _EVERY.values() for name in names)
 _IMPLIED = frozenset("cookie netns sample sample_time time valid_from".split())
 
 
+# A string, and what shows that it is a key. What is escaped within is no name of a column.
+_STRING = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"(\s*:)?')
+
+
 def named_columns(
     trees: Iterable[str], tree_of: Callable[[str], str], kept: Collection[str] = ()
 ) -> Columns:
@@ -98,45 +102,30 @@ class _Reads(NamedTuple):
 @remembered
 def _reads(text: str) -> _Reads | None:
     """Return what a tree reads, None if it leaves that open."""
-    words, named, stars, rows = set[str](), set[str](), set[str](), set[str]()
-    relations = frozenset({*_EVERY, *pieces(), "baseline"})
-    tree = json.loads(text)
-    for node in _nodes(tree):
+    nodes: list[dict[str, Any]] = []
+    tree = json.loads(text, object_hook=lambda node: nodes.append(node) or node)
+    named, columns, called = set[str](), set[str](), set[str]()
+    for node in nodes:
         if _leaves_open(node):
             return None
-        words |= _words(node)
         if node.get("type") == "BASE_TABLE":
-            named.add(str(node["table_name"]).lower())
+            name = str(node["table_name"]).lower()
+            named.add(name)
+            called |= {name, str(node["alias"]).lower()}
         if "function_name" in node:
             named.add(str(node["function_name"]).lower())
-        stars |= _starred(node)
-        rows |= _rows_named(node, relations)
+        if node.get("class") == "COLUMN_REF":
+            columns.add(str(node["column_names"][-1]).lower())
+    selects = [node for node in nodes if "select_list" in node]
+    starred = [node for node in selects if '"STAR"' in text and _star_in(node)]
+    rows = [_rows_named(node) for node in selects] if called & columns - _KNOWN else []
     return _Reads(
-        frozenset(words),
+        frozenset(word for word, key in _STRING.findall(text.lower()) if not key),
         frozenset(named),
-        frozenset(stars),
-        frozenset(rows),
-        any(_star_in(node) for node in _given(tree)),
+        frozenset(table for node in starred for table in _tables(node)),
+        frozenset[str]().union(*rows),
+        bool(starred) and any(_star_in(node) for node in _given(tree)),
     )
-
-
-def _words(node: Mapping[str, Any]) -> set[str]:
-    words = {value.lower() for value in node.values() if isinstance(value, str)}
-    for value in node.values():
-        if isinstance(value, list):
-            words.update(item.lower() for item in value if isinstance(item, str))
-    return words
-
-
-def _nodes(tree: object) -> Iterator[dict[str, Any]]:
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict):
-            yield node
-            waiting += node.values()
-        elif isinstance(node, list):
-            waiting += node
 
 
 def _leaves_open(node: Mapping[str, Any]) -> bool:
@@ -153,16 +142,16 @@ def _leaves_open(node: Mapping[str, Any]) -> bool:
     return False
 
 
-def _starred(node: Mapping[str, Any]) -> set[str]:
-    """Return the tables of which a SELECT takes whatever columns they have."""
-    if "select_list" not in node or not _star_in(node):
-        return set()
-    tables = (inner for inner in _own(node.get("from_table")) if inner.get("type") == "BASE_TABLE")
-    return {str(table["table_name"]).lower() for table in tables}
+def _tables(select: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the relations that a SELECT reads itself."""
+    for node in _own(select.get("from_table")):
+        if node.get("type") == "BASE_TABLE":
+            yield str(node["table_name"]).lower()
 
 
-def _star_in(node: Mapping[str, Any]) -> bool:
-    return any(inner.get("class") == "STAR" for inner in _own(list(node.values())))
+def _star_in(select: Mapping[str, Any]) -> bool:
+    parts = [part for name, part in select.items() if name not in ("from_table", "cte_map")]
+    return any(inner.get("class") == "STAR" for inner in _own(parts))
 
 
 def _given(tree: object) -> Iterator[dict[str, Any]]:
@@ -192,10 +181,20 @@ def _own(tree: object) -> Iterator[dict[str, Any]]:
             waiting += node
 
 
-def _rows_named(node: Mapping[str, Any], relations: Collection[str]) -> set[str]:
+def _nodes(tree: object) -> Iterator[dict[str, Any]]:
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            yield node
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+
+
+def _rows_named(node: Mapping[str, Any]) -> set[str]:
     """Return the tables of a SELECT named where a column could be: a row of all their columns."""
-    if "select_list" not in node:
-        return set()
+    relations = frozenset({*_EVERY, *pieces(), "baseline"})
     tables: dict[str, str] = {}
     for inner in _own(node.get("from_table")):
         if inner.get("type") == "BASE_TABLE" and str(inner["table_name"]).lower() in relations:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from types import TracebackType
 
 from analyzer.sql.engine import Engine
@@ -50,12 +51,10 @@ class Shared:
         if name not in self._there:
             self._there[name] = False  # where it cannot be had, who asks for it will say why
             given = self.of(pieces()[name].query)
-            try:
+            with suppress(QueryError):
                 self._there[name] = self._engine.keep(
                     name, self._users[name], self._scope, given, MOST_ROWS
                 )
-            except QueryError:
-                pass
         return self._there[name]
 
     def drop(self) -> None:

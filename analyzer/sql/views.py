@@ -315,8 +315,8 @@ def lay_scope(
 ) -> str:
     """Create the temporary views of one run, or anew; ``parameters`` gives type and value by name.
 
-    Of functions, parts and derived views those that a query with ``names`` uses, if they are given;
-    for those that are ``kept`` stands a table; of tables the ``narrow`` ones, if they are. Of several
+    Of functions, parts and derived views those that a query with ``names`` uses, if they are given,
+    but a table for those that are ``kept``; of tables the ``narrow`` ones, if they are. Of several
     recordings the catalog of one is in use. ``inline`` parts and derived views are returned as
     common table expressions, rather than created, as each view is bound when it is created and
     again wherever it is named. Raises ScopeError.
@@ -324,7 +324,9 @@ def lay_scope(
     pieces_of_run = _lay_functions(connection, scope, _used(names), kept)
     ctes = []
     stored = ((name, f"SELECT * FROM {table}") for name, table in kept.items())
-    for name, select in chain(stored, _relations(connection, scope, parameters, pieces_of_run, "raw", narrow)):
+    for name, select in chain(
+        stored, _relations(connection, scope, parameters, pieces_of_run, "raw", narrow)
+    ):
         if inline:
             ctes.append(f"{name} AS NOT MATERIALIZED (\n{select}\n)")
         else:

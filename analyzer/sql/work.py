@@ -8,6 +8,7 @@ import re
 import tempfile
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -39,6 +40,9 @@ _NO_MEMORY = re.compile(
 
 # Of what follows no more is asked than of any other query: that it is one SELECT. With options, as
 # ANALYZE, it is none.
+
+# That it costs a copy of rows that are few.
+warnings.filterwarnings("ignore", "Arrow output on a DB-API result", UserWarning)
 
 _T = TypeVar("_T")
 

@@ -22,7 +22,9 @@ from analyzer.cli import app
 from analyzer.reading.segment import Missing
 from analyzer.sql.catalog import FINDING_COLUMNS, ParameterError, Query, read_findings
 from analyzer.sql.engine import Engine
-from analyzer.sql.summary import SEVERITIES, Shared, Summary, Unchecked, lacking, lines
+from analyzer.sql.library import shared_by
+from analyzer.sql.shared import Shared
+from analyzer.sql.summary import SEVERITIES, Summary, Unchecked, lacking, lines
 from analyzer.sql.views import WHOLE, Scope
 from tests.analyzer.support.recordings import (
     FACTS,
@@ -359,7 +361,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
     assert told == [(n, count) for n in range(count)]
 
 
-@pytest.mark.parametrize("most", [0, None])
+@pytest.mark.parametrize("most", [1, None])
 @pytest.mark.parametrize("incident", INCIDENTS)
 def test_what_findings_share_changes_nothing(
     incident: str, most: int | None, monkeypatch: pytest.MonkeyPatch
@@ -367,7 +369,7 @@ def test_what_findings_share_changes_nothing(
     """Shared or too large for that, the answer is what each finding says by itself."""
     truth_of(incident)
     if most is not None:
-        monkeypatch.setattr("analyzer.sql.summary._SHARED_BYTES", most)
+        monkeypatch.setattr("analyzer.sql.shared.MOST_ROWS", most)
     with analyzer.open(SAMPLES / incident / "recording") as opened:
         alone = {
             name: opened.engine.table(finding.sql, parameters=finding.values({})).num_rows
@@ -379,17 +381,17 @@ def test_what_findings_share_changes_nothing(
     )
 
 
-def shared_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the relations that a summary computes for several findings."""
-    asked: list[str] = []
-    run = Engine.run
+def kept_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Return what a summary computes for several findings, and whether it is kept."""
+    asked: list[tuple[str, bool]] = []
+    keep = Engine.keep
 
-    def told(engine: Engine, query: str, *arguments: Any) -> Any:
-        if alone := re.fullmatch(r"SELECT \* FROM (\w+)", query):
-            asked.append(alone[1])
-        return run(engine, query, *arguments)
+    def told(engine: Engine, name: str, *arguments: Any) -> bool:
+        kept = keep(engine, name, *arguments)
+        asked.append((name, kept))
+        return kept
 
-    monkeypatch.setattr(Engine, "run", told)
+    monkeypatch.setattr(Engine, "keep", told)
     summary(path)
     return asked
 
@@ -398,18 +400,37 @@ def test_what_findings_share_is_computed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole(tmp_path / "r")
-    asked = shared_in(tmp_path / "r", monkeypatch)
-    assert len(asked) == len(set(asked))
-    assert {"doors", "full_spells", "listeners"} <= set(asked)
-    # Made of small tables, or used by one finding only.
-    assert not {"sysctls", "tw_buckets", "losses"} & set(asked)
+    asked = kept_in(tmp_path / "r", monkeypatch)
+    names = [name for name, _ in asked]
+    assert len(names) == len(set(names))
+    # By themselves, through others, or twice by one.
+    assert {"doors", "full_spells", "listeners", "sysctls", "table_reads", "rtt_sockets"} <= set(
+        names
+    )
+    assert not {"losses", "history"} & set(
+        names
+    )  # used by one finding only; a row for each of sockets
+    shared = shared_by(list(read_findings().values()))
+    assert dict(asked) == dict.fromkeys(shared, True)
 
 
 def test_what_is_not_looked_for_is_not_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Writer(tmp_path / "r").sample([tcp(1)])  # no settings, so no ports can run out
-    assert "port_use" not in shared_in(tmp_path / "r", monkeypatch)
+    assert "port_use" not in dict(kept_in(tmp_path / "r", monkeypatch))
+
+
+def test_what_is_too_large_to_be_kept_each_computes_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole(tmp_path / "r")
+    found = list(summary(tmp_path / "r"))
+    monkeypatch.setattr("analyzer.sql.shared.MOST_ROWS", 1)
+    asked = dict(kept_in(tmp_path / "r", monkeypatch))
+    assert asked["pace"]
+    assert not asked["table_reads"]
+    assert list(summary(tmp_path / "r")) == found
 
 
 def test_a_file_that_turns_out_damaged_is_not_in_what_is_shared(tmp_path: Path) -> None:
@@ -417,13 +438,20 @@ def test_a_file_that_turns_out_damaged_is_not_in_what_is_shared(tmp_path: Path) 
     with analyzer.open(tmp_path / "r") as opened:
         engine = opened.engine
         finding = read_findings()["accept_queue"]
-        shared = Shared(engine, WHOLE, ["listeners"])
-        first = shared.of(finding)["listeners"]
-        assert shared.of(finding)["listeners"] is first
-        lost = Missing("sockets/000009.parquet", "damaged", 1, None, None)
-        engine.recordings[0] = replace(engine.recordings[0], missing=(lost,))
-        assert not shared.of(finding)  # each by itself, from what there is now
-        assert shared.of(finding)["listeners"] is not first
+
+        def tables() -> set[str]:
+            query = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'kept'"
+            return set(engine.table(query)["table_name"].to_pylist())
+
+        with Shared(engine, WHOLE, list(read_findings().values())) as shared:
+            assert "listeners" in shared.of(finding)
+            assert set(shared.of(finding)) <= tables()
+            lost = Missing("sockets/000009.parquet", "damaged", 1, None, None)
+            engine.recordings[0] = replace(engine.recordings[0], missing=(lost,))
+            assert not shared.of(finding)  # each by itself, from what there is now
+            assert not tables()
+            assert "listeners" in shared.of(finding)
+        assert not tables()
 
 
 def test_the_worst_comes_first(tmp_path: Path) -> None:
