@@ -30,7 +30,7 @@ from analyzer.sql import landlock
 from analyzer.sql.header import Query
 from analyzer.sql.library import ctes_of, names_of, pieces
 from analyzer.sql.memory import SizeError, default_size, parse_size
-from analyzer.sql.reads import Columns, columns_asked, named_columns
+from analyzer.sql.reads import EVERY, Columns, columns_asked, named_columns
 from analyzer.sql.views import (
     WHOLE,
     Narrowed,
@@ -75,6 +75,9 @@ _NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "
 # Quotes inside of a JSON string are escaped, so that no literal of a query can pass for these.
 _NODE = re.compile(r'"type"\s*:\s*"(\w+_NODE)"', re.ASCII)
 _CALL = re.compile(r'"function_name"\s*:\s*"((?:[^"\\]|\\.)*)"')
+
+# The relations of this schema, by name.
+_RAW = re.compile(r'"raw"', re.IGNORECASE)
 
 _EXPLAIN = re.compile(r"\s*(?:--[^\n]*\n\s*)*EXPLAIN\b", re.IGNORECASE)
 
@@ -138,6 +141,7 @@ class Engine:
         self._links: dict[Path, Path] = {}
         self._checker = Checker(threads)
         self.closed = False
+        self._has_raw = False
         self._told = [0] * len(recordings)
         self.turn = (0, 1)
         """How many runs are done, of how many that are one to who waits."""
@@ -162,7 +166,7 @@ class Engine:
             raise
 
     def _lock_down(self) -> None:
-        """Lay the raw relations, then close every door; the order matters."""
+        """Close every door; the order matters."""
         connection = self._connection
         self._make_links()
         files = [str(self._links.get(path, path)) for path in self.paths]
@@ -173,7 +177,8 @@ class Engine:
         connection.execute(f"SET max_temp_directory_size = '{free // 2 >> 10}KiB'")
         for part in range(len(self.recordings)) if self.several else ():
             connection.execute(f"ATTACH ':memory:' AS {catalog(part)}")
-        self._lay_raw()
+        if self.several:
+            self._lay_raw()
         connection.execute(f"CREATE SCHEMA {_KEPT}")
         connection.execute("SET enable_external_access = false")
         # What tells how far a query is belongs to each cursor.
@@ -211,6 +216,9 @@ class Engine:
         ]
 
     def _lay_raw(self) -> None:
+        """Lay the raw relations, unless they are there: to bind all their columns takes time."""
+        if self._has_raw:
+            return
         journals = self._streams(range(len(self.recordings)))
         try:
             for name, stream in journals.items():
@@ -219,6 +227,7 @@ class Engine:
         finally:
             for name in journals:
                 self._connection.unregister(name)
+        self._has_raw = True
 
     def _make_links(self) -> None:
         """Make links in place of names that DuckDB takes for patterns."""
@@ -268,7 +277,6 @@ class Engine:
         self, columns: Columns, parts: Iterable[int], sample: int | None = None
     ) -> None:
         """Check what a query is to read; what is damaged is missing from then on."""
-        found = False
         for part in parts:
             recording = self.recordings[part]
             try:
@@ -279,7 +287,7 @@ class Engine:
             if not damaged:
                 continue
             recording.check_kept()
-            found = True
+            self._has_raw = False
             halves = {segment.number for segment in damaged if segment.table.name in TOGETHER}
             for segment in recording.segments if recording.whole else ():
                 if segment.table.name in TOGETHER and segment.number in halves:
@@ -299,8 +307,6 @@ class Engine:
                 segments=tuple(s for s in recording.segments if s not in damaged),
                 missing=recording.missing + missing,
             )
-        if found:
-            interruptible(self._connection, self._lay_raw, enter=self._ruleset.enter)
 
     @property
     def sandbox(self) -> str:
@@ -399,6 +405,7 @@ class Engine:
         parts = [one.part or 0 for one in scopes]
         trees = [self._checked(query), *self._checked_scope(scopes[0])]
         columns = dict(named_columns(trees, self._view_tree, kept))
+        raw = self.several or len(trees) > 1 or columns == EVERY or bool(_RAW.search(trees[0]))
         for name, more in describing(scopes[0].condition() or "").items():
             if name in columns or name not in ("sockets", "closes"):
                 columns[name] = columns.get(name, frozenset()) | more
@@ -416,6 +423,8 @@ class Engine:
                 cursor.register(name, stream)
             if self.several and len(scopes) == 1:
                 cursor.execute(f"USE {catalog(parts[0])}")
+            if raw:
+                self._lay_raw()
             narrow = [
                 narrowed(
                     recording.of_sample(scopes[0].sample), columns, part if self.several else None
@@ -426,6 +435,8 @@ class Engine:
             return f"CREATE TABLE {_KEPT}.{into} AS {select}" if into else select
 
         def lay(narrow: Sequence[Narrowed] | None = None) -> str:
+            if narrow is None:
+                self._lay_raw()
             names = names_of(trees[0])
             if len(scopes) > 1:
                 lay_together(cursor, self.recordings, scopes, parameters, names, narrow)

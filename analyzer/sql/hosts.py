@@ -55,7 +55,7 @@ def run_each(
     with ExitStack() as running:
         engine.turn = (0, len(scopes))
         running.callback(setattr, engine, "turn", (0, 1))
-        first = running.enter_context(engine.run(query, scopes[0], parameters))
+        first = running.enter_context(engine.run(query, scopes[0], parameters, few=True))
         columns = [name for name in names[0] if name not in first[0].names]
         schema = pa.schema([*((name, pa.string()) for name in columns), *first[0]])
 
@@ -66,7 +66,7 @@ def run_each(
                     running.pop_all().close()
                     engine.turn = (turn, len(scopes))
                     running.callback(setattr, engine, "turn", (0, 1))
-                    result = running.enter_context(engine.run(query, one, parameters))
+                    result = running.enter_context(engine.run(query, one, parameters, few=True))
                 if result[0] != first[0]:
                     raise QueryError(f"the columns are others for {spoken(name)}")
                 for batch in result[1]:

@@ -21,9 +21,9 @@ Columns = Mapping[str, frozenset[str]]
 
 _PLAIN_FUNCTIONS = frozenset("generate_series json_each json_tree range repeat unnest".split())
 _SCHEMAS = ("raw", "temp", "main")
-_EVERY = {name: frozenset(table.names) for name, table in TABLES.items()}
+EVERY = {name: frozenset(table.names) for name, table in TABLES.items()}
 
-_KNOWN = frozenset(name for names in _EVERY.values() for name in names)
+_KNOWN = frozenset(name for names in EVERY.values() for name in names)
 
 # What is implied wherever rows of these are chosen: by time, or as those of the same socket.
 _IMPLIED = frozenset("cookie netns sample sample_time time valid_from".split())
@@ -50,7 +50,7 @@ def named_columns(
         while waiting:
             view, reads = waiting.pop()
             if reads is None:
-                return _EVERY
+                return EVERY
             words |= reads.words
             named |= reads.named
             stars |= reads.rows if view else reads.rows | reads.stars
@@ -58,7 +58,7 @@ def named_columns(
             waiting += [(name, _reads(tree_of(name))) for name in (reads.named & views) - seen]
             seen |= reads.named & views
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return _EVERY
+        return EVERY
     while more := {star for name in stars & handed.keys() for star in handed[name]} - stars:
         stars |= more
     if "baseline" in named:
@@ -67,7 +67,7 @@ def named_columns(
     words.update(column for made in words & MADE.keys() for column in MADE[made][1:])
     return {
         name: columns if name in stars else columns & (words | _IMPLIED)
-        for name, columns in _EVERY.items()
+        for name, columns in EVERY.items()
         if name in named
     }
 
@@ -194,7 +194,7 @@ def _nodes(tree: object) -> Iterator[dict[str, Any]]:
 
 def _rows_named(node: Mapping[str, Any]) -> set[str]:
     """Return the tables of a SELECT named where a column could be: a row of all their columns."""
-    relations = frozenset({*_EVERY, *pieces(), "baseline"})
+    relations = frozenset({*EVERY, *pieces(), "baseline"})
     tables: dict[str, str] = {}
     for inner in _own(node.get("from_table")):
         if inner.get("type") == "BASE_TABLE" and str(inner["table_name"]).lower() in relations:

@@ -361,15 +361,10 @@ def test_progress_is_told(tmp_path: Path) -> None:
     assert told == [(n, count) for n in range(count)]
 
 
-@pytest.mark.parametrize("most", [1, None])
 @pytest.mark.parametrize("incident", INCIDENTS)
-def test_what_findings_share_changes_nothing(
-    incident: str, most: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Shared or too large for that, the answer is what each finding says by itself."""
+def test_what_findings_share_changes_nothing(incident: str) -> None:
+    """The answer is what each finding says by itself."""
     truth_of(incident)
-    if most is not None:
-        monkeypatch.setattr("analyzer.sql.shared.MOST_ROWS", most)
     with analyzer.open(SAMPLES / incident / "recording") as opened:
         alone = {
             name: opened.engine.table(finding.sql, parameters=finding.values({})).num_rows
