@@ -211,7 +211,7 @@ judged AS (
     END AS known_as
   FROM starts
 ),
-chosen AS (
+picked AS (
   SELECT
     j.ns, j.source, j.name, j.gauge,
     CASE WHEN j.gauge THEN j.last - j.first ELSE j.growth END AS growth,
@@ -241,5 +241,5 @@ chosen AS (
 SELECT
   netns_of(ns) AS netns, source, name, CASE WHEN gauge THEN 'gauge' ELSE 'counter' END AS kind, growth,
   round(per_s, 2) AS growth_per_s, round(peak_per_s, 2) AS peak_per_s, peak_time, first, peak, last, meaning, report
-FROM chosen
+FROM picked
 ORDER BY line

@@ -167,7 +167,7 @@ grouped AS (
   FROM sliced
   GROUP BY holder, start_us, owner, netid, kind, state, slice, sample
 ),
-chosen AS (
+picked AS (
   SELECT DISTINCT r.place, r.comm, r.ns, g.holder, g.start_us, g.owner, g.netid, g.kind, g.state
   FROM grouped AS g JOIN ranked AS r USING (holder, start_us)
 ),
@@ -181,7 +181,7 @@ summed AS (
     -- The first of the samples with the most.
     max_by(g.sample_time, g.sockets * 4294967296 - g.sample) AS peak_time,
     max(g.memory) AS memory_peak, max(g.memory) FILTER (WHERE g.sample = e.last_sample) AS memory_last
-  FROM chosen AS k
+  FROM picked AS k
   CROSS JOIN slices AS s
   LEFT JOIN ends AS e ON e.kind = k.kind AND e.slice = s.slice
   LEFT JOIN grouped AS g

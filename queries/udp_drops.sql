@@ -52,7 +52,7 @@
 WITH watched AS MATERIALIZED (
   SELECT * FROM udp_sockets
 ),
-chosen AS (
+picked AS (
   SELECT
     u.*, row_number() OVER (ORDER BY drops DESC NULLS LAST, 1.0 * recv_q_peak / nullif(rcvbuf, 0) DESC NULLS LAST, ns, cookie) AS place
   FROM watched AS u CROSS JOIN params
@@ -81,7 +81,7 @@ lines AS (
     END AS verdict,
     since, until, CASE WHEN drops > 0 THEN peak_per_s END AS peak_per_s, CASE WHEN peak_per_s > 0 THEN peak_time END AS peak_time,
     recv_q_peak, rcvbuf, full_samples, samples, drops_before
-  FROM chosen
+  FROM picked
   UNION ALL BY NAME
   -- A tenth is what the sockets may fall behind the counters, which are read after them.
   SELECT n.ns, CAST(n.rcvbuf_errors - coalesce(a.drops, 0) AS BIGINT) AS drops, 'drops of sockets no sample shows' AS verdict

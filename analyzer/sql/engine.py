@@ -27,7 +27,6 @@ from analyzer.reading.recording import Recording
 from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing
 from analyzer.reading.spill import Folder
 from analyzer.sql import landlock
-from analyzer.sql.header import Query
 from analyzer.sql.library import ctes_of, names_of, pieces
 from analyzer.sql.memory import SizeError, default_size, parse_size
 from analyzer.sql.reads import EVERY, Columns, columns_asked, named_columns
@@ -112,7 +111,7 @@ _READABLE = (
 
 _OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
 
-_TREES: dict[tuple[str, str], str] = {}
+_TREES: dict[str, str] = {}
 """Of the queries that are shipped, which are the same for every engine."""
 
 _KEPT = "memory.kept"
@@ -243,15 +242,16 @@ class Engine:
         """Return a function, part or view as the tree that DuckDB makes of it."""
         piece = pieces()[name]
         sql = piece.query.sql
-        return self._tree_of(name, f"SELECT (\n{sql}\n)" if piece.layer == "functions" else sql)
+        return self._tree_of(f"SELECT (\n{sql}\n)" if piece.layer == "functions" else sql)
 
-    def _tree_of(self, name: str, sql: str) -> str:
-        if (name, sql) not in _TREES:
+    def _tree_of(self, sql: str) -> str:
+        """Return what is shipped as the tree that DuckDB makes of it."""
+        if sql not in _TREES:
             trees: list[str] = []
             with closing(self._connection.cursor()) as cursor:
                 interruptible(cursor, lambda: trees.append(_parse(cursor, sql)))
-            _TREES[name, sql] = trees[0]
-        return _TREES[name, sql]
+            _TREES[sql] = trees[0]
+        return _TREES[sql]
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -444,7 +444,8 @@ class Engine:
             only = narrow[parts[0]] if narrow else None
             inline = narrow is not None and takes_inline(query, ctes_of(trees[0]))
             there = {name: f"{_KEPT}.{name}" for name in kept}
-            ctes = lay_scope(cursor, scopes[0], parameters, names, there, only, inline)
+            before = query if inline else None
+            ctes = lay_scope(cursor, scopes[0], parameters, names, there, only, before)
             return with_inline(query, ctes)
 
         work = Work(
@@ -481,13 +482,13 @@ class Engine:
             return pa.Table.from_batches(batches, schema=schema)
 
     def keep(
-        self, name: str, users: Iterable[Query], scope: Scope, kept: Collection[str], most: int
+        self, name: str, users: Iterable[str], scope: Scope, kept: Collection[str], most: int
     ) -> bool:
-        """Compute a part or view once, of the columns that its users name, for runs that say so.
+        """Compute a part or view once, of the columns that ``users`` name, for runs that say so.
 
         Returns whether it is kept: not if it has more than ``most`` rows.
         """
-        asked = columns_asked(name, (self._tree_of(user.name, user.sql) for user in users))
+        asked = columns_asked(name, map(self._tree_of, users))
         columns = (
             "*" if asked is None else f"COLUMNS(lambda c: c IN {_list_literal(sorted(asked))})"
         )

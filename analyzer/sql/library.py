@@ -68,23 +68,22 @@ def pieces() -> Mapping[str, Piece]:
     }
 
 
-def shared_by(queries: Collection[Query]) -> dict[str, list[Query]]:
-    """Return what is named more than once by the queries and what these use, with those that do.
+def named_again(texts: Iterable[tuple[str, Collection[str]]]) -> dict[str, list[str]]:
+    """Return the parts and views that SQL texts, given with what they use, name more than once.
 
-    But for functions, and for what is inline.
+    With the texts that do. What is inline is not among them.
     """
-    known = pieces()
-    below = [piece.query for piece in closure({name for query in queries for name in query.uses})]
-    users: dict[str, list[Query]] = {}
-    for query in (*queries, *below):
-        for name in query.uses:
-            if known[name].layer != "functions" and not known[name].query.inline:
-                users.setdefault(name, []).append(query)
-    return {name: by for name, by in users.items() if len(by) > 1 or _named_again(name, by[0])}
-
-
-def _named_again(name: str, query: Query) -> bool:
-    return len(re.findall(rf"\b(?:FROM|JOIN) {name}\b", query.sql)) > 1
+    users: dict[str, list[str]] = {}
+    for sql, uses in texts:
+        for name in uses:
+            piece = pieces().get(name)
+            if piece and piece.layer != "functions" and not piece.query.inline:
+                users.setdefault(name, []).append(sql)
+    return {
+        name: by
+        for name, by in users.items()
+        if len(by) > 1 or len(re.findall(rf"\b(?:FROM|JOIN) {name}\b", by[0], re.IGNORECASE)) > 1
+    }
 
 
 def closure(names: Iterable[str], given: Collection[str] = ()) -> Iterator[Piece]:

@@ -103,7 +103,12 @@ class _Reads(NamedTuple):
 def _reads(text: str) -> _Reads | None:
     """Return what a tree reads, None if it leaves that open."""
     nodes: list[dict[str, Any]] = []
-    tree = json.loads(text, object_hook=lambda node: nodes.append(node) or node)
+
+    def note(node: dict[str, Any]) -> dict[str, Any]:
+        nodes.append(node)
+        return node
+
+    tree = json.loads(text, object_hook=note)
     named, columns, called = set[str](), set[str](), set[str]()
     for node in nodes:
         if _leaves_open(node):

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from analyzer.sql.engine import Engine
 from analyzer.sql.header import Query
-from analyzer.sql.library import pieces, shared_by
+from analyzer.sql.library import closure, named_again, pieces
 from analyzer.sql.views import Scope
 from analyzer.sql.work import QueryError
 
@@ -26,7 +26,8 @@ class Shared:
     def __init__(self, engine: Engine, scope: Scope, queries: Collection[Query]) -> None:
         self._engine = engine
         self._scope = scope
-        self._users = shared_by(queries)
+        below = [piece.query for piece in closure({name for one in queries for name in one.uses})]
+        self._users = named_again((query.sql, query.uses) for query in (*queries, *below))
         self._there: dict[str, bool] = {}
         self._missing = engine.missing
 

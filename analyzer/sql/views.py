@@ -16,7 +16,7 @@ from analyzer.reading.journal import Journal
 from analyzer.reading.recording import Recording
 from analyzer.reading.segment import Segment
 from analyzer.sql.complaint import complaint
-from analyzer.sql.library import Piece, closure, names_in, pieces
+from analyzer.sql.library import Piece, closure, named_again, names_in, pieces
 from analyzer.sql.reads import MADE, Columns
 from recorder.schema import CLOSES, KINDS, SOCKETS, TABLES, SockrecError, Table, public_schema
 
@@ -311,26 +311,29 @@ def lay_scope(
     names: Collection[str] | None = None,
     kept: Mapping[str, str] = MappingProxyType({}),
     narrow: Narrowed | None = None,
-    inline: bool = False,
+    before: str | None = None,
 ) -> str:
     """Create the temporary views of one run, or anew; ``parameters`` gives type and value by name.
 
     Of functions, parts and derived views those that a query with ``names`` uses, if they are given,
     but a table for those that are ``kept``; of tables the ``narrow`` ones, if they are. Of several
-    recordings the catalog of one is in use. ``inline`` parts and derived views are returned as
-    common table expressions, rather than created, as each view is bound when it is created and
-    again wherever it is named. Raises ScopeError.
+    recordings the catalog of one is in use. To stand ``before`` a query they are returned as common
+    table expressions, rather than created, as each view is bound when it is created and again
+    wherever it is named; what is named more than once is computed once. Raises ScopeError.
     """
     pieces_of_run = _lay_functions(connection, scope, _used(names), kept)
+    texts = [(piece.query.sql, piece.query.uses) for piece in pieces_of_run]
+    again = named_again([(before or "", names or ()), *texts])
     ctes = []
     stored = ((name, f"SELECT * FROM {table}") for name, table in kept.items())
     for name, select in chain(
         stored, _relations(connection, scope, parameters, pieces_of_run, "raw", narrow)
     ):
-        if inline:
-            ctes.append(f"{name} AS NOT MATERIALIZED (\n{select}\n)")
-        else:
+        if before is None:
             connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {select}")
+        else:
+            how = "MATERIALIZED" if name in again else "NOT MATERIALIZED"
+            ctes.append(f"{name} AS {how} (\n{select}\n)")
     return ", ".join(ctes)
 
 

@@ -152,7 +152,8 @@ class Work:
             except (duckdb.BinderException, duckdb.CatalogException):
                 self._cursor.sql(self._widen())  # what is wrong is told as of all columns
                 raise
-            reader = result.to_arrow_reader(_ROWS_AT_ONCE)
+            reader: pa.RecordBatchReader | None = result.to_arrow_reader(_ROWS_AT_ONCE)
+            assert reader is not None  # nobody has read of it
             self._put(reader.schema)
             for batch in reader:
                 if self._stopped.is_set():

@@ -54,14 +54,14 @@ kept AS (
   ) AS seen
   GROUP BY pid, start_us
 ),
-chosen AS MATERIALIZED (
+picked AS MATERIALIZED (
   SELECT c.*, k.at_half, k.late
   FROM climbs AS c LEFT JOIN kept AS k USING (pid, start_us)
   WHERE c.is_near OR 2 * k.late >= k.at_half
 ),
 held AS (
   SELECT s.pid, s.start_us, s.ns, s.netid, s.local_addr, s.local_port, s.peer_addr, s.peer_port, s.comm
-  FROM chosen AS c
+  FROM picked AS c
   JOIN sockets AS s ON s.pid = c.pid AND s.start_us = c.start_us AND s.sample = c.peak_sample
   WHERE coalesce(s.owner_by, 'fd') = 'fd'
 ),
@@ -79,7 +79,7 @@ places AS (
 named AS (
   SELECT c.*, l.ns, l.netid, l.side, l.place, l.there, l.comm, l.place IS NOT NULL AND 2 * l.there > c.peak_sockets AS is_place,
     who(coalesce(l.comm, 'a process'), c.pid) AS who
-  FROM chosen AS c LEFT JOIN places AS l USING (pid, start_us)
+  FROM picked AS c LEFT JOIN places AS l USING (pid, start_us)
 )
 SELECT
   CASE WHEN 100.0 * n.share >= p.critical_percent THEN 'critical' ELSE 'warning' END AS severity,

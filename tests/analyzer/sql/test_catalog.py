@@ -47,6 +47,7 @@ def test_a_header_becomes_a_report() -> None:
         (HEADER.replace('"Things"', "3") + SQL, "lacks a text 'title'"),
         (HEADER.replace("description", "describtion") + SQL, "unknown words.*describtion"),
         ('-- ranks = ["nosuch"]\n' + HEADER + SQL, "'nosuch', which is none of its columns"),
+        ("-- inline = 1\n" + HEADER + SQL, "'inline' is neither true nor false"),
         ("-- ranks = 3\n" + HEADER + SQL, "'ranks' is no list of names"),
         ('-- title = "a"\n-- description = "b"\n' + SQL, r"no \[columns\]"),
         (HEADER.replace("How many.", " ") + SQL, "lacks a text 'n'"),

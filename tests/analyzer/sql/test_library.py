@@ -14,9 +14,9 @@ import analyzer
 from analyzer import difference
 from analyzer.sql.catalog import read_catalog, read_findings
 from analyzer.sql.header import CatalogError, Query, parse_query
-from analyzer.sql.library import LAYERS, Piece, closure, names_in, pieces
+from analyzer.sql.library import LAYERS, Piece, closure, ctes_of, named_again, names_in, pieces
 from analyzer.sql.reads import named_columns
-from analyzer.sql.views import lay_scope
+from analyzer.sql.views import lay_scope, takes_inline
 from recorder.schema import TABLES
 from tests.analyzer.support.recordings import small
 
@@ -43,6 +43,27 @@ def test_a_header_says_what_its_sql_uses_and_nothing_else(place: str) -> None:
         named = names_in(connection, select_of(place)) & pieces().keys()
     assert named == set(query.uses)
     assert list(query.uses) == sorted(query.uses)
+
+
+@pytest.mark.parametrize("place", REPORTS | FINDINGS | DIFFS)
+def test_what_a_query_is_made_of_may_stand_before_it(place: str) -> None:
+    """A name of its own that is theirs too would make views of them, bound again and again."""
+    with duckdb.connect() as connection:
+        ((tree,),) = connection.execute("SELECT json_serialize_sql(?)", [ALL[place].sql]).fetchall()
+    assert takes_inline(ALL[place].sql, ctes_of(tree))
+
+
+def test_what_is_named_again_is_computed_once() -> None:
+    texts = [
+        (
+            "SELECT * FROM listeners AS a JOIN doors AS d USING (ns) JOIN deltas AS x USING (ns)",
+            ["listeners", "doors", "deltas"],
+        ),
+        ("SELECT * FROM doors, deltas", ["doors", "deltas", "who"]),
+        ("SELECT * FROM pace JOIN pace AS other ON true", ["pace"]),
+    ]
+    again = named_again(texts)
+    assert again == {"doors": [texts[0][0], texts[1][0]], "pace": [texts[2][0]]}
 
 
 @pytest.mark.parametrize("place", PIECES)
@@ -128,6 +149,7 @@ def test_exactly_what_a_query_uses_is_laid(tmp_path: Path) -> None:
     small(tmp_path / "r").seal()
     query = "SELECT * FROM port_use"
     with analyzer.open(tmp_path / "r") as opened:
+        opened.engine.table("SELECT count(*) FROM raw.samples")  # lays the raw relations
         cursor = opened.engine._connection.cursor()
         lay_scope(cursor, names=names_in(cursor, query))
         asked = "SELECT view_name FROM duckdb_views() WHERE temporary AND NOT internal"
@@ -156,6 +178,7 @@ def test_a_relation_gives_the_same_where_only_its_columns_are_laid(
     with analyzer.open(tmp_path / "r") as opened:
         narrow = opened.engine.table(query)
         cursor = opened.engine._connection.cursor()
+        opened.engine.table("SELECT count(*) FROM raw.samples")  # lays the raw relations
         lay_scope(cursor, names=names_in(cursor, query))
         whole = cursor.sql(query).to_arrow_table()
     assert narrow.schema.names == whole.schema.names

@@ -22,7 +22,7 @@ from analyzer.cli import app
 from analyzer.reading.segment import Missing
 from analyzer.sql.catalog import FINDING_COLUMNS, ParameterError, Query, read_findings
 from analyzer.sql.engine import Engine
-from analyzer.sql.library import shared_by
+from analyzer.sql.library import closure, named_again
 from analyzer.sql.shared import Shared
 from analyzer.sql.summary import SEVERITIES, Summary, Unchecked, lacking, lines
 from analyzer.sql.views import WHOLE, Scope
@@ -405,7 +405,9 @@ def test_what_findings_share_is_computed_once(
     assert not {"losses", "history"} & set(
         names
     )  # used by one finding only; a row for each of sockets
-    shared = shared_by(list(read_findings().values()))
+    findings = list(read_findings().values())
+    below = [piece.query for piece in closure({name for one in findings for name in one.uses})]
+    shared = named_again((query.sql, query.uses) for query in (*findings, *below))
     assert dict(asked) == dict.fromkeys(shared, True)
 
 
