@@ -197,6 +197,8 @@ def _check_row_groups(path: Path, metadata: pq.FileMetaData) -> None:
 def _check_columns(path: Path, schema: pq.ParquetSchema, table: Table) -> tuple[str, ...]:
     if len(schema) > MAX_COLUMNS:
         raise SegmentError(f"{path}: {len(schema):,} columns")
+    if not len(schema):
+        raise SegmentError(f"{path}: no columns")
     kinds = {column.name: column.kind for column in table.columns}
     names: list[str] = []
     for index in range(len(schema)):

@@ -56,7 +56,7 @@ class Shared:
                 self._there[name] = self._engine.keep(
                     name, self._users[name], self._scope, given, MOST_ROWS
                 )
-        return self._there[name]
+        return self._there.get(name, False)  # not if a file turned out to be damaged
 
     def drop(self) -> None:
         """Give back their memory."""

@@ -641,6 +641,7 @@ WELL = {
 
 
 LEFT_OUT = {
+    "no columns",
     "thousands of columns",
     "wrong types",
     "a list",

@@ -116,6 +116,7 @@ def test_only_what_a_query_reads_is_read_from_a_journal(tmp_path: Path) -> None:
     small(tmp_path / "r")
     recording = open_recording(tmp_path / "r")
     with Engine(recording) as engine:
+        engine.table("SELECT count(*) FROM raw.samples")  # lays the raw relations
         cursor = engine._connection.cursor()
         for name, stream in streams(recording).items():
             cursor.register(name, stream)
