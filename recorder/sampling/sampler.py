@@ -437,6 +437,8 @@ class Sampler:
         with self._log.timed("owners", HOST) as row:
             step = self._who.update(self._sought(), self._sample.time_us, self._owners_budget)
             mine = sum(kernels.of(self._who.unheld) for kernels in self._kernels.values())
+            sure = [kernels.certain(self._who.unheld) for kernels in self._kernels.values()]
+            self._who.of_kernel = np.concatenate([NO_INODES, *sure])
             row |= _owners_facts(step, step.unresolved - mine)
             if step.denied:
                 why = "descriptors are unreadable"
