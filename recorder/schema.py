@@ -165,7 +165,13 @@ _SOCKET = _columns(
         "Local number of more than 16 bits: netlink port id, vsock or TIPC port.",
     ),
     ("peer_id", "u32", "keep", "Number of the peer of more than 16 bits, like local_id."),
-    ("interface", "u32", "keep", "Index of the interface the socket is bound to; NULL if to none."),
+    (
+        "interface",
+        "u32",
+        "keep",
+        "Index of the interface the socket is bound to; NULL if to none. Of a packet socket whose "
+        "interface is gone the kernel says -1, which is 4294967295 here.",
+    ),
     ("dev", "text", "name", "Name of that interface in the socket's namespace."),
     (
         "timer",
@@ -222,7 +228,8 @@ _OWNER = _columns(
         "word",
         "keep",
         "How the owner is known: fd (a descriptor of it), carried (it held the socket when it "
-        "was last seen with an inode), listener (it listens on the local port); NULL if unknown.",
+        "was last seen with an inode), listener (it listens on the local port), kernel (the kernel "
+        "made it for itself: no process can hold it); NULL if unknown.",
     ),
 )
 

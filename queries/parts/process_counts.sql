@@ -26,7 +26,7 @@ held AS (
     CASE
       WHEN pid IS NOT NULL AND owner_by IN ('carried', 'listener') THEN owner_by
       WHEN pid IS NOT NULL THEN 'process'
-      WHEN of_kernel THEN 'kernel'
+      WHEN of_kernel OR owner_by = 'kernel' THEN 'kernel'
       WHEN is_free THEN 'none'
       ELSE 'unknown'
     END AS owner

@@ -254,7 +254,7 @@ class PacketFormat:
         "recv_q": "u4",
     }
     PATTERN = re.compile(
-        rb"^" + POINTER + rb" +\d+ +(\d{1,3}) +([0-9a-f]{4}) +(\d{1,10}) +\d+ (\d{1,10}) +"
+        rb"^" + POINTER + rb" +\d+ +(\d{1,3}) +([0-9a-f]{4}) +(-?\d{1,10}) +\d+ (\d{1,10}) +"
         rb"(\d{1,10}) +(\d{1,10}) *$",
         re.MULTILINE,
     )
@@ -267,7 +267,7 @@ class PacketFormat:
         values: dict[str, AnyArray] = {
             "_type": decimal(kind),
             "_protocol": hexadecimal(protocol, 4),
-            "interface": decimal(interface),
+            "interface": decimal(interface) & 0xFFFFFFFF,  # -1: it is gone
             "recv_q": decimal(rmem),
             "uid": decimal(uid),
             "inode": decimal(inode),
@@ -300,7 +300,7 @@ class NetlinkFormat:
     }
     PATTERN = re.compile(
         rb"^" + POINTER + rb" +(\d{1,3}) +(-?\d{1,10}) +[0-9a-f]{8} +(\d{1,10}) +(\d{1,10}) +\S+ +"
-        rb"\d+ +(\d{1,10})(?: +(\d{1,10}))? *$",
+        rb"\d+ +(-?\d{1,10})(?: +(\d{1,10}))? *$",
         re.MULTILINE,
     )
 
@@ -311,10 +311,11 @@ class NetlinkFormat:
         pointer, protocol, portid, rmem, wmem, drops, inode = fields
         values: dict[str, AnyArray] = {
             "_protocol": decimal(protocol),
-            "local_id": decimal(portid) & 0xFFFFFFFF,  # once it was printed signed
+            # older kernels print these signed
+            "local_id": decimal(portid) & 0xFFFFFFFF,
+            "drops": decimal(drops) & 0xFFFFFFFF,
             "recv_q": decimal(rmem),
             "send_q": decimal(wmem),
-            "drops": decimal(drops),
             "inode": decimal([item or b"0" for item in inode]),
             "_told": np.array([item is not None for item in inode], np.uint8),
             "uid": np.zeros(len(inode), np.uint32),

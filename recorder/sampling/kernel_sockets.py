@@ -36,6 +36,21 @@ class KernelSockets:
         listeners = unheld(self.listeners).size
         return int(unheld(self.subscriptions).size) + min(listeners, 1)
 
+    def certain(self, unheld: Callable[[Inodes], Inodes]) -> Inodes:
+        """Return those that are the kernel's beyond doubt, if no process holds them.
+
+        While some process was not looked at, an end or a listener may be of that.
+        """
+        ends, listeners = unheld(self.subscriptions), unheld(self.listeners)
+        half = 2 * ends.size == np.unique(self.subscriptions).size
+        return np.concatenate(
+            [
+                self.carriers,
+                ends if half else NO_INODES,
+                listeners if listeners.size == 1 else NO_INODES,
+            ]
+        )
+
 
 NONE = KernelSockets(NO_INODES, NO_INODES, NO_INODES)
 

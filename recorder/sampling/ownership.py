@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recorder.kernel.closes import Taken
-from recorder.kernel.tables import Gathered
+from recorder.kernel.tables import NO_INODES, Gathered
 from recorder.owners.carry import BY, MOST_LEFT, TCP, Carry, Observed
 from recorder.owners.owners import Holders, Owners, OwnersStep, Process
 from recorder.wire.columns import Arrays, Values, code_words
@@ -53,6 +53,8 @@ class Ownership:
         self._valid_from: dict[tuple[int, int], int] = {}
         self._news: list[tuple[bool, Process]] = []  # (appeared, process) in order
         self._ended: dict[int, Row] = {}  # by slot, as long as sockets may refer to it
+        self.of_kernel = NO_INODES
+        """Inodes of sockets that the kernel made for itself: no process can hold them."""
         self.waited_for: set[int] = set()
         """Slots of the processes at whose sockets something waited when they were observed."""
 
@@ -104,7 +106,8 @@ class Ownership:
         columns = gathered.decoder.columns
         if not columns.rows and table not in CARRIED:
             return {}, None
-        held = self._held(columns["inode"].astype(np.uint32, copy=False))
+        inodes = columns["inode"].astype(np.uint32, copy=False)
+        held = self._held(inodes)
         if "recv_q" in columns:
             waiting = columns["recv_q"] > 0
             self.waited_for |= set(held.slot[waiting & (held.slot >= 0)].tolist())
@@ -112,7 +115,7 @@ class Ownership:
             by = np.where(held.slot >= 0, np.int8(0), np.int8(-1))
             nothing = np.zeros(0, np.bool_)
             return self._columns(
-                Observed(held.slot, held.fd, held.holders, held.verified_us, by, nothing)
+                Observed(held.slot, held.fd, held.holders, held.verified_us, by, nothing), inodes
             ), None
         seen = self._carry.observe(
             table,
@@ -127,7 +130,7 @@ class Ownership:
             held=held,
             dumped=gathered.places(),
         )
-        return self._columns(seen), seen.opened if table == TCP else None
+        return self._columns(seen, inodes), seen.opened if table == TCP else None
 
     def closed(self, taken: Taken) -> tuple[Arrays, npt.NDArray[np.bool_]]:
         """Return the owner columns of close events, and which connections no sample had shown."""
@@ -141,7 +144,7 @@ class Ownership:
             local_port=columns["local_port"],
             local_addr=columns["_src"],
         )
-        result = self._columns(seen) | {"sampled": Values(seen.sampled.view(np.uint8))}
+        result = self._columns(seen, NO_INODES) | {"sampled": Values(seen.sampled.view(np.uint8))}
         result.pop("holders", None)
         return result, seen.opened
 
@@ -183,10 +186,18 @@ class Ownership:
         nobody = np.full(inodes.size, -1, np.int32)
         return Holders(nobody, nobody, np.zeros_like(nobody), np.zeros(inodes.size, np.int64))
 
-    def _columns(self, seen: Observed) -> Arrays:
+    def _columns(self, seen: Observed, inodes: npt.NDArray[np.uint32]) -> Arrays:
         known = seen.slot >= 0
-        if self._owners is None or not known.any():
+        told, by = known, seen.by
+        if self.of_kernel.size and inodes.size:
+            mine = np.isin(inodes, self.of_kernel) & ~known
+            told, by = known | mine, np.where(mine, np.int8(len(BY)), by)
+        if self._owners is None or not told.any():
             return {}
+        codes = np.where(told, by, 0).astype(np.int8)
+        owner_by = code_words(codes, [*BY, "kernel"], None if told.all() else told)
+        if not known.any():
+            return {"owner_by": owner_by}
         pids, starts, comms = self._owners.slots()
         slot = np.where(known, seen.slot, 0)
         valid = None if known.all() else known
@@ -200,5 +211,5 @@ class Ownership:
             "fd": Values(seen.fd, seen.fd >= 0),
             "holders": Values(seen.holders, seen.holders > 0),
             "owner_time": Values(seen.verified_us, valid),
-            "owner_by": code_words(np.where(known, seen.by, 0).astype(np.int8), list(BY), valid),
+            "owner_by": owner_by,
         }

@@ -436,7 +436,10 @@ class Sampler:
             return
         with self._log.timed("owners", HOST) as row:
             step = self._who.update(self._sought(), self._sample.time_us, self._owners_budget)
-            mine = sum(kernels.of(self._who.unheld) for kernels in self._kernels.values())
+            some = [each for each in self._kernels.values() if each is not kernel_sockets.NONE]
+            mine = sum(kernels.of(self._who.unheld) for kernels in some)
+            sure = [kernels.certain(self._who.unheld) for kernels in some]
+            self._who.of_kernel = np.concatenate([NO_INODES, *sure])
             row |= _owners_facts(step, step.unresolved - mine)
             if step.denied:
                 why = "descriptors are unreadable"

@@ -37,9 +37,11 @@ PROGRAMS = {
     "cpio": "cpio",
     "depmod": "kmod",
     "ip": "iproute2",
+    "nginx": "nginx-light",
     "qemu-system-x86_64": "qemu-system-x86",
+    "redis-server": "redis-server",
 }
-"""What is needed, and the package of Debian that has it."""
+"""What is needed, lest anything be skipped, and the package of Debian that has it."""
 
 RELEASES = ("6.1", "6.12", "newest")
 

@@ -36,7 +36,7 @@ LIMITS = {
     "table": {"netfilter/nf_conntrack_max": "64"},
     "memory": {
         "ipv4/tcp_mem": "100 200 40000",
-        "ipv4/tcp_max_orphans": "16",
+        "ipv4/tcp_max_orphans": "8",
         "ipv4/udp_mem": "16 32 48",
     },
     "at_ease": {},

@@ -116,14 +116,21 @@ def test_a_connection_table_that_overflows_is_told(table: Incidents) -> None:
 
 def test_memory_of_tcp_above_what_it_should_be_is_told(memory: Incidents) -> None:
     row = memory.the_only("tcp_memory")
-    pages = max(memory.truth[kind]["pages"] for kind in ("unread", "orphans"))
-    assert (row["measured"], row["threshold"]) == (pages, 200)
-    assert f"{pages * PAGE / 1e6:,.1f} MB" in row["sentence"]
+    lasting, peak = (
+        max(memory.truth[kind][name] for kind in ("unread", "orphans"))
+        for name in ("lasting", "peak")
+    )
+    # two samples a second see at least what lasted
+    assert lasting <= row["measured"] <= peak, (lasting, peak)
+    assert row["threshold"] == 200
+    assert f"{row['measured'] * PAGE / 1e6:,.1f} MB" in row["sentence"]
 
 
 def test_connections_reset_for_want_of_room_for_orphans_are_told(memory: Incidents) -> None:
     row = memory.the_only("orphans", "orphans")
-    assert (row["severity"], row["measured"]) == ("critical", memory.truth["orphans"]["reset"])
+    reset = memory.truth["orphans"]["reset"]
+    assert reset > 0
+    assert (row["severity"], row["measured"]) == ("critical", reset)
 
 
 def test_time_wait_that_was_cut_short_is_told(links: Incidents) -> None:

@@ -152,36 +152,52 @@ def overflow(client: str, server: str) -> Facts:
     return {"dropped": sum(int(line.split()[at], 16) for line in lines[1:])}
 
 
-def filled(client: str, server: str, count: int) -> Ends:
-    """Open connections whose server never reads what the client has sent."""
+def filled(client: str, server: str, count: int) -> tuple[Ends, Facts]:
+    """Open connections whose server never reads what the client has sent.
+
+    Return the pages of memory that TCP had, too: the most at any look, and the most for a second.
+    """
     ends = connected(client, server, count, BUFFER)
+    looks: list[tuple[float, int]] = []
+
+    def look() -> None:
+        looks.append((time.monotonic(), in_use("TCP", "mem")))
+
     for sender, _ in ends:
         sender.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
+                look()
                 sender.send(bytes(1 << 14))
-    return ends
+    settled = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < settled:
+        look()
+        time.sleep(0.01)
+    lasting = [
+        min(pages for time, pages in looks if begun <= time <= begun + 1)
+        for begun, _ in looks
+        if begun + 1 <= looks[-1][0]
+    ]
+    return ends, {"peak": max(pages for _, pages in looks), "lasting": max(lasting)}
 
 
 def unread(client: str, server: str) -> Facts:
     """Let queues hold what nobody reads."""
-    ends = filled(client, server, 20)
-    time.sleep(SETTLE_SECONDS)
-    pages = in_use("TCP", "mem")
+    ends, pages = filled(client, server, 20)
     for one in itertools.chain(*ends):
         one.close()
-    return {"pages": pages}
+    return pages
 
 
 def orphans(client: str, server: str) -> Facts:
     """Close what still has much to deliver."""
-    ends = filled(client, server, 40)
-    time.sleep(SETTLE_SECONDS)
-    pages = in_use("TCP", "mem")
-    for sender, _ in ends:
+    ends, pages = filled(client, server, 40)
+    for number, (sender, _) in enumerate(ends):
+        if number == 30:  # the kernel takes note of how many there are ten times a second only
+            time.sleep(SETTLE_SECONDS)
         sender.close()
     time.sleep(SETTLE_SECONDS)
-    return {"reset": counter("TcpExt.TCPAbortOnMemory"), "pages": pages}
+    return {"reset": counter("TcpExt.TCPAbortOnMemory")} | pages
 
 
 def short(client: str, server: str) -> Facts:

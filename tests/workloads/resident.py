@@ -445,6 +445,8 @@ class Resident(Keeper):
             one.connect((self.there[0], CONGESTED))
             # as it has had no answer to what ended its handshake
             self._known("dccp", "PARTOPEN", one, family="inet", peer_port=CONGESTED)
+            self._parting = self._dccp()
+            self._parting.connect((self.there[0], CONGESTED))
         if SHARED in self._listeners:
             one = self.keep(socket.socket(AF_SMC, socket.SOCK_STREAM))
             _call("connect", one, _inet_address(self.there[0], SHARED))
@@ -484,6 +486,8 @@ class Resident(Keeper):
                 if netid == "sctp":
                     family = FAMILY_NAMES[end.family]
                     self._endpoint("ESTAB", end, family, local_port=port)
+        if CONGESTED in self._listeners:
+            self._parted = self._listeners[CONGESTED].accept()[0]
         if ONE_TO_MANY in self._listeners:
             many = self._listeners[ONE_TO_MANY]
             self._known("sctp", "ESTAB", many, family="inet", local_port=ONE_TO_MANY)
@@ -491,15 +495,21 @@ class Resident(Keeper):
     # end
 
     def leave(self) -> None:
-        """Close a connection, which will be in TIME-WAIT for a minute, before its peer does."""
+        """Close connections, which will be in TIME-WAIT for a minute, before their peer does."""
         gone: Truth = {"inode": 0, "pid": None, "uid": 0, "timer": "timewait"}
         self.add("tcp", "TIME-WAIT", **self.addresses(self._leaving), **gone)
         self._leaving.close()
+        if CONGESTED in self._listeners:
+            self.add("dccp", "TIME-WAIT", **self.addresses(self._parting), **gone)
+            self._parting.close()
 
     def be_left(self) -> None:
-        """Close the connection that the other host's resident has left."""
+        """Close the connections that the other host's resident has left."""
         assert self._left.recv(1) == b""
         self._left.close()
+        if CONGESTED in self._listeners:
+            assert self._parted.recv(1) == b""
+            self._parted.close()
 
     def share_some(self) -> subprocess.Popen[bytes]:
         """Let a younger process hold every third of the plain connections too."""

@@ -325,10 +325,12 @@ def test_process_sockets_tells_the_kernels_own_sockets_apart(tmp_path: Path) -> 
     kernel = {"family": "netlink", "netid": "nl", "local_id": 0, "inode": 8} | none
     writer = Writer(tmp_path / "r")
     netlink = [tcp(n, "UNCONN", **kernel) for n in range(9)]
-    writer.sample([tcp(20), *netlink], steps=[step("tcp"), step("netlink")])
-    assert report(tmp_path / "r", "process_sockets", "owner", "last") == [
-        ("process", 1),
-        ("kernel", 9),
+    carrier = tcp(21, owner_by="kernel", inode=9) | none  # of SMC
+    writer.sample([tcp(20), carrier, *netlink], steps=[step("tcp"), step("netlink")])
+    assert report(tmp_path / "r", "process_sockets", "owner", "netid", "last") == [
+        ("process", "tcp", 1),
+        ("kernel", "nl", 9),
+        ("kernel", "tcp", 1),
     ]
 
 

@@ -154,6 +154,10 @@ def _open(held: dict[str, socket.socket]) -> None:
     make("p_raw", socket.AF_PACKET, socket.SOCK_RAW).bind(("lo", 0x0003))
     make("p_dgr", socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0806))
     make("p_odd", socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x1234))
+    netns.ip("link", "add", "gone", "type", "veth", "peer", "name", "gone-peer")
+    netns.ip("link", "set", "gone", "up")
+    make("p_gone", socket.AF_PACKET, socket.SOCK_RAW).bind(("gone", 0x0003))
+    netns.ip("link", "delete", "gone")
     make("nl", socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG).bind((0, 0))
     make("nl-group", socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE).bind((0, 1))
 
@@ -285,6 +289,11 @@ def test_ping_sockets_have_their_identifier(world: World, version: str) -> None:
     assert (row["drops"], row["uid"]) == (0, 0)
 
 
+def test_an_interface_that_is_gone_is_the_kernels_minus_one(world: World) -> None:
+    assert world.row("packet", "p_gone")["interface"] == 2**32 - 1
+    assert read("packet", world.files)[1].bad == 0
+
+
 def test_names_may_have_any_bytes_in_them(world: World) -> None:
     assert world.row("unix", "u_str")["local_addr"] == "@sockrec \\xff\nnameu_str"
     assert read("unix", world.files)[1].bad == 0
@@ -368,7 +377,8 @@ def test_ss_prints_the_same_of_the_same_file(
 def end(row: Row) -> str:
     """Return the local end as ss prints it."""
     if row["family"] == "packet":
-        device = row["interface"] and socket.if_indextoname(int(str(row["interface"])))
+        index = number(row, "interface") if row["interface"] else 0
+        device = f"if{index}" if index == 2**32 - 1 else index and socket.if_indextoname(index)
         return f"{row['local_addr']}:{device or '*'}"
     if row["netid"] == "nl":
         return f"{row['local_addr']}:{'kernel' if row['local_id'] == 0 else ''}"
@@ -619,6 +629,13 @@ def test_a_cut_line_of_tcp_is_broken_and_shifts_nothing(lost: int) -> None:
 def test_drops_that_older_kernels_print_signed() -> None:
     line = (TCP_LINE % 0).replace(b" 20 4 30 10 -1", b" -3")
     (row,), dump = read("udp", {"udp": b"sl\n" + line})
+    assert dump.bad == 0
+    assert row["drops"] == 2**32 - 3
+
+
+def test_drops_of_netlink_that_older_kernels_print_signed() -> None:
+    line = b"0000000075e14f1a 4   14705      00000000 0 0 0000000000000000 2 -3       13040297\n"
+    (row,), dump = read("netlink", {"netlink": b"sk\n" + line})
     assert dump.bad == 0
     assert row["drops"] == 2**32 - 3
 

@@ -307,14 +307,26 @@ def test_the_kernels_own_sockets_are_not_looked_for(tmp_path: Path) -> None:
             sample = sampler.take(number)
             (step,) = (row for row in rows_of(sample, "samples") if row["step"] == "owners")
             assert step["unresolved"] == 1  # 12
-            pids = {row["inode"]: row["pid"] for row in rows_of(sample, "sockets")}
-            held, unheld = dict.fromkeys((21, 32, 33), 70), dict.fromkeys((11, 12, 31, 34))
-            assert pids == held | unheld
+            found = {r["inode"]: (r["pid"], r["owner_by"]) for r in rows_of(sample, "sockets")}
+            held = dict.fromkeys((21, 32, 33), (70, "fd"))
+            unheld = dict.fromkeys((11, 31, 34), (None, "kernel")) | {12: (None, None)}
+            assert found == held | unheld
+
+
+def test_while_a_process_may_hold_it_a_socket_is_not_said_to_be_the_kernels(tmp_path: Path) -> None:
+    """Both ends of a subscription are held by none that could be looked at; one is a process's."""
+    FakeProc(tmp_path).write(70, {})
+    rows = told(tipc(33, 1, SERVED), tipc(34, 1, SERVED))
+    with sampler_of(FakeKernel(rows), "tipc", owners=Owners(tmp_path)) as sampler:
+        found = rows_of(sampler.take(0), "sockets")
+    assert {row["inode"]: row["owner_by"] for row in found} == {33: None, 34: None}
 
 
 def test_a_listener_of_tipc_beside_the_kernels_is_looked_for(tmp_path: Path) -> None:
     FakeProc(tmp_path).write(70, {})
     rows = told(tipc(31, 10, PUBLISHED), tipc(32, 10, PUBLISHED), tipc(33, 10, PUBLISHED, kind=1))
     with sampler_of(FakeKernel(rows), "tipc", owners=Owners(tmp_path)) as sampler:
-        (step,) = (r for r in rows_of(sampler.take(0), "samples") if r["step"] == "owners")
+        sample = sampler.take(0)
+    (step,) = (row for row in rows_of(sample, "samples") if row["step"] == "owners")
     assert (step["unresolved"], step["detail"]) == (2, "2 inodes without a process")
+    assert {row["owner_by"] for row in rows_of(sample, "sockets")} == {None}
