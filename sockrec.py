@@ -29,6 +29,7 @@ from analyzer.supervisor import supervise
 from recorder.cli import BEHIND
 from recorder.console import tell
 from recorder.schema import SockrecError
+from recorder.store.imports import leave_out_pandas
 
 if TYPE_CHECKING:
     from analyzer.reading.recording import RecordingError
@@ -184,6 +185,7 @@ def _said(error: Exception) -> str:
 
 def run() -> None:
     """Run the command in a process of its own, watched over, if it is to read a recording."""
+    leave_out_pandas()
     reading = analyzer.cli.READING | analyzer.cli_sharing.READING
     if next((word for word in sys.argv[1:] if not word.startswith("-")), "") in reading:
         supervise()

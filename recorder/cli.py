@@ -375,9 +375,8 @@ def record(
     room = Room()
     room.check_start()
     with Signals() as signals:
-        from recorder.store.imports import leave_out_pandas, set_environment
+        from recorder.store.imports import set_environment
 
-        leave_out_pandas()
         environment = set_environment(limited=room.is_tight)
         from recorder.host.namespaces import NamespaceError
         from recorder.kernel.tables import QueryError, parse_query, passing
@@ -617,9 +616,6 @@ def save(
     what was saved.
     """
     hold_standard_descriptors()
-    from recorder.store.imports import leave_out_pandas
-
-    leave_out_pandas()
     import time
 
     from recorder.format.times import TimeError, Times
@@ -697,9 +693,6 @@ def recover(
 ) -> None:
     """Seal what a killed recorder left in journals. Reading a recording does not need this."""
     hold_standard_descriptors()
-    from recorder.store.imports import leave_out_pandas
-
-    leave_out_pandas()
     from recorder.store.recover import recover as seal_all
 
     result = seal_all(recording, salvage=salvage)
