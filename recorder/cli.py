@@ -103,6 +103,11 @@ def _command(text: str) -> str:
     return text
 
 
+Directory = Annotated[
+    Path, typer.Argument(metavar="RECORDING", help="The directory of a recording.")
+]
+
+
 def _labels(given: list[str]) -> dict[str, str]:
     found = {}
     for text in given:
@@ -585,9 +590,7 @@ Examples:
 """,
 )
 def save(
-    recording: Annotated[
-        Path, typer.Argument(metavar="RECORDING", help="The directory of a recording.")
-    ],
+    recording: Directory,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -680,9 +683,7 @@ Examples:
 """,
 )
 def recover(
-    recording: Annotated[
-        Path, typer.Argument(metavar="RECORDING", help="The directory of a recording.")
-    ],
+    recording: Directory,
     salvage: Annotated[
         bool,
         typer.Option(

@@ -48,7 +48,7 @@ class Field:
 
     @classmethod
     def of_column(cls, column: pa.ChunkedArray, told: Callable[[Any], str]) -> Field:
-        """Return the field of rows of a column, whose distinct values are told as they are shown."""
+        """Return the field of a column, ``told`` giving the text of each distinct value."""
         values, of = distinct(column)
         return cls([told(value) for value in values], of)
 
@@ -56,7 +56,7 @@ class Field:
     def of_pairs(
         cls, first: pa.ChunkedArray, second: pa.ChunkedArray, told: Callable[[Any, Any], str]
     ) -> Field:
-        """Return the field of rows of two columns, as the distinct pairs of values are shown."""
+        """Return the field of two columns, ``told`` giving the text of each distinct pair."""
         (left, one), (right, two) = distinct(first), distinct(second)
         pairs, of = distinct(pa.chunked_array([one * len(right) + two]))
         return cls([told(left[n // len(right)], right[n % len(right)]) for n in pairs], of)

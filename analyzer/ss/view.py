@@ -132,16 +132,19 @@ def _inet(part: pa.Table, group: str, options: Options, names: Names) -> list[Fi
         netids = Field.each([inet.netid(row) for row in rows])
     if hung:
         netids, states = _hang(rows)
-    local, peer = (
-        Field.of_pairs(part[f"{end}_addr"], part["v6only"], lambda *of: f"{address(*of, names)}:")
-        for end in ("local", "peer")
-    )
+
+    def ended(text: object, v6only: object) -> str:
+        return f"{address(text, v6only, names)}:"
+
+    def port(number: int | None, netns: int) -> str:
+        return names.port(number or 0, netns)
+
+    local = Field.of_pairs(part["local_addr"], part["v6only"], ended)
+    peer = Field.of_pairs(part["peer_addr"], part["v6only"], ended)
     if bound:
         local = Field.each([_bound(row, names) for row in rows])
-    local_port, peer_port = (
-        Field.of_pairs(part[f"{end}_port"], part["netns"], lambda *of: names.port(of[0] or 0, of[1]))
-        for end in ("local", "peer")
-    )
+    local_port = Field.of_pairs(part["local_port"], part["netns"], port)
+    peer_port = Field.of_pairs(part["peer_port"], part["netns"], port)
     told = [""] * part.num_rows if plain else [inet.words(row, options) for row in rows]
     queues = _queues(part)
     return [netids, states, *queues, local, local_port, peer, peer_port, Field.each(told)]
@@ -166,7 +169,7 @@ def address(text: object, v6only: object, names: Names) -> str:
 
 
 def _hang(rows: Sequence[Row]) -> tuple[Field, Field]:
-    """Return kinds and states, of associations below the endpoint before them, whose inode is theirs."""
+    """Return kinds and states; associations hang below the endpoint before, by whose inode."""
     netids, states, before = [], [], 0
     for row in rows:
         hangs = before and whole(row, "inode") == before
