@@ -110,7 +110,7 @@ def _queues(part: pa.Table) -> Iterator[Field]:
 
 def _others(part: pa.Table, group: str, options: Options, names: Names) -> list[Field]:
     ends_of, words_of = OTHERS[group]
-    rows = part.to_pylist()
+    rows = _rows(part)
     ends = [ends_of(row, names) for row in rows]
     return [
         Field.of_column(part["netid"], lambda netid: _NETIDS.get(netid, netid)),
@@ -125,7 +125,7 @@ def _inet(part: pa.Table, group: str, options: Options, names: Names) -> list[Fi
     raw, bound = group == "raw", part["interface"].null_count < part.num_rows
     plain = options == Options(numeric=options.numeric, resolve=options.resolve)
     hung = group == "sctp"
-    rows: list[Row] = [] if plain and not (raw or bound or hung) else part.to_pylist()
+    rows: list[Row] = [] if plain and not (raw or bound or hung) else _rows(part)
     netids = Field.of_column(part["netid"], str)
     states = Field.of_column(part["state"], _state)
     if raw:
@@ -148,6 +148,13 @@ def _inet(part: pa.Table, group: str, options: Options, names: Names) -> list[Fi
     told = [""] * part.num_rows if plain else [inet.words(row, options) for row in rows]
     queues = _queues(part)
     return [netids, states, *queues, local, local_port, peer, peer_port, Field.each(told)]
+
+
+def _rows(part: pa.Table) -> list[Row]:
+    """Return rows, without columns in which none of them has a value: most of TCP's are such."""
+    names = [n for n in part.column_names if n in _HEAD or part[n].null_count < part.num_rows]
+    rows: list[Row] = part.select(names).to_pylist()
+    return rows
 
 
 def _state(state: str | None) -> str:
