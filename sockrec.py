@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 import analyzer.cli
 import analyzer.cli_diff
@@ -25,10 +27,12 @@ import analyzer.cli_sharing
 import analyzer.cli_ss
 import recorder.cli
 from analyzer import Analysis, Answer, open
+from analyzer.screen.cells import printable
 from analyzer.supervisor import supervise
 from recorder.cli import BEHIND
 from recorder.console import tell
 from recorder.schema import SockrecError
+from recorder.store.imports import leave_out_pandas
 
 if TYPE_CHECKING:
     from analyzer.reading.recording import RecordingError
@@ -73,6 +77,66 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""What typer raises on every wrong use; it names only some of its kinds."""
+
+
+class WrongUse(typer.BadParameter):
+    """A wrong use in one line, and below it, where a text is wrong, the place in it."""
+
+    def show(self, file: Any = None) -> None:
+        for line in self.message.split("\n"):
+            typer.echo(printable(line), err=True)
+
+
+@contextmanager
+def _wrong_use() -> Iterator[None]:
+    """Let a wrong use be told in one line: what is wrong, where, and what to do."""
+    try:
+        yield
+    except _UsageError as error:
+        if type(error).show is not _UsageError.show:  # it tells help, or is told already
+            raise
+        raise WrongUse(f"sockrec: {_told(error)}") from error
+
+
+def _told(error: Any) -> str:
+    """Return in one line what is wrong and what to do; of a value the option or argument, too."""
+    where = _where(error)
+    if where and error.message:  # what is said of a value says what would be right
+        return f"{where}: {error.message.rstrip('.')}"
+    likely = " or ".join(getattr(error, "possibilities", None) or ())
+    text = error.message if likely else error.format_message()
+    text = text[:1].lower() + text[1:].rstrip(".").replace("'. Did", "': did")
+    if likely or text.endswith("?"):
+        return f"{text}: did you mean {likely}?" if likely else text
+    path = error.ctx.command_path if error.ctx else "sockrec"
+    return f"{text}: '{path} -h' shows how to use it"
+
+
+def _where(error: Any) -> str:
+    """Return the name of the option or argument whose value is wrong, "" if none is."""
+    if hint := getattr(error, "param_hint", None):
+        return str(hint)
+    parameter = getattr(error, "param", None)
+    if parameter is None:
+        return ""
+    option = parameter.param_type_name == "option"
+    return str(max(parameter.opts, key=len) if option else parameter.metavar)
+
+
+class Commands(TyperGroup):
+    """All commands, whose wrong uses are told in one line."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _wrong_use():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _wrong_use():
+            return super().invoke(ctx)
+
+
 class Command(TyperCommand):
     """A command whose help and errors have the words of its metavars, not those of Python's types.
 
@@ -103,12 +167,14 @@ class Command(TyperCommand):
         ctx.meta[BEHIND] = len(args) - args.index("--") - 1 if "--" in args else 0
         try:
             return super().parse_args(ctx, args)
-        except typer.BadParameter as error:
+        except _UsageError as error:
+            error.ctx = error.ctx or ctx
             error.message = error.message.removeprefix("Value error, ")
             raise
 
 
 app = typer.Typer(
+    cls=Commands,
     help="Record what the sockets of this host are doing, and ask afterwards with SQL.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -184,6 +250,7 @@ def _said(error: Exception) -> str:
 
 def run() -> None:
     """Run the command in a process of its own, watched over, if it is to read a recording."""
+    leave_out_pandas()
     reading = analyzer.cli.READING | analyzer.cli_sharing.READING
     if next((word for word in sys.argv[1:] if not word.startswith("-")), "") in reading:
         supervise()

@@ -34,10 +34,8 @@ READING = frozenset({"diff", "info", "report", "sql", "ss", "summary", "verify"}
 
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LEAST_MEMORY = 1 << 20
-_OPENS = (
-    "A directory (live, dead or sealed), a zip of one, a glob, or Parquet files of one table; of "
-    "several recordings each report answers for each."
-)
+_OPENS = "A directory (live, dead or sealed), a zip of one, a glob, or Parquet files of one table"
+_OPENS_MANY = f"{_OPENS}; of several recordings each report answers for each."
 
 
 _ENDINGS = {f".{form}": form for form in Format} | {
@@ -103,14 +101,17 @@ def _complete_report(incomplete: str) -> list[tuple[str, str]]:
     return [(q.name, q.title) for q in read_catalog().values() if q.name.startswith(incomplete)]
 
 
+Recording = Annotated[
+    Path, typer.Argument(metavar="RECORDING", help=f"{_OPENS}.", show_default=False)
+]
 Recordings = Annotated[
-    list[Path], typer.Argument(metavar="RECORDING...", help=_OPENS, show_default=False)
+    list[Path], typer.Argument(metavar="RECORDING...", help=_OPENS_MANY, show_default=False)
 ]
 MaybeRecordings = Annotated[
     list[Path] | None,
     typer.Argument(
         metavar="[RECORDING...]",
-        help=f"{_OPENS} Without one, the newest recording in or below this directory.",
+        help=f"{_OPENS_MANY} Without one, the newest recording in or below this directory.",
         show_default=False,
     ),
 ]
@@ -225,16 +226,16 @@ Timeout = Annotated[
 
 def request_of(
     recordings: Sequence[Path],
-    start: str | None,
-    end: str | None,
-    where: str | None,
-    filter: str | None,
-    zone: str,
-    form: Format | None,
-    output: Path | None,
-    threads: int | None,
-    memory: str | None,
-    timeout: float | None,
+    start: str | None = None,
+    end: str | None = None,
+    where: str | None = None,
+    filter: str | None = None,
+    zone: str = "UTC",
+    form: Format | None = None,
+    output: Path | None = None,
+    threads: int | None = None,
+    memory: str | None = None,
+    timeout: float | None = None,
 ) -> Request:
     """Return what is asked for, or end a wrong use."""
     from analyzer.request import Request
@@ -600,7 +601,7 @@ def sql(
         list[str],
         typer.Argument(
             metavar="RECORDING [QUERY]",
-            help=_OPENS + " Without a query, a prompt; not on a terminal, the query is read.",
+            help=f"{_OPENS_MANY} Without a query, a prompt; not on a terminal, the query is read.",
             show_default=False,
         ),
     ],

@@ -88,7 +88,15 @@ def diff(
             "two recordings are compared whole: cut them first", param_hint="--from, --to"
         )
     request = request_of(
-        recording, None, None, where, filter, zone, form, output, threads, memory, timeout
+        recording,
+        where=where,
+        filter=filter,
+        zone=zone,
+        form=form,
+        output=output,
+        threads=threads,
+        memory=memory,
+        timeout=timeout,
     )
     with wrong_options(), request.opened() as opened:
         parts = _parts(recording, opened)

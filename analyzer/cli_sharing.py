@@ -14,6 +14,7 @@ from analyzer.cli import (
     Filter,
     From,
     Memory,
+    Recording,
     Recordings,
     Threads,
     To,
@@ -53,14 +54,6 @@ def _size(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is not a size; write 25MB or 8MiB") from None
 
 
-Recording = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RECORDING",
-        help="A directory (live, dead or sealed), a zip of one, or Parquet files by a glob.",
-        show_default=False,
-    ),
-]
 NewDirectory = Annotated[
     Path,
     typer.Option(
@@ -158,7 +151,7 @@ def bundle(
     if redact is Level.none and (known or prefix_preserving or shift_time):
         raise typer.BadParameter("--redact none replaces nothing", param_hint="--redact")
     map_path = None if redact is Level.none else known or out.with_name(out.name + _MAP_ENDING)
-    with _opened([recording], zone, start, end, where, filter, threads, memory) as (opened, scope):
+    with _opened([recording], threads, memory, start, end, where, filter, zone) as (opened, scope):
         wish = Wish(
             scope=scope,
             level=redact,
@@ -208,7 +201,7 @@ def cut(
     from analyzer.sharing.selection import select
 
     with (
-        _opened([recording], zone, start, end, where, filter, threads, memory) as (opened, scope),
+        _opened([recording], threads, memory, start, end, where, filter, zone) as (opened, scope),
         _bar() as done,
         _new_place(output) as place,
     ):
@@ -235,7 +228,7 @@ def compact(
 
     The old one is left as it is: remove it yourself when 'sockrec verify' finds the new one whole.
     """
-    cut(recording, output, None, None, None, None, "UTC", threads, memory)
+    cut(recording, output, threads=threads, memory=memory)
 
 
 @app.command(
@@ -260,7 +253,7 @@ def merge(
     from analyzer.sharing.output import write_recording
 
     with (
-        _opened(recordings, "UTC", None, None, None, None, threads, memory) as (opened, _),
+        _opened(recordings, threads, memory) as (opened, _),
         _bar() as done,
         _new_place(output) as place,
     ):
@@ -311,7 +304,7 @@ def export(
 
     out = output if output is not None else _beside(recording, ENDINGS[form])
     with (
-        _opened([recording], "UTC", None, None, None, None, threads, memory) as (opened, _),
+        _opened([recording], threads, memory) as (opened, _),
         _bar() as done,
         _new_place(out) as place,
     ):
@@ -366,17 +359,17 @@ def unredact(
 @contextmanager
 def _opened(
     recordings: Sequence[Path],
-    zone: str,
-    start: str | None,
-    end: str | None,
-    where: str | None,
-    filter: str | None,
     threads: int | None,
     memory: str | None,
+    start: str | None = None,
+    end: str | None = None,
+    where: str | None = None,
+    filter: str | None = None,
+    zone: str = "UTC",
 ) -> Iterator[tuple[Analysis, Scope]]:
-    """Give a recording and what of it is asked for, or end a wrong use."""
+    """Give recordings and what of them is asked for, or end a wrong use."""
     request = request_of(
-        recordings, start, end, where, filter, zone, Format.table, None, threads, memory, None
+        recordings, start, end, where, filter, zone, Format.table, threads=threads, memory=memory
     )
     with wrong_options(), request.opened() as analysis:
         yield analysis, request.scope(analysis)

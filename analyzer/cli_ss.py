@@ -324,7 +324,7 @@ def _recording(path: Path | None, netns: str | None) -> Iterator[Path]:
         told = [line for line in done.stderr.splitlines() if line.strip()]
         if done.returncode:
             said = told[-1] if told else f"the recorder ended with {done.returncode}"
-            _note(re.sub(r"^(sockrec: |Error: )(Invalid value for \S+: )?", "", said))
+            _note(re.sub(r"^sockrec: (--\w+: )?", "", said))
             raise typer.Exit(done.returncode)
         for line in told:
             typer.echo(printable(line), err=True)

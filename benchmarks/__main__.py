@@ -1,6 +1,6 @@
 """Measure what recorder and reports cost, against a bare receive loop, ss and a bare scan.
 
-    python -m benchmarks [--parts sockets families namespaces beneath closes reports memory]
+    python -m benchmarks [--parts sockets families namespaces beneath closes reports ss memory]
                          [--sockets 20000 100000] [--layouts uniform mixed] [--rounds 7] [--live 60]
                          [--recording DIR] [--times 3] [--threads 2] [--findings] [--markdown]
 
@@ -14,7 +14,16 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.parts import beneath, closes, families, memory, namespaces, reports, sockets
+from benchmarks.parts import (
+    beneath,
+    closes,
+    families,
+    memory,
+    namespaces,
+    reports,
+    sockets,
+    ss,
+)
 from recorder.store.imports import leave_out_pandas
 
 
@@ -36,6 +45,7 @@ def main() -> None:
             findings=options.findings,
             markdown=options.markdown,
         ),
+        "ss": lambda: ss.run(options.recording, options.times),
         "memory": lambda: memory.run(options.threads, markdown=options.markdown),
     }
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
@@ -44,9 +54,9 @@ def main() -> None:
     alone.add_argument("--layouts", nargs="+", choices=sockets.LAYOUTS, default=sockets.LAYOUTS)
     alone.add_argument("--rounds", type=int, default=7)
     alone.add_argument("--live", type=int, default=60, help="seconds recorded live, 0 for none")
-    asked = parser.add_argument_group("of parts reports and memory")
+    asked = parser.add_argument_group("of parts reports, ss and memory")
     asked.add_argument("--recording", type=Path, help="to ask, rather than make one of 6 M rows")
-    asked.add_argument("--times", type=int, default=3, help="that each report is asked")
+    asked.add_argument("--times", type=int, default=3, help="that each report or ss is asked")
     asked.add_argument("--threads", type=int, default=2)
     asked.add_argument("--findings", action="store_true", help="ask each finding alone too")
     asked.add_argument("--markdown", action="store_true", help="print tables for the README")

@@ -103,6 +103,11 @@ def _command(text: str) -> str:
     return text
 
 
+Directory = Annotated[
+    Path, typer.Argument(metavar="RECORDING", help="The directory of a recording.")
+]
+
+
 def _labels(given: list[str]) -> dict[str, str]:
     found = {}
     for text in given:
@@ -375,9 +380,8 @@ def record(
     room = Room()
     room.check_start()
     with Signals() as signals:
-        from recorder.store.imports import leave_out_pandas, set_environment
+        from recorder.store.imports import set_environment
 
-        leave_out_pandas()
         environment = set_environment(limited=room.is_tight)
         from recorder.host.namespaces import NamespaceError
         from recorder.kernel.tables import QueryError, parse_query, passing
@@ -586,9 +590,7 @@ Examples:
 """,
 )
 def save(
-    recording: Annotated[
-        Path, typer.Argument(metavar="RECORDING", help="The directory of a recording.")
-    ],
+    recording: Directory,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -617,9 +619,6 @@ def save(
     what was saved.
     """
     hold_standard_descriptors()
-    from recorder.store.imports import leave_out_pandas
-
-    leave_out_pandas()
     import time
 
     from recorder.format.times import TimeError, Times
@@ -684,9 +683,7 @@ Examples:
 """,
 )
 def recover(
-    recording: Annotated[
-        Path, typer.Argument(metavar="RECORDING", help="The directory of a recording.")
-    ],
+    recording: Directory,
     salvage: Annotated[
         bool,
         typer.Option(
@@ -697,9 +694,6 @@ def recover(
 ) -> None:
     """Seal what a killed recorder left in journals. Reading a recording does not need this."""
     hold_standard_descriptors()
-    from recorder.store.imports import leave_out_pandas
-
-    leave_out_pandas()
     from recorder.store.recover import recover as seal_all
 
     result = seal_all(recording, salvage=salvage)

@@ -13,7 +13,7 @@ from analyzer.screen.cells import printable
 from analyzer.sql.engine import Engine
 from analyzer.sql.filters import is_described, tree_condition
 from analyzer.sql.views import WHOLE, Filtered, Scope
-from analyzer.ss.layout import NETID_FIELD, STATE_FIELD, Layout
+from analyzer.ss.layout import NETID_FIELD, STATE_FIELD, Field, Layout
 from analyzer.ss.moments import Moment, Moments, clock, told
 from analyzer.ss.selection import NETIDS, Selection, SelectionError
 from analyzer.ss.summary import Counts
@@ -170,10 +170,11 @@ class Show:
         table = self._rows(moment)
         names = Names(self._asked.options, self._ranges, self._processes(moment))
         shown = fields(table, self._asked.options, names)
-        layout = self._layout()
-        spaces = [self._recorded.space(netns) for netns in shown.netns] if self._every_space else ()
-        self._out.writelines(layout.lines(shown.lines, spaces))
+        self._out.write(self._layout().text(shown, self._space_of(table)))
         self._tell_shared(table)
+
+    def _space_of(self, table: pa.Table) -> Field | None:
+        return Field.of_column(table["netns"], self._recorded.space) if self._every_space else None
 
     def _layout(self) -> Layout:
         selection = self._asked.selection
@@ -262,11 +263,8 @@ class Show:
             replace(self._recorded.scope, filter=self._by_scope),
         )
         names = Names(asked.options, self._ranges)
-        layout = self._layout()
         shown = fields(table, asked.options, names)
-        for place in range(max(1, len(shown.netns))):
-            spaces = [self._recorded.space(n) for n in shown.netns[place : place + 1]]
-            self._out.writelines(layout.lines(shown.lines.only(place), spaces))
+        self._out.writelines(self._layout().growing(shown, self._space_of(table)))
 
     def _summary(self, moment: Moment) -> None:
         spaces = sorted(self._recorded.spaces) if self._chosen is None else [self._chosen]

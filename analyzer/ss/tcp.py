@@ -57,7 +57,7 @@ def _info(row: Row, *, options: bool, numeric: bool) -> str:
         told.append(text(row, "cong")[:15])
     if bits & 4:
         told.append(f"wscale:{whole(row, 'snd_wscale')},{whole(row, 'rcv_wscale')}")
-    if row["rto_us"] and row["rto_us"] != _NO_RTO:
+    if row.get("rto_us") and row["rto_us"] != _NO_RTO:
         told.append(f"rto:{_thousandth(row, 'rto_us')}")
     if row.get("backoff"):
         told.append(f"backoff:{row['backoff']}")

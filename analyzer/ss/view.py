@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from analyzer.ss import families, inet
-from analyzer.ss.layout import Lines
+from analyzer.ss.layout import HEADER, Field, distinct
 from analyzer.ss.words import Names, Options, Row, interface, signed, whole
 
 if TYPE_CHECKING:
@@ -77,36 +79,20 @@ def columns(options: Options, groups: Sequence[str], known: Sequence[str]) -> li
     return [name for name in known if name in wanted]
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """The fields of rows, and the namespace of each."""
-
-    lines: Lines
-    netns: Sequence[int]
-
-
-def fields(table: pa.Table, options: Options, names: Names) -> Shown:
+def fields(table: pa.Table, options: Options, names: Names) -> list[Field]:
     """Return the fields of rows that are ordered by group, as ``GROUPS`` has them."""
-    made: list[list[str]] = [[] for _ in range(9)]
-    kinds = table["netid"].to_pylist()
-    start = 0
-    while start < len(kinds):
-        group = group_of(kinds[start])
-        end = start + 1
-        while end < len(kinds) and (kinds[end] == kinds[start] or group_of(kinds[end]) == group):
-            end += 1
-        part = table.slice(start, end - start)
-        if group in _NAMED:
-            names.protocol = group
-        new = (
-            _others(part, group, options, names)
-            if group in OTHERS
-            else _inet(part, group, options, names)
-        )
-        for have, more in zip(made, new, strict=True):
-            have += more
-        start = end
-    return Shown(Lines(made), table["netns"].to_pylist())
+    netids, of = distinct(table["netid"])
+    groups = [group_of(netid) for netid in netids]
+    group = np.array([*map(groups.index, groups)], np.int64)[of]
+    starts = [0, *np.flatnonzero(np.diff(group)) + 1, len(group)]
+    made = []
+    for start, end in pairwise(starts if len(group) else []):
+        part, here = table.slice(start, end - start), groups[group[start]]
+        if here in _NAMED:
+            names.protocol = here
+        show = _others if here in OTHERS else _inet
+        made.append(show(part, here, options, names))
+    return [Field.joined(parts[place] for parts in made) for place in range(len(HEADER))]
 
 
 def group_of(netid: str) -> str:
@@ -117,85 +103,85 @@ def group_of(netid: str) -> str:
     return starts.get(netid[:2], netid)
 
 
-def _queues(part: pa.Table) -> Iterator[list[str]]:
+def _queues(part: pa.Table) -> Iterator[Field]:
     for name in ("recv_q", "send_q"):
-        values = part[name].to_pylist()
-        shown = {value: f"{signed(value or 0):<6d}" for value in set(values)}
-        yield [shown[value] for value in values]
+        yield Field.of_column(part[name], lambda value: f"{signed(value or 0):<6d}")
 
 
-def _others(part: pa.Table, group: str, options: Options, names: Names) -> list[list[str]]:
+def _others(part: pa.Table, group: str, options: Options, names: Names) -> list[Field]:
     ends_of, words_of = OTHERS[group]
-    rows = part.to_pylist()
+    rows = _rows(part)
     ends = [ends_of(row, names) for row in rows]
-    netids = [_NETIDS.get(row["netid"], row["netid"]) for row in rows]
     return [
-        netids,
-        [row["state"] or "UNKNOWN" for row in rows],
+        Field.of_column(part["netid"], lambda netid: _NETIDS.get(netid, netid)),
+        Field.of_column(part["state"], _state),
         *_queues(part),
-        *(list(end) for end in zip(*ends, strict=True)),
-        [words_of(row, options) for row in rows],
+        *map(Field.each, zip(*ends, strict=True)),
+        Field.each([words_of(row, options) for row in rows]),
     ]
 
 
-def _inet(part: pa.Table, group: str, options: Options, names: Names) -> list[list[str]]:
+def _inet(part: pa.Table, group: str, options: Options, names: Names) -> list[Field]:
     raw, bound = group == "raw", part["interface"].null_count < part.num_rows
-    netns = part["netns"].to_pylist()
-    v6only = part["v6only"].to_pylist()
-    rows: list[Row] = part.to_pylist() if raw or bound or group == "sctp" else []
-    states = [state or "UNKNOWN" for state in part["state"].to_pylist()]
-    netids = [inet.netid(row) for row in rows] if raw else part["netid"].to_pylist()
-    if group == "sctp":
-        _hang(rows, netids, states)
-    local = addresses(part["local_addr"].to_pylist(), v6only, names)
-    peer = addresses(part["peer_addr"].to_pylist(), v6only, names)
+    plain = options == Options(numeric=options.numeric, resolve=options.resolve)
+    hung = group == "sctp"
+    rows: list[Row] = [] if plain and not (raw or bound or hung) else _rows(part)
+    netids = Field.of_column(part["netid"], str)
+    states = Field.of_column(part["state"], _state)
+    if raw:
+        netids = Field.each([inet.netid(row) for row in rows])
+    if hung:
+        netids, states = _hang(rows)
+
+    def ended(text: object, v6only: object) -> str:
+        return f"{address(text, v6only, names)}:"
+
+    def port(number: int | None, netns: int) -> str:
+        return names.port(number or 0, netns)
+
+    local = Field.of_pairs(part["local_addr"], part["v6only"], ended)
+    peer = Field.of_pairs(part["peer_addr"], part["v6only"], ended)
     if bound:
-        local = [
-            addr if row["interface"] is None else f"{addr}%{interface(row)}"
-            for addr, row in zip(local, rows, strict=True)
-        ]
-    told = [""] * part.num_rows
-    if options != Options(numeric=options.numeric, resolve=options.resolve):
-        told = [inet.words(row, options) for row in rows or part.to_pylist()]
-    return [
-        netids,
-        states,
-        *_queues(part),
-        [f"{addr}:" for addr in local],
-        ports(part["local_port"].to_pylist(), netns, names),
-        [f"{addr}:" for addr in peer],
-        ports(part["peer_port"].to_pylist(), netns, names),
-        told,
-    ]
+        local = Field.each([_bound(row, names) for row in rows])
+    local_port = Field.of_pairs(part["local_port"], part["netns"], port)
+    peer_port = Field.of_pairs(part["peer_port"], part["netns"], port)
+    told = [""] * part.num_rows if plain else [inet.words(row, options) for row in rows]
+    queues = _queues(part)
+    return [netids, states, *queues, local, local_port, peer, peer_port, Field.each(told)]
 
 
-def addresses(
-    texts: Sequence[str | None], v6only: Sequence[bool | None], names: Names
-) -> list[str]:
-    """Return addresses as ss prints them, those of IPv6 in brackets, any as a star."""
-    known: dict[tuple[str | None, bool | None], str] = {}
-    for key in set(zip(texts, v6only, strict=True)):
-        address = key[0] or "*"
-        if address == "::" and not key[1]:
-            known[key] = "*"
-        else:
-            shown = names.host(address)
-            known[key] = f"[{shown}]" if ":" in shown else shown
-    return [known[key] for key in zip(texts, v6only, strict=True)]
+def _rows(part: pa.Table) -> list[Row]:
+    """Return rows, without columns in which none of them has a value: most of TCP's are such."""
+    names = [n for n in part.column_names if n in _HEAD or part[n].null_count < part.num_rows]
+    rows: list[Row] = part.select(names).to_pylist()
+    return rows
 
 
-def ports(numbers: Sequence[int | None], netns: Sequence[int], names: Names) -> list[str]:
-    """Return ports as ss prints them, each of the namespace at its place."""
-    known: Mapping[tuple[int | None, int], str] = {
-        key: names.port(key[0] or 0, key[1]) for key in set(zip(numbers, netns, strict=True))
-    }
-    return [known[key] for key in zip(numbers, netns, strict=True)]
+def _state(state: str | None) -> str:
+    return state or "UNKNOWN"
 
 
-def _hang(rows: Sequence[Row], netids: list[str], states: list[str]) -> None:
-    """Hang associations below the endpoint before them, of which they have the inode."""
-    before = 0
-    for place, row in enumerate(rows):
-        if before and whole(row, "inode") == before:
-            netids[place], states[place] = "", f"`- {states[place]}"
+def _bound(row: Row, names: Names) -> str:
+    """Return the local address of a socket that may be bound to an interface."""
+    shown = address(row["local_addr"], row["v6only"], names)
+    return f"{shown}:" if row["interface"] is None else f"{shown}%{interface(row)}:"
+
+
+def address(text: object, v6only: object, names: Names) -> str:
+    """Return an address as ss prints it, one of IPv6 in brackets, any as a star."""
+    if text == "::" and not v6only:
+        return "*"
+    shown = names.host(str(text or "*"))
+    return f"[{shown}]" if ":" in shown else shown
+
+
+def _hang(rows: Sequence[Row]) -> tuple[Field, Field]:
+    """Return kinds and states; associations hang below the endpoint before, by whose inode."""
+    netids, states, before = [], [], 0
+    for row in rows:
+        hangs = before and whole(row, "inode") == before
+        state = str(row["state"] or "UNKNOWN")
+        netids.append("" if hangs else str(row["netid"]))
+        states.append(f"`- {state}" if hangs else state)
         before = whole(row, "inode")
+    return Field.each(netids), Field.each(states)

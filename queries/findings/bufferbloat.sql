@@ -18,7 +18,7 @@
 -- [params.values]
 -- type = "BIGINT"
 -- default = 6
--- doc = "Different values so far above the least one, as many as five seconds have at one sample a second: fewer may be answers that came late for another reason."
+-- doc = "Different values so far above the least one, as many as five seconds have at one sample a second: fewer may be answers that came late for another reason. Half as many must be no mere fading of one late answer, of which each answer in time takes an eighth."
 --
 -- [params.seconds]
 -- type = "DOUBLE"
@@ -57,7 +57,9 @@ moments AS (
   -- Looks of the connections that are late at some time, from the first late one to the last.
   SELECT
     b.ns, b.pid, b.start_us, b.comm, b.peer_addr, b.min_rtt_us, b.p95_us, s.cookie, s.sample_time, s.t_us, s.bytes_acked,
-    s.rtt_us >= b.late_us AS is_late
+    s.rtt_us >= b.late_us AS is_late, s.rtt_us,
+    lag(s.rtt_us) OVER (PARTITION BY s.ns, s.cookie ORDER BY s.sample) AS before,
+    coalesce(before - s.rtt_us >= (before - b.min_rtt_us) / 16, false) AS fades
   FROM bloated AS b
   JOIN sockets AS s
     ON s.ns = b.ns AND s.peer_addr = b.peer_addr AND s.pid IS NOT DISTINCT FROM b.pid
@@ -69,7 +71,8 @@ connections_of AS (
     ns, pid, start_us, comm, peer_addr, min_rtt_us, p95_us, cookie,
     max(bytes_acked) FILTER (WHERE is_late) - min(bytes_acked) FILTER (WHERE is_late) AS acked,
     min(sample_time) FILTER (WHERE is_late) AS since, max(sample_time) FILTER (WHERE is_late) AS until,
-    min(t_us) FILTER (WHERE is_late) AS since_us, max(t_us) FILTER (WHERE is_late) AS until_us
+    min(t_us) FILTER (WHERE is_late) AS since_us, max(t_us) FILTER (WHERE is_late) AS until_us,
+    count(DISTINCT rtt_us) FILTER (WHERE is_late AND NOT fades) AS stays
   FROM moments
   GROUP BY ns, pid, start_us, comm, peer_addr, min_rtt_us, p95_us, cookie
 ),
@@ -78,8 +81,8 @@ queued AS (
     ns, pid, start_us, comm, peer_addr, min_rtt_us, p95_us, sum(acked) AS acked, min(since) AS since, max(until) AS until,
     max(until_us) - min(since_us) AS lasted_us
   FROM connections_of CROSS JOIN params AS p
-  GROUP BY ns, pid, start_us, comm, peer_addr, min_rtt_us, p95_us, p.seconds
-  HAVING lasted_us >= 1000000.0 * p.seconds
+  GROUP BY ns, pid, start_us, comm, peer_addr, min_rtt_us, p95_us, p.seconds, p.values
+  HAVING lasted_us >= 1000000.0 * p.seconds AND 2 * sum(stays) >= p.values
 ),
 bulky AS (
   -- Several may fill it together.

@@ -87,9 +87,6 @@ def import_ss(
     NULL in the recording; lines that cannot be read are counted, and the first ones shown.
     """
     hold_standard_descriptors()
-    from recorder.store.imports import leave_out_pandas
-
-    leave_out_pandas()
     from recorder.imports.log import Options
     from recorder.imports.logs import import_logs
     from recorder.imports.moments import MomentError, zone
@@ -175,9 +172,6 @@ def import_dump(
     processes.
     """
     hold_standard_descriptors()
-    from recorder.store.imports import leave_out_pandas
-
-    leave_out_pandas()
     from recorder.imports.dump import import_dumps
     from recorder.imports.moments import MomentError, Moments, zone
     from recorder.imports.rows import INET

@@ -1,4 +1,4 @@
-"""What the recorder's processes must not load, nor start by loading."""
+"""What processes of our own must not load, nor start by loading."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class _NoPandas(MetaPathFinder):
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> None:
         if name == "pandas":
-            raise ModuleNotFoundError("the recorder leaves out pandas", name=name)
+            raise ModuleNotFoundError("no command needs pandas", name=name)
 
 
 def leave_out_pandas() -> None:
     """Keep pyarrow from importing pandas, as it does by itself on converting a list or an array.
 
-    That would cost every recording 2 s of CPU and 112 MB in each of its two processes. To be called
-    where a process begins that is the recorder's own; does nothing where pandas is loaded already.
+    That would cost a command 0.2 to 2 s of CPU, and a recording 112 MB in each of its two
+    processes. To be called where a process of our own begins; does nothing where pandas is loaded.
     """
     if "pandas" not in sys.modules:
         sys.meta_path.insert(0, _NoPandas())

@@ -154,12 +154,41 @@ def test_an_error_lets_no_terminal_escape_through(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [("nonsense",), ("report",), ("record", "-i", "soon")])
-def test_wrong_use_is_status_2(words: tuple[str, ...], tmp_path: Path) -> None:
-    done = run(*words, cwd=tmp_path, PYTHONPATH=str(ROOT))
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("nonsense", "no such command 'nonsense': 'sockrec -h' shows how to use it"),
+        ("verfy", "no such command 'verfy': did you mean 'verify'?"),
+        ("report", "missing argument 'NAME': 'sockrec report -h' shows how to use it"),
+        ("cut x", "missing option '--output' / '-o': 'sockrec cut -h' shows how to use it"),
+        ("report --wher", "no such option: --wher: did you mean --where or --help?"),
+        (
+            "import ss --nosuch",
+            "no such option: --nosuch: 'sockrec import ss -h' shows how to use it",
+        ),
+        ("ss x --at", "option '--at' requires an argument: 'sockrec ss -h' shows how to use it"),
+        ("ss x -K", "--kill: a recording closes no sockets"),
+        ("record -i soon", "--interval: 'soon' is not a duration; write 500ms, 1s, 5m or 1m30s"),
+        ("summary --fail-on all", "--fail-on: 'all' is not one of 'warning', 'critical'"),
+        ("report chrun", "NAME: there is no report 'chrun': did you mean churn?"),
+        ("ss", "RECORDING: name one, or say --live"),
+        ("\x1b[2J", "no such command '\\x1b[2J': 'sockrec -h' shows how to use it"),
+    ],
+)
+def test_a_wrong_use_is_one_line_and_status_2(words: str, line: str, tmp_path: Path) -> None:
+    done = run(*words.split(), cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr == f"sockrec: {line}\n"
+    assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_filter_is_shown_below_its_line() -> None:
+    done = run("ss", "samples/healthy/recording", "-t", "sport = = 3")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "sockrec: FILTER: '=' stands where a value should\n  sport = = 3\n          ^\n"
+    )
 
 
 def test_a_closed_pipe_is_no_error_message() -> None:

@@ -846,6 +846,18 @@ def bufferbloat__filled_by_others(above: bool) -> Samples:
     return [{"sockets": [look]} for look in looks]
 
 
+@case
+def bufferbloat__not_after_one_late_answer(above: bool) -> Samples:
+    """A second in which no answer came fades by an eighth with each one; or it comes again."""
+    rtts, smoothed = [10_000], 10_000
+    for n in range(30):
+        late = n == 5 or (above and n in (9, 13))
+        smoothed += ((1_000_000 if late else 10_000) - smoothed) // 8
+        rtts.append(smoothed)
+    looks = [client(1, rtt_us=rtt, min_rtt_us=10_000, bytes_acked=n) for n, rtt in enumerate(rtts)]
+    return [{"sockets": [look]} for look in looks]
+
+
 def log(recv_q: int, **columns: Any) -> Row:
     """Return the socket of a syslog daemon."""
     own = {"netid": "u_dgr", "local_addr": "/dev/log", "inode": 50, "comm": "rsyslogd", "pid": 7}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from analyzer.ss import inet
-from analyzer.ss.view import OTHERS, addresses, group_of, ports
+from analyzer.ss.view import OTHERS, address, group_of
 from analyzer.ss.words import Names, Options, signed
 from tests.recorder.support.ss_words import (
     UNPARSED,
@@ -269,13 +269,13 @@ def _line(row: Recorded, options: Options) -> str:
         local, local_port, peer, peer_port = ends_of(row, names)
         netid, words = str(row["netid"]), words_of(row, options)
     else:
-        texts = [None if row.get(name) is None else str(row[name]) for name in _ADDRESSES]
         v6only = bool(row.get("v6only"))
-        local, peer = (f"{addr}:" for addr in addresses(texts, [v6only, v6only], names))
+        local, peer = (f"{address(row.get(name), v6only, names)}:" for name in _ADDRESSES)
         if row.get("interface") is not None:
             local = f"{local[:-1]}%{row['dev']}:"
-        numbers = [_whole(row, name) for name in ("local_port", "peer_port")]
-        local_port, peer_port = ports(numbers, [0, 0], names)
+        local_port, peer_port = (
+            names.port(_whole(row, name), 0) for name in ("local_port", "peer_port")
+        )
         netid, words = inet.netid(row), inet.words(row, options)
     queues = " ".join(str(signed(_whole(row, name))) for name in ("recv_q", "send_q"))
     return f"{netid} {row['state']} {queues} {local}{local_port} {peer}{peer_port}{words}"
