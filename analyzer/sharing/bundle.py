@@ -35,8 +35,8 @@ COMPRESSION_LEVEL = 9
 MAX_SIZE = 25_000_000
 """What GitHub takes of a zip."""
 
-_PAGES_MEMORY = "256MiB"
-"""For summary and reports, beside what writing has taken: beyond it temporary files are used."""
+_PAGES_MEMORY = "128MiB"
+"""For summary and reports, as the recording is open twice: beyond it temporary files are used."""
 
 _TRIES = 8
 _MARGIN = 0.85
