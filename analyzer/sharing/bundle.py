@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 import analyzer
 from analyzer import Analysis
@@ -20,19 +24,19 @@ from analyzer.sharing.pages import pages, readme
 from analyzer.sharing.pseudonyms import Pseudonyms, read_map, write_map
 from analyzer.sharing.redaction import Redaction
 from analyzer.sharing.search import Wanted, as_json, search
-from analyzer.sharing.selection import Selection, select
+from analyzer.sharing.selection import select
 from analyzer.sharing.words import Level
 from analyzer.sharing.zipped import write_zip
 from analyzer.sql.views import Scope
-from recorder.schema import RECORDING_FILE, TABLES, SockrecError
+from recorder.schema import RECORDING_FILE, SOCKETS, TABLES, SockrecError
 
 FOLDER = MANIFEST.partition("/")[0]
 COMPRESSION_LEVEL = 9
 MAX_SIZE = 25_000_000
 """What GitHub takes of a zip."""
 
-_PAGES_MEMORY = "256MiB"
-"""For summary and reports, beside what writing has taken: beyond it temporary files are used."""
+_PAGES_MEMORY = "128MiB"
+"""For summary and reports, as the recording is open twice: beyond it temporary files are used."""
 
 _TRIES = 8
 _MARGIN = 0.85
@@ -70,20 +74,18 @@ class Made:
     files: list[str] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Draft:
-    selection: Selection
+    """What is chosen of a recording, and became of it: rows by table, and files if written."""
+
+    rows: dict[str, int]
     facts: dict[str, Any]
     redaction: Redaction | None
+    written: tuple[Path, ...]
 
     @property
     def pseudonyms(self) -> Pseudonyms | None:
         return None if self.redaction is None else self.redaction.pseudonyms
-
-    @property
-    def rows(self) -> dict[str, int]:
-        counts = {name: len(self.selection.places[name]) for name in TABLES}
-        return {name: count for name, count in counts.items() if count}
 
 
 def bundle(
@@ -97,33 +99,37 @@ def bundle(
     No bundle is there if it fails. If it would be larger than wished, the
     earlier part of the time is left out, until it fits.
     """
-    scope, narrowed = wish.scope, None
+    scope, whole = wish.scope, None
     with new_place(out) as place, _scratch() as scratch:
         _check_map(wish)
         for attempt in range(_TRIES):
-            draft = _draft(opened, replace(wish, scope=scope), report)
-            files = _write(draft, scratch / str(attempt), out.name, report)
-            account = None if draft.redaction is None else draft.redaction.account
-            listed = manifests.manifest(
-                wish.level, draft.facts.get("cut"), narrowed, account, draft.rows, _digests(files)
-            )
-            files[manifests.NAME] = as_json(listed).encode()
-            write_zip(place, FOLDER, files)
-            size = place.stat().st_size
+            folder = scratch / str(attempt)
+            draft = _draft(opened, replace(wish, scope=scope), report, folder)
+            whole = whole or draft
+            size = sum(path.stat().st_size for path in draft.written)
+            left = None if whole is draft else _left_out(whole, draft, scope, wish.max_size)
+            if size <= wish.max_size:
+                files = _files(draft, folder, out.name)
+                account = None if draft.redaction is None else draft.redaction.account
+                listed = manifests.manifest(
+                    wish.level, draft.facts.get("cut"), left, account, draft.rows, _digests(files)
+                )
+                files[manifests.NAME] = as_json(listed).encode()
+                write_zip(place, FOLDER, files)
+                size = place.stat().st_size
             if size <= wish.max_size:
                 break
-            place.unlink()
-            scope = _narrower(opened, draft.selection, scope, size, wish.max_size, out)
-            narrowed = {"before_us": scope.start, "why": f"more than {wish.max_size:,} bytes"}
-            if draft.redaction is not None:
-                narrowed["before_us"] = draft.redaction.moment(scope.start)
+            place.unlink(missing_ok=True)
+            shutil.rmtree(folder)
+            scope = _narrower(opened, scope, size, wish.max_size, out)
         else:
             raise _too_large(out, size, wish.max_size)
+        _step(report, "look")(1, 2)
         if draft.redaction is not None:
             search(place, _wanted(draft.redaction), str(out))
         report(1.0)
         _keep_map(wish, draft.pseudonyms)
-    return Made(list(_told(draft, wish, size, narrowed)), size, list(files))
+    return Made(list(_told(whole, draft, scope, wish, size)), size, list(files))
 
 
 def plan(opened: Analysis, wish: Wish) -> Made:
@@ -135,42 +141,48 @@ def plan(opened: Analysis, wish: Wish) -> Made:
     return Made([*rows, *manifests.told(wish.level, account)], 0, [RECORDING_FILE, *files])
 
 
-def _draft(opened: Analysis, wish: Wish, report: Callable[[float], None]) -> _Draft:
+def _draft(
+    opened: Analysis, wish: Wish, report: Callable[[float], None], folder: Path | None = None
+) -> _Draft:
+    """Choose and redact, and write the recording if a folder is given."""
     selection = select(opened.engine, wish.scope, _step(report, "select"))
     (recording,) = opened.engine.recordings
     facts = described(recording.facts, selection)
-    if wish.level == Level.none:
-        return _Draft(selection, facts, None)
-    known = read_map(wish.map_path) if wish.old_map and wish.map_path else None
-    redaction = Redaction(
-        selection, facts, wish.level, known, prefixes=wish.prefixes, shift=wish.shift
-    )
+    redaction = None
+    if wish.level != Level.none:
+        known = read_map(wish.map_path) if wish.old_map and wish.map_path else None
+        redaction = Redaction(
+            selection, facts, wish.level, known, prefixes=wish.prefixes, shift=wish.shift
+        )
+        facts = redaction.facts(facts)
     _step(report, "redact")(1, 1)
-    return _Draft(selection, redaction.facts(facts), redaction)
+    written: list[Path] = []
+    if folder is not None:
+        written = write_recording(
+            folder,
+            selection,
+            facts,
+            _step(report, "write"),
+            rewrite=redaction.rewrite if redaction else lambda table: None,
+            level=COMPRESSION_LEVEL,
+        )
+    counts = {name: len(selection.places[name]) for name in TABLES}
+    rows = {name: count for name, count in counts.items() if count}
+    return _Draft(rows, facts, redaction, tuple(written))
 
 
-def _write(
-    draft: _Draft, folder: Path, name: str, report: Callable[[float], None]
-) -> dict[str, bytes | Path]:
-    """Write the files of a bundle but for the manifest; return them by name."""
-    rewrite = draft.redaction.rewrite if draft.redaction else lambda table: None
-    written = write_recording(
-        folder,
-        draft.selection,
-        draft.facts,
-        _step(report, "write"),
-        rewrite=rewrite,
-        level=COMPRESSION_LEVEL,
-    )
+def _files(draft: _Draft, folder: Path, name: str) -> dict[str, bytes | Path]:
+    """Return the files of a bundle but for the manifest, by name."""
+    redacted = draft.redaction is not None
+    pa.default_memory_pool().release_unused()  # what writing took
     files: dict[str, bytes | Path] = {}
-    shown = "incident.zip" if draft.redaction else name
-    files["README.md"] = readme(shown, FOLDER, redacted=draft.redaction is not None).encode()
+    shown = "incident.zip" if redacted else name
+    files["README.md"] = readme(shown, FOLDER, redacted=redacted).encode()
     with analyzer.open(folder, memory_limit=_PAGES_MEMORY) as made:
-        for page, text in pages(made):
+        for page, text in pages(made, redacted=redacted):
             files[page] = text.encode(errors="replace")
-    for path in written:
+    for path in draft.written:
         files[str(path.relative_to(folder))] = path
-    _step(report, "look")(1, 2)
     return files
 
 
@@ -189,9 +201,18 @@ def _digests(files: Mapping[str, bytes | Path]) -> dict[str, bytes | str]:
     return found
 
 
-def _narrower(
-    opened: Analysis, selection: Selection, scope: Scope, size: int, most: int, out: Path
-) -> Scope:
+def _left_out(whole: _Draft, draft: _Draft, scope: Scope, most: int) -> dict[str, Any]:
+    """Return what the manifest says was left out, so that the rest is small enough."""
+    before = scope.start if draft.redaction is None else draft.redaction.moment(scope.start)
+    rows = {name: count - draft.rows.get(name, 0) for name, count in whole.rows.items()}
+    return {
+        "before_us": before,
+        "rows": {name: count for name, count in rows.items() if count},
+        "why": f"more than {most:,} bytes",
+    }
+
+
+def _narrower(opened: Analysis, scope: Scope, size: int, most: int, out: Path) -> Scope:
     """Return a scope that leaves out so much of the earlier time that the rest may fit."""
     first, last = opened.engine.span(scope)
     if first is None or last is None or last - first < 2:
@@ -207,15 +228,16 @@ def _too_large(out: Path, size: int, most: int) -> BundleError:
     )
 
 
-def _told(
-    draft: _Draft, wish: Wish, size: int, narrowed: Mapping[str, Any] | None
-) -> Iterator[str]:
+def _told(whole: _Draft, draft: _Draft, scope: Scope, wish: Wish, size: int) -> Iterator[str]:
     rows = ", ".join(f"{count:,} {name}" for name, count in draft.rows.items())
     yield f"rows       {rows}"
-    if narrowed:
+    if whole is not draft and scope.start is not None:
+        begins = datetime.fromtimestamp(scope.start / 1e6, UTC)
+        had, has = (one.rows.get(SOCKETS.name, 0) for one in (whole, draft))
         yield (
-            f"left out   the earlier part of the time: all of it takes more than "
-            f"{wish.max_size:,} bytes (--max-size); --from and --to choose another part"
+            f"left out   the earlier part of the time, before {begins:%Y-%m-%d %H:%M:%S} UTC, with "
+            f"{had - has:,} of {had:,} rows of sockets: all of it takes more than "
+            f"{wish.max_size:,} bytes (--max-size); --from, --to and --where choose another part"
         )
     account = None if draft.redaction is None else draft.redaction.account
     yield from manifests.told(wish.level, account)

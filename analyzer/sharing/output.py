@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from analyzer.reading.memory import check_room_for_threads
 from analyzer.sharing.rows import Rewrite, TableRows
 from analyzer.sharing.selection import Selection
 from recorder.format.files import LIST_FILE, named, segment_name
@@ -33,11 +35,13 @@ from recorder.schema import (
     Table,
 )
 
-_VALUES_AT_ONCE = 4_000_000
+_VALUES_AT_ONCE = 800_000
 """Of columns that are read together: of more rows it is fewer columns."""
 
 COUNTS = ("samples", "socket_rows")
 """What recording.json counts, and verify compares."""
+
+T = TypeVar("T")
 
 Report = Callable[[int, int], None]
 """Is told how much is done, of how much."""
@@ -171,13 +175,30 @@ def _write(
     try:
         with os.fdopen(descriptor, "w+b") as file:
             columns = max(1, min(COLUMNS_AT_ONCE, _VALUES_AT_ONCE // max(len(order), 1)))
-            write_segment(rows.table, rows, order, file, path, key_values(facts), columns, level)
+            parts = rows.in_parts(order)
+            told = key_values(facts)
+            write_segment(rows.table, parts, file, path, told, columns, level, _ahead)
             found = read_back(path, file.fileno())
     except OSError as error:
         raise named(error, path) from error
     if found.rows != len(order):
         raise OutputError(f"{path}: was not written as a whole")
     return found
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield items; the next one is made in another thread meanwhile, if there is room for it."""
+    try:
+        check_room_for_threads()
+    except MemoryError:
+        yield from items
+        return
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+            del item  # before the next but one is made
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import zipfile
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from analyzer.sharing import known
+from analyzer.screen.cells import printable
+from analyzer.sharing import known, manifest
 from analyzer.sharing.addresses import is_kept, parse
 from analyzer.sharing.pseudonyms import KINDS
 from recorder.schema import METADATA_PREFIX, SEGMENT_SUFFIX, SockrecError
@@ -25,6 +27,8 @@ _PIECE = re.compile(r"\w+")
 _IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.]*\d)")
 _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f.]{0,15}){2,8}")
 _INTEGER = re.compile(r"(?<![\w.])(?:0x)?[0-9A-Fa-f]{7,32}(?![\w])")
+_COMMENT = re.compile(r"<!--.*?-->")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _STRINGS = re.compile(rb"[\x21-\x7e]{8,}")
 
 _LEAST_WORD = 4
@@ -75,6 +79,8 @@ class Wanted:
             and not all(piece.lower() in excused for piece in _PIECE.findall(token))
             and not known.is_protocol(token)
         }
+        # tables of text show what is not visible as escapes
+        self.tokens |= {printable(token) for token in self.tokens}
         self.spaced = {token for token in self.tokens if _SPLIT.search(token)}
         self.tokens -= self.spaced
 
@@ -175,10 +181,19 @@ def search(bundle: Path, wanted: Wanted, name: str) -> None:
             if place.endswith(SEGMENT_SUFFIX):
                 _search_segment(data, wanted, name, place)
             else:
-                text = data.decode(errors="replace")
-                numbers = not place.endswith(".md") and not place.endswith("MANIFEST.json")
-                _refuse(wanted.in_page(text, numbers=numbers), name, place)
+                numbers = not place.endswith((".md", ".html", manifest.NAME))
+                for text in _forms_of(place, data.decode(errors="replace")):
+                    _refuse(wanted.in_page(text, numbers=numbers), name, place)
     _refuse(wanted.in_bytes(_strings(bundle)), name, "its bytes")
+
+
+def _forms_of(place: str, text: str) -> Iterator[str]:
+    """Yield a text of a bundle as it is, and as who opens it reads it."""
+    yield text
+    if place.endswith((".md", ".html")):
+        yield html.unescape(_COMMENT.sub("", text))
+    elif place.endswith((".json", ".jsonl")):
+        yield " ".join(json.loads(found[0], strict=False) for found in _STRING.finditer(text))
 
 
 def _strings(path: Path) -> Iterator[bytes]:

@@ -2,14 +2,14 @@
 
 Rows are read, and brought into that order, a few columns at a time; until all are ready to be
 written the sorted columns wait in memory, compressed. Whoever writes a segment writes it so: the
-sealing child from journals, the analyzer from other recordings.
+sealing child from journals, the analyzer from other recordings, one part after another.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -65,18 +65,20 @@ def key_values(facts: str) -> dict[str, str]:
 
 def write_segment(
     table: Table,
-    rows: Rows,
-    order: npt.NDArray[np.int64],
+    parts: Iterable[tuple[Rows, npt.NDArray[np.int64]]],
     file: IO[bytes],
     path: Path,
     metadata: Mapping[str, str],
     columns_at_once: int = COLUMNS_AT_ONCE,
     level: int = COMPRESSION_LEVEL,
+    ahead: Callable[[Iterator[SortedColumns]], Iterator[SortedColumns]] = iter,
 ) -> None:
     """Write rows of a table into a new file, opened to read and write, and sync it.
 
-    ``order`` gives the places, among all rows, of those to be written, one after another;
-    ``path`` serves messages. Raises SockrecError or OSError.
+    ``parts`` follow each other in the order of the table: of each some rows, and the places among
+    them of those to be written, one after another. There is one at least, and all but the last
+    have a multiple of ROW_GROUP_ROWS. ``ahead`` may make the next while one is written; ``path``
+    serves messages. Raises SockrecError or OSError.
     """
     documentation = {c.name: {"unit": c.unit, "doc": c.doc} for c in table.columns}
     # text stays a dictionary up to Parquet's own encoder; without the Arrow schema in the file
@@ -87,14 +89,19 @@ def write_segment(
         METADATA_PREFIX + "table": table.name,
         METADATA_PREFIX + "columns": json.dumps(documentation, separators=(",", ":")),
     }
-    columns = _sorted_columns(table, rows, order, columns_at_once)
+    made = ahead(_sorted_columns(table, rows, order, columns_at_once) for rows, order in parts)
+    columns: SortedColumns | None = next(made)
+    assert columns is not None
     schema = pa.schema(fields)
     with _writer(file, table, schema, columns, level) as writer:
         row_groups = 0
-        for row_group in _row_groups(schema, columns):
-            writer.write_table(row_group, row_group_size=ROW_GROUP_ROWS)
-            row_groups += 1
-            del row_group  # before the next one is made
+        while columns is not None:
+            for row_group in _row_groups(schema, columns):
+                writer.write_table(row_group, row_group_size=ROW_GROUP_ROWS)
+                row_groups += 1
+                del row_group  # before the next one is made
+            del columns
+            columns = next(made, None)
         # without the Arrow schema the writer leaves out what it says of the file
         told[checksums.KEY] = checksums.blank(row_groups, len(schema))
         writer.add_key_value_metadata(told)
@@ -190,10 +197,14 @@ class _Column:
                     yield piece.cast(kind, safe=False)
 
 
+SortedColumns = dict[str, _Column]
+"""The columns of some rows, in the order of the table."""
+
+
 def _sorted_columns(
     table: Table, rows: Rows, order: npt.NDArray[np.int64], columns_at_once: int
-) -> dict[str, _Column]:
-    columns: dict[str, _Column] = {name: _Column(0) for name in table.names}
+) -> SortedColumns:
+    columns: SortedColumns = {name: _Column(0) for name in table.names}
     bitmaps = _Bitmaps(order)
     for first in range(0, len(table.columns) if len(order) else 0, columns_at_once):
         places = range(first, min(first + columns_at_once, len(table.columns)))
@@ -279,7 +290,7 @@ def _only_word(column: pa.ChunkedArray) -> pa.Scalar | None:
     return pa.scalar(words.pop(), pa.string()) if len(words) == 1 else None
 
 
-def _row_groups(schema: pa.Schema, columns: dict[str, _Column]) -> Iterator[pa.Table]:
+def _row_groups(schema: pa.Schema, columns: SortedColumns) -> Iterator[pa.Table]:
     for arrays in zip(*(columns[f.name].pieces(f.type) for f in schema), strict=True):
         yield pa.Table.from_arrays(list(arrays), schema=schema)
 
@@ -309,7 +320,7 @@ def _compacted(column: pa.DictionaryArray) -> pa.DictionaryArray:
 
 
 def _writer(
-    file: IO[bytes], table: Table, schema: pa.Schema, columns: dict[str, _Column], level: int
+    file: IO[bytes], table: Table, schema: pa.Schema, columns: SortedColumns, level: int
 ) -> pq.ParquetWriter:
     return pq.ParquetWriter(
         file,

@@ -161,8 +161,8 @@ def _write_tables(
         with directory.folder(table.name, make=True) as folder:
             try:
                 with os.fdopen(folder.create_temporary(name), "w+b") as file:
-                    path = folder.path / name
-                    write_segment(table, batches, order, file, path, metadata, columns_at_once)
+                    path, parts = folder.path / name, [(batches, order)]
+                    write_segment(table, parts, file, path, metadata, columns_at_once)
                 files[table.name] = _read_back(folder, name + TEMPORARY)
                 if files[table.name].rows != len(order):
                     raise SealError(f"{folder.path / name}: was not written as a whole")

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import subprocess
 import sys
 import zlib
 from collections import Counter
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from recorder.schema import TABLES
 
 DEADLINE = 120.0
 """Seconds for any command; one that takes longer hangs."""
+
+
+# Forks of a process that has loaded what reading needs: loading took longer than reading.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["tests.torture.recordings", "analyzer.sql.engine", "pyarrow.parquet"]
+)
 
 
 class TortureError(Exception):
@@ -57,45 +65,45 @@ def check_end(what: str, status: int, said: str) -> None:
 
 def read(recording: Path) -> Read | None:
     """Read every row of every table in another process; None if it is refused, in words."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.torture.recordings", str(recording)],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-    check_end(f"reading {recording}", done.returncode, done.stderr)
-    if done.returncode:
-        if not done.stderr:
-            raise TortureError(f"{recording}: is refused without a word")
-        return None
-    found = json.loads(done.stdout)
-    rows = {table: Counter(found["rows"][table]) for table in TABLES}
-    return Read(rows, frozenset(found["samples"]), done.stderr)
+    mine, theirs = _FORKS.Pipe(duplex=False)
+    process = _FORKS.Process(target=_read, args=(recording, theirs))
+    process.start()
+    theirs.close()
+    try:
+        if not mine.poll(DEADLINE):
+            raise TortureError(f"hangs: reading {recording}")
+        answer: Read | str = mine.recv()
+    except EOFError:
+        process.join()
+        raise TortureError(f"reading {recording} ends with {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+        mine.close()
+    if isinstance(answer, Read):
+        return answer
+    if not answer:
+        raise TortureError(f"{recording}: is refused without a word")
+    return None
 
 
-def _main(recording: Path) -> None:
+def _read(recording: Path, answers: Connection) -> None:
+    """Send what is read, or why it is refused."""
     import analyzer
     from recorder.schema import SockrecError
 
     try:
         with analyzer.open(recording) as opened:
-            rows: dict[str, list[int]] = {}
-            samples: set[int] = set()
+            rows: dict[str, Counter[int]] = {}
+            samples: frozenset[int] = frozenset()
             for name, table in TABLES.items():
                 columns = ", ".join(table.names)
-                answer = opened.sql(f"SELECT {columns} FROM {name}").table()
-                found = answer.to_pylist()
-                rows[name] = [zlib.crc32(repr(sorted(row.items())).encode()) for row in found]
+                found = opened.sql(f"SELECT {columns} FROM {name}").table().to_pylist()
+                rows[name] = Counter(
+                    zlib.crc32(repr(sorted(row.items())).encode()) for row in found
+                )
                 if name == "samples":
-                    samples = {row["sample"] for row in found}
-            for line in opened.engine.news():
-                print(line, file=sys.stderr)
+                    samples = frozenset(row["sample"] for row in found)
+            answers.send(Read(rows, samples, "\n".join(map(str, opened.engine.news()))))
     except (SockrecError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    print(json.dumps({"rows": rows, "samples": sorted(samples)}))
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+        answers.send(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -22,6 +23,7 @@ from typer.testing import CliRunner, Result
 
 import analyzer
 import sockrec
+from analyzer.sharing.pages import REDACTED
 from analyzer.sharing.pseudonyms import read_map, unredact
 from analyzer.sharing.redaction import Redaction
 from analyzer.sharing.search import LeakError, Wanted, search
@@ -310,6 +312,13 @@ def test_what_is_too_large_is_narrowed_and_told(tmp_path: Path) -> None:
     done = run("bundle", tmp_path / "long", "-o", tmp_path / "a.zip", *words)
     assert done.exit_code == 0, (done.output, done.exception)
     assert "left out   the earlier part" in done.output
+    told = re.search(r"with ([\d,]+) of 7,470 rows of sockets", done.output)
+    assert told
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        listed = json.loads(archive.read("sockrec-bundle/MANIFEST.json"))
+    left = int(told[1].replace(",", ""))
+    assert listed["left_out_for_size"]["rows"] == {"sockets": left}
+    assert listed["rows"]["sockets"] == 7470 - left
     assert (tmp_path / "a.zip").stat().st_size <= 140_000
     with analyzer.open(tmp_path / "a.zip") as opened:
         span = opened.sql("SELECT min(sample) AS first, max(sample) AS last FROM sockets")
@@ -321,6 +330,36 @@ def test_what_is_too_large_is_narrowed_and_told(tmp_path: Path) -> None:
     assert not (tmp_path / "a.zip.map.json").exists()
     with analyzer.open(tmp_path / "a.zip") as opened:
         assert verify(opened.engine).whole
+
+
+def test_one_page_has_all_and_no_name_in_it_is_markup(tmp_path: Path) -> None:
+    evil = "<script src=//a.b>'&\"\x1b]"
+    writer = Writer(tmp_path / "r")
+    for _ in range(3):
+        writer.sample([tcp(n, comm=evil, pid=9, start_us=1) for n in range(1, 4)])
+    writer.seal()
+    done = run("bundle", tmp_path / "r", "-o", tmp_path / "r.zip", "--redact", "none")
+    assert done.exit_code == 0, (done.output, done.exception)
+    folder = unzipped(tmp_path / "r.zip", tmp_path / "x")
+    page = (folder / "report.html").read_text()
+    assert "&lt;script src=//a.b&gt;&#x27;&amp;&quot;\\x1b]" in page
+    assert not re.search(r"<script|<img|<link|<iframe|@import|url\(|\x1b", page)
+    assert "default-src 'none'" in page
+    for text in ((folder / "summary.md").read_text(), *map(str, (folder / "reports").iterdir())):
+        assert text
+    titles = [path.read_text().splitlines()[0] for path in (folder / "reports").glob("*.md")]
+    assert len(titles) == 6
+    for title in titles:
+        assert f"<h2>{html.escape(title.removeprefix('# '))}</h2>" in page
+    assert REDACTED not in page
+    with analyzer.open(tmp_path / "r") as opened:
+        rows = opened.report("process_sockets", top=20).table().num_rows
+    assert page.count("&lt;script") >= rows > 0
+
+
+def test_the_page_of_a_redacted_bundle_says_so(bundle: Path, tmp_path: Path) -> None:
+    page = (unzipped(bundle, tmp_path) / "report.html").read_text()
+    assert html.escape(REDACTED) in page
 
 
 # The last look.
@@ -345,7 +384,7 @@ def segment(to: Path, value: str, *, facts: str = "{}", used: bool = True) -> by
             yield pa.RecordBatch.from_arrays(arrays, names=names)
 
     with to.open("w+b") as file:
-        write_segment(SOCKETS, Rows(), np.arange(2), file, to, key_values(facts))
+        write_segment(SOCKETS, [(Rows(), np.arange(2))], file, to, key_values(facts))
     return to.read_bytes()
 
 
@@ -389,6 +428,31 @@ def test_the_last_look_finds_a_value_wherever_it_hides(
     with pytest.raises(LeakError, match=r"still in") as raised:
         search(place, wanted, "b.zip")
     assert value not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("report.html", "<td>pay&amp;roll &lt;7&gt;</td>"),
+        ("summary.md", "<code>pay&#38;roll &#60;7&#62;</code>"),
+        ("summary.md", "`pay&roll <7>`"),
+        ("MANIFEST.json", '{"why": "pay\\u0026roll <7>"}'),
+        ("segments.jsonl", '{"why": "pay\\u0026roll <7>"}'),
+    ],
+)
+def test_the_last_look_reads_a_text_as_who_opens_it(name: str, form: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr(f"b/{name}", form)
+    search(tmp_path / "b.zip", Wanted({"pay&roll <8>"}, set()), "b.zip")
+    with pytest.raises(LeakError, match=name):
+        search(tmp_path / "b.zip", Wanted({"pay&roll <7>"}, set()), "b.zip")
+
+
+def test_the_last_look_knows_what_is_shown_as_an_escape(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("b/report.html", "<td>led\\x1bger</td>")
+    with pytest.raises(LeakError):
+        search(tmp_path / "b.zip", Wanted({"led\x1bger"}, set()), "b.zip")
 
 
 @pytest.mark.parametrize(
