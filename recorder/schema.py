@@ -1064,6 +1064,50 @@ ROUTES = Table(
     + _VALID,
 )
 
+RULES = Table(
+    "rules",
+    "Rules that say which routing table is asked: one row when one appears, and one more, with "
+    "valid_to set, when it is gone. What a rule does not compare is NULL.",
+    ("netns", "priority", "valid_from"),
+    _SAMPLE
+    + _columns(
+        ("family", "word", "keep", "inet or inet6."),
+        ("priority", "u32", "keep", "Place in the order in which they are asked, lowest first."),
+        ("inverted", "flag", "keep", "It holds for what it does not match (not)."),
+        ("source", "text", "address", "Network that the source address is in."),
+        ("source_len", "u8", "keep", "bits", "Length of it; 0 of all."),
+        ("destination", "text", "address", "Network that the destination is in."),
+        ("destination_len", "u8", "keep", "bits", "Length of it; 0 of all."),
+        ("tos", "u8", "keep", "Type of service."),
+        ("iif", "text", "name", "Interface that it came in by; lo of what is sent by this host."),
+        ("oif", "text", "name", "Interface that the socket is bound to."),
+        ("fwmark", "u32", "keep", "Mark of the packet, under the mask."),
+        ("fwmask", "u32", "keep", "That mask."),
+        ("l3mdev", "flag", "keep", "It asks the table of the VRF of the interface."),
+        ("uid_from", "u32", "keep", "First user."),
+        ("uid_to", "u32", "keep", "Last user."),
+        ("ip_proto", "u8", "keep", "Number of the protocol: 6 is TCP, 17 UDP."),
+        ("sports", "text", "keep", "Source ports: 80 or 80-90."),
+        ("dports", "text", "keep", "Destination ports, likewise."),
+        (
+            "action",
+            "word",
+            "keep",
+            "lookup (of the table), goto, nop, blackhole, unreachable or prohibit.",
+        ),
+        ("routing_table", "u32", "keep", "Number of the routing table; 254 is main, 255 local."),
+        ("goto", "u32", "keep", "Priority of the rule that is asked next."),
+        (
+            "suppress_prefix_len",
+            "u32",
+            "keep",
+            "bits",
+            "A route found whose prefix is no longer than this is not used.",
+        ),
+    )
+    + _VALID,
+)
+
 NEIGHBOURS = Table(
     "neighbours",
     "Hosts on the link: one row when one appears, or can or cannot be reached any more, and one "
@@ -1104,6 +1148,7 @@ TABLES: dict[str, Table] = {
         QDISCS,
         ADDRESSES,
         ROUTES,
+        RULES,
         NEIGHBOURS,
     )
 }

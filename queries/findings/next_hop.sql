@@ -25,7 +25,10 @@ WITH lost AS (
     ON n.ns = w.ns AND n.ifindex = w.ifindex AND n.address = w.hop AND n.state IN ('FAILED', 'INCOMPLETE')
     AND n.since_us <= w.until_us AND coalesce(n.until_us, w.until_us) >= w.since_us
   -- Every answer takes a moment, in which the state is INCOMPLETE.
-  WHERE n.state = 'FAILED' OR (n.state = 'INCOMPLETE' AND w.until_us - w.since_us >= 1000000) OR (w.kind IS NULL AND w.only_main AND w.until_us - w.since_us >= 1000000) OR w.kind IN ('blackhole', 'unreachable', 'prohibit')
+  WHERE w.is_sure AND (
+    n.state = 'FAILED' OR (n.state = 'INCOMPLETE' AND w.until_us - w.since_us >= 1000000)
+    OR (w.kind IS NULL AND w.until_us - w.since_us >= 1000000) OR w.kind IN ('blackhole', 'unreachable', 'prohibit')
+  )
 ),
 folded AS (
   SELECT

@@ -122,7 +122,7 @@ def test_interfaces_are_what_ip_says(name: str) -> None:
 def test_only_what_changed_is_told_again(name: str) -> None:
     looks = Looks(name)
     first = looks.step()
-    assert set(first.rows) == {"interfaces", "addresses", "routes"}
+    assert set(first.rows) == {"interfaces", "addresses", "routes", "rules"}
     assert [looks.step().rows for _ in range(6)] == [{}] * 6
     do(name, "ip link set right down")
     rows = {row["dev"]: row for row in looks("interfaces")}
@@ -281,3 +281,47 @@ def test_a_namespace_that_cannot_be_entered_is_left_alone() -> None:
     gone = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     step = network.Network().look([7], lambda some, action: [gone], NOW, budget=60)
     assert (step.rows, step.unseen) == ({}, [])
+
+
+def test_rules_are_what_ip_says(name: str) -> None:
+    looks = Looks(name)
+    looks.step()
+    do(
+        name,
+        "ip rule add from 10.9.0.0/24 lookup 100 pref 50",
+        "ip rule add to 10.10.0.0/16 fwmark 0x10/0xf0 lookup 101 pref 60",
+        "ip rule add not iif left oif right lookup 300 pref 70",
+        "ip rule add uidrange 0-99 ipproto tcp dport 80-90 sport 5 blackhole pref 80",
+        "ip rule add tos 0x10 goto 32766 pref 90",
+        "ip rule add lookup main suppress_prefixlength 0 pref 95",
+        "ip -6 rule add from fd00::/64 prohibit pref 50",
+    )
+    while not (rows := looks("rules")):
+        pass
+    told = ask(name, "ip", "-N", "-4", "rule", "show") + ask(name, "ip", "-N", "-6", "rule", "show")
+    said = {rule["priority"]: rule for rule in told if rule["priority"] in range(1, 100)}
+    assert {row["priority"] for row in rows} == set(said)
+    (v6,) = (row for row in rows if row["family"] == "inet6")
+    assert (v6["source"], v6["source_len"], v6["action"]) == ("fd00::", 64, "prohibit")
+    rows = [row for row in rows if row["family"] == "inet"]
+    said = {rule["priority"]: rule for rule in ask(name, "ip", "-N", "rule", "show")}
+    for row in rows:
+        rule = said[row["priority"]]
+        assert (row["source"] or "all") == rule["src"]
+        assert row["source_len"] == rule.get("srclen", 0)
+        assert row["destination"] == rule.get("dst")
+        assert row["destination_len"] == rule.get("dstlen", 0)
+        assert bool(row["inverted"]) == ("not" in rule)
+        assert (row["iif"], row["oif"]) == (rule.get("iif"), rule.get("oif"))
+        if row["action"] == "lookup":
+            assert str(row["routing_table"]) == rule["table"]
+    by = {row["priority"]: row for row in rows}
+    assert (by[60]["fwmark"], by[60]["fwmask"]) == (0x10, 0xF0)
+    assert (by[80]["uid_from"], by[80]["uid_to"], by[80]["ip_proto"]) == (0, 99, 6)
+    assert (by[80]["sports"], by[80]["dports"], by[80]["action"]) == ("5", "80-90", "blackhole")
+    assert (by[90]["tos"], by[90]["action"], by[90]["goto"]) == (0x10, "goto", 32766)
+    assert by[95]["suppress_prefix_len"] == 0
+    do(name, "ip rule del pref 50")
+    while not (rows := looks("rules")):
+        pass
+    assert [(row["priority"], row["valid_to"] is not None) for row in rows] == [(50, True)]
