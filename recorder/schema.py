@@ -472,7 +472,7 @@ SAMPLES = Table(
             "word",
             "keep",
             "What was read: a kernel table (tcp, udp, udp6, mptcp, unix, packet, netlink …), "
-            "owners, processes, counters, closes, namespaces, network; all: every table of a "
+            "owners, processes, counters, closes, namespaces, network, conntrack; all: every table of a "
             "namespace without sockets.",
         ),
         (
@@ -1130,6 +1130,44 @@ NEIGHBOURS = Table(
     + _VALID,
 )
 
+CONNTRACK = Table(
+    "conntrack",
+    "Entries of the connection tracking table (record --conntrack), counted by what they have in "
+    "common, some ten seconds apart. What is common to few, if there is more than a thousand of "
+    "it, is counted by protocol and state only.",
+    ("netns", "sample", "protocol"),
+    _SAMPLE
+    + _columns(
+        ("family", "word", "keep", "inet or inet6; NULL of what is counted together."),
+        ("protocol", "word", "keep", "tcp, udp, icmp …, or its number."),
+        ("source", "text", "address", "Who began it; NULL likewise."),
+        ("destination", "text", "address", "The address that was asked for."),
+        ("port", "u16", "keep", "The port that was asked for; NULL if there is none."),
+        (
+            "nat_source",
+            "text",
+            "address",
+            "The address that the destination sees in place of source; NULL if it is that.",
+        ),
+        (
+            "nat_destination",
+            "text",
+            "address",
+            "The address that answers in place of destination; NULL if neither it nor the port "
+            "is another.",
+        ),
+        ("nat_port", "u16", "keep", "The port that answers, likewise."),
+        (
+            "state",
+            "word",
+            "keep",
+            "State of TCP as the table has it: SYN_SENT, ESTABLISHED, TIME_WAIT …; else NULL.",
+        ),
+        ("unreplied", "flag", "keep", "Whether nothing was ever answered."),
+        ("entries", "u32", "keep", "count", "Entries that have all this in common."),
+    ),
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
@@ -1150,6 +1188,7 @@ TABLES: dict[str, Table] = {
         ROUTES,
         RULES,
         NEIGHBOURS,
+        CONNTRACK,
     )
 }
 

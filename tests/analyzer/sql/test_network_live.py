@@ -16,6 +16,7 @@ from analyzer.sql.views import Scope
 from tests.recorder.support.journals import committed
 from tests.recorder.support.owners_child import Child
 from tests.recorder.support.recorded import record
+from tests.workloads.gateway import LACKING, gateway
 from tests.workloads.netns import MOUNTS, inode_of, ip, lacking, namespace
 
 pytestmark = [
@@ -273,3 +274,33 @@ def test_a_black_hole_of_the_mtu_is_named_by_its_interface(tmp_path: Path) -> No
         (inodes[1], "switch"): None,
         **{(inode, "lo"): None for inode in inodes},
     }
+
+
+@pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
+def test_who_fills_the_connection_tracking_table_is_named(tmp_path: Path) -> None:
+    with gateway(tmp_path / "done") as names:
+        inode = inode_of(names[1])
+        options = [word for name in names for word in ("--netns", name)]
+        options += ["-i", "500ms", "-d", "1s", "--conntrack"]
+        subprocess.run(record(tmp_path / "r", *options), check=True, timeout=60)
+    finding = read_findings()["conntrack"]
+    with analyzer.open(tmp_path / "r") as opened:
+        rows = opened.report("conntrack").table().to_pylist()
+        values = finding.values({"percent": "0.0000001"})
+        said = opened.engine.table(finding.sql, Scope(), values).to_pylist()
+        looked = opened.sql("SELECT DISTINCT outcome FROM samples WHERE step = 'conntrack'")
+        assert looked.table().to_pylist() == [{"outcome": "ok"}]
+    first, second = rows[:2]
+    assert [row["entries"] for row in (first, second)] == [4, 3]
+    told = ("netns", "protocol", "state", "source", "destination", "port", "comm", "role")
+    assert [first[name] for name in told] == [
+        *(inode, "tcp", "ESTABLISHED", "10.1.0.2", "10.1.0.1", 80, "caller", "connects"),
+    ]
+    behind = ("nat_source", "nat_destination", "nat_port")
+    assert [first[name] for name in behind] == ["10.2.0.1", "10.2.0.2", 8080]
+    assert [second[name] for name in behind] == ["10.2.0.1", None, None]
+    assert sum(row["share_percent"] for row in rows) == pytest.approx(100, abs=1)
+    (sentence,) = [row["sentence"] for row in said if str(inode) in row["sentence"]]
+    every = sum(row["entries"] for row in rows)
+    assert f"; of {every} entries 4 are tcp ESTABLISHED from 10.1.0.2 to 10.1.0.1:80" in sentence
+    assert ", of caller (pid " in sentence

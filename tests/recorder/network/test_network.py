@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ import pytest
 from recorder.network import network, rtnetlink
 from recorder.network.network import Network, NetworkStep, Row
 from recorder.network.rtnetlink import STATISTICS
-from tests.workloads.netns import MOUNTS, inode_of, lacking, namespace
+from tests.workloads.netns import entered, inode_of, lacking, namespace
 
 pytestmark = [
     pytest.mark.live,
@@ -43,24 +41,6 @@ def do(name: str, *lines: str) -> None:
         subprocess.run([tool, "-n", name, *words], check=True, capture_output=True)
 
 
-def inside(name: str, action: Callable[[], Any]) -> Any:
-    """Run an action in a thread of its own in a namespace."""
-    found: list[Any] = []
-
-    def enter() -> None:
-        with open(MOUNTS / name) as file:
-            assert not ctypes.CDLL(None).setns(file.fileno(), 0x40000000)
-        try:
-            found.append(action())
-        except OSError as error:
-            found.append(error)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    return found[0]
-
-
 @pytest.fixture
 def name() -> Iterator[str]:
     """A namespace with a pair of interfaces that lead to each other, where nobody sends."""
@@ -73,7 +53,7 @@ def name() -> Iterator[str]:
 
 def ipv6(name: str, dev: str, there: bool) -> None:
     path = Path(f"/proc/thread-self/root/proc/sys/net/ipv6/conf/{dev}/disable_ipv6")
-    inside(name, lambda: path.write_text(str(int(not there))))
+    entered(name, lambda: path.write_text(str(int(not there))))
 
 
 class Looks:
@@ -92,7 +72,7 @@ class Looks:
         return self.step().rows.get(table, [])
 
     def _each(self, some: Sequence[int], action: Callable[[int], Any]) -> list[Any]:
-        return [inside(self._names[one], lambda one=one: action(one)) for one in some]  # type: ignore[misc]  # the loop's own
+        return [entered(self._names[one], lambda one=one: action(one)) for one in some]  # type: ignore[misc]  # the loop's own
 
 
 def test_interfaces_are_what_ip_says(name: str) -> None:
@@ -159,7 +139,7 @@ def test_qdiscs_count_what_tc_says(name: str) -> None:
                 with contextlib.suppress(OSError):  # ENOBUFS: the queue is full
                     sender.sendto(bytes(1000), ("10.9.0.2", 9))
 
-    inside(name, flood)
+    entered(name, flood)
     limit = time.monotonic() + 30
     while True:
         before = ask(name, "tc", "-s", "qdisc", "show", "dev", "left")[0]
@@ -233,7 +213,7 @@ def test_a_neighbour_that_does_not_answer_fails(name: str) -> None:
         with socket.socket(type=socket.SOCK_DGRAM) as sender:
             sender.sendto(b"?", ("10.9.0.77", 9))
 
-    inside(name, call)
+    entered(name, call)
     limit = time.monotonic() + 30
     states: list[str] = []
     while "FAILED" not in states:
