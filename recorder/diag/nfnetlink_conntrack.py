@@ -104,9 +104,11 @@ class Entries:
     def counted(self) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:
         """Return what entries have in common, and how many have it, the most first."""
         summed = pa.concat_tables(self._counted).group_by("group").aggregate([("entries", "sum")])
-        summed = summed.sort_by([("entries_sum", "descending"), ("group", "ascending")])
-        groups = b"".join(summed["group"].to_pylist())
-        return np.frombuffer(groups, GROUP), summed["entries_sum"].to_numpy()
+        counts = summed["entries_sum"].to_numpy()
+        whole = summed["group"].combine_chunks().buffers()[1]
+        groups = np.frombuffer(whole or b"", GROUP, len(counts))
+        order = np.argsort(-counts, kind="stable")
+        return groups[order], counts[order]
 
 
 _U1, _U2, _U4 = np.dtype("u1"), np.dtype("<u2"), np.dtype("<u4")

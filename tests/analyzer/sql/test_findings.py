@@ -1896,7 +1896,7 @@ SAME = {
     "descriptor_leak": ("process_sockets", "peak", 1.0),
     "idle_connections": ("idle_connections", "unused", 1.0),
     "port_exhaustion": ("port_exhaustion", "peak", 1.0),
-    "send_limit": ("throughput", "held_percent", 1.0),
+    "send_limit": ("limits", "held_percent", 1.0),
     "unix_unread": ("unix_sockets", "unread_s", 1.0),
 }
 """The report that shows what a finding measured, its column, and of how many it is one."""
