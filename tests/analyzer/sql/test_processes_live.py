@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
 import analyzer
 from analyzer.sql.catalog import read_findings
 from analyzer.sql.views import Scope
+from tests.recorder.support.journals import committed
 from tests.recorder.support.owners_child import Child
 from tests.recorder.support.recorded import record
 from tests.recorder.support.sampling import ALONE
@@ -136,3 +139,60 @@ CAUSES = {
 @pytest.mark.parametrize("name", CAUSES)
 def test_a_finding_names_the_cause(name: str, said: dict[str, str]) -> None:
     assert re.search(CAUSES[name], said[name]), said[name]
+
+
+WORKERS = """
+import mmap, select
+counts = mmap.mmap(-1, 32)
+doors = []
+for number in range(4):
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    one.bind(("127.0.0.1", 7777 if not doors else doors[0].getsockname()[1]))
+    one.listen(64)
+    doors.append(one)
+def work(number):
+    def life():
+        libc.prctl(15, b"worker")
+        for other in set(range(4)) - {number}: doors[other].close()
+        kept = []
+        while number:  # the first accepts nothing
+            kept.append(doors[number].accept())
+            counts[8 * number : 8 * number + 8] = len(kept).to_bytes(8, "little")
+        signal.pause()
+    return life
+workers = [fork(work(number)) for number in range(4)]
+for one in doors: one.close()
+answer = workers
+"""
+
+CALLERS = """
+calls = [socket.create_connection(("127.0.0.1", 7777)) for _ in range(80)]
+time.sleep(0.5)
+answer = [int.from_bytes(counts[n:n + 8], "little") for n in range(0, 32, 8)]
+"""
+
+
+def test_how_a_port_spreads_over_the_workers_that_share_it(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    with Child() as child:
+        child.run(ALONE)
+        pids = child.run(WORKERS)
+        options = ("-i", "500ms", "-d", "4s", "--netns", str(child.pid))
+        with subprocess.Popen(record(path, *options)) as recorder:
+            limit = time.monotonic() + 60
+            while not committed(path, 1).commits:
+                assert time.monotonic() < limit
+                time.sleep(0.05)
+            counts = child.run(CALLERS)
+            assert recorder.wait(60) == 0
+    with analyzer.open(path) as opened:
+        lines = opened.report("listeners").table().to_pylist()
+    assert sum(counts) < 80
+    assert {line["pid"]: line["accepted"] for line in lines} == dict(zip(pids, counts, strict=True))
+    assert {(line["local"], line["sockets"], line["of_sockets"]) for line in lines} == {
+        ("127.0.0.1:7777", 1, 4)
+    }
+    peaks = {line["pid"]: line["queue_peak"] for line in lines}
+    assert peaks[pids[0]] == 80 - sum(counts)
+    assert sum(line["share_percent"] for line in lines) == pytest.approx(100, abs=0.3)
