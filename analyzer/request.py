@@ -25,6 +25,7 @@ from recorder.schema import SockrecError
 if TYPE_CHECKING:
     from analyzer import Analysis, Answer
     from analyzer.sql.header import Query
+    from analyzer.sql.marks import Mark
     from analyzer.sql.views import Scope
 
 
@@ -86,6 +87,7 @@ class Request:
         """Print a report; if it has no rows, tell what of the recording it lacked."""
         from analyzer import Answer
         from analyzer.sql.hosts import charted, lacking_each, naming
+        from analyzer.sql.marks import marks
         from analyzer.sql.summary import netns_called
 
         values = report.values(given)  # of any names, which keywords could not have
@@ -95,8 +97,9 @@ class Request:
         chart = charted(opened.engine, report)
         ranks = (*naming(opened.engine)[0], *report.ranks)
         called = netns_called(opened.engine, home=True) if self.form is Format.table else {}
-        marked = self._marks(opened, scope) if self.form is Format.table else []
-        look = Look(self.zone, report.title, chart, ranks, int(top), called=called)
+        marked = marks(opened.engine, scope) if self.form is Format.table else []
+        moments = [mark.us / 1e6 for mark in marked]
+        look = Look(self.zone, report.title, chart, ranks, int(top), called=called, marks=moments)
         shown = self.show(opened, answer, look)
         why = "; ".join(lacking_each(opened.engine, scope, report))
         if not shown:
@@ -104,7 +107,7 @@ class Request:
         elif why:
             _note(f"what rests on it is missing or too low: {why}")
         self._note_unknown(opened)
-        for line in marked:
+        for line in self._told(marked):
             _note(f"marked: {line}")
 
     def summary(self, opened: Analysis, given: Mapping[str, str]) -> str:
@@ -113,6 +116,7 @@ class Request:
 
         from analyzer.sql.account import account, verdict
         from analyzer.sql.hosts import summarize_each
+        from analyzer.sql.marks import marks
         from analyzer.sql.summary import lines
 
         done: list[float] = []
@@ -132,7 +136,8 @@ class Request:
                         narrowed=bool(self.start or self.end or self.where or self.filter),
                     )
                 )
-                out.writelines(f"marked:   {line}\n" for line in self._marks(opened, scope))
+                marked = self._told(marks(opened.engine, scope))
+                out.writelines(f"marked:   {line}\n" for line in marked)
             elif self.form is Format.json:
                 out.write(json.dumps(told, indent=2, allow_nan=False) + "\n")
             else:
@@ -156,11 +161,10 @@ class Request:
             written = write(schema, batches, self.form, out, look)
         return written
 
-    def _marks(self, opened: Analysis, scope: Scope) -> list[str]:
-        """Return the marks of the time that is asked about, the latest, in words."""
-        from analyzer.sql.marks import marks, words
+    def _told(self, found: Sequence[Mark]) -> list[str]:
+        """Return marks in words, the latest of them."""
+        from analyzer.sql.marks import words
 
-        found = marks(opened.engine, scope)
         more = [f"and {len(found) - _MARKS_TOLD:,} more before"] * (len(found) > _MARKS_TOLD)
         return [*more, *(words(mark, ZoneInfo(self.zone)) for mark in found[-_MARKS_TOLD:])]
 

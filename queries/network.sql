@@ -39,7 +39,7 @@ WITH held AS (
   SELECT
     ns, NULL, oif, 'rule',
     concat(
-      CASE WHEN inverted THEN 'not ' END, 'from ', coalesce(concat(source, '/', source_len), 'all'), ' to ' || destination || '/' || destination_len,
+      CASE WHEN inverted THEN 'not ' END, 'from ', coalesce(source || '/' || source_len, CASE family WHEN 'inet6' THEN '::/0' ELSE '0.0.0.0/0' END), ' to ' || destination || '/' || destination_len,
       printf(' tos 0x%02x', tos), ' iif ' || iif, printf(' fwmark 0x%x', fwmark), CASE WHEN fwmask < 4294967295 THEN printf('/0x%x', fwmask) END,
       CASE WHEN l3mdev THEN ' l3mdev' END, printf(' uidrange %d-%d', uid_from, uid_to), ' ipproto ' || ip_proto, ' sport ' || sports,
       ' dport ' || dports, ' suppress_prefixlength ' || suppress_prefix_len

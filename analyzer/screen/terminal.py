@@ -48,7 +48,8 @@ class Look:
 
     ``ranks`` names the columns that a narrow terminal keeps, the first one longest. ``series`` is
     how many series of the chart are drawn, 0 for all. ``begin`` is called before anything is
-    written. ``called`` has names of network namespaces, which stand for their numbers.
+    written. ``called`` has names of network namespaces, which stand for their numbers; ``marks`` are
+    the moments, in seconds since 1970, that the chart points at.
     """
 
     zone: str = UTC_NAME
@@ -58,6 +59,7 @@ class Look:
     series: int = 0
     begin: Callable[[], None] = lambda: None
     called: Mapping[int, str] = field(default_factory=dict)
+    marks: Sequence[float] = ()
 
 
 PLAIN = Look()
@@ -107,7 +109,8 @@ class Terminal:
 
     def chart(self, chart: Sparklines, look: Look) -> bool:
         """Print one line for each series of a chart; return whether there is any."""
-        lines, left_out = chart.lines(self._blocks(chart, look), look.series)
+        width = self._blocks(chart, look)
+        lines, left_out = chart.lines(width, look.series)
         if not any(len(line.blocks) > 1 for line in lines):
             return False
         self.note(f"{printable(chart.value)} over time, {_span(chart, look.zone)}")
@@ -115,6 +118,8 @@ class Terminal:
         blocks = max(len(line.blocks) for line in lines)
         for line in lines:
             self._line(line, wide, blocks)
+        if marked := chart.marked(look.marks, width):
+            self._console.print(f"{'marks'[:wide]:<{wide}}  {marked}", style="dim", no_wrap=True)
         if left_out:
             self.note(f"and {left_out:,} more")
         self._out.write("\n")

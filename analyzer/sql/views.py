@@ -28,7 +28,9 @@ _BATCHES_AT_ONCE = 256
 _TIME_COLUMN = {
     "closes": "time",
     "marks": "time",
-    **dict.fromkeys(("owners", "namespaces", "addresses", "routes", "rules", "neighbours"), "valid_from"),
+    **dict.fromkeys(
+        ("owners", "namespaces", "addresses", "routes", "rules", "neighbours"), "valid_from"
+    ),
 }
 """What ``--from`` and ``--to`` compare, and what ``t_us`` is made of, where not ``sample_time``."""
 

@@ -11,8 +11,8 @@
 -- needs = ["tcp", "tcp_info"]
 -- lasts = "seconds"
 -- uses = [
---   "fib", "full_doors", "goes_to_door", "in_network", "interface_ends", "netns_names", "netns_of", "pace", "patience", "undelivered",
---   "unmapped", "who",
+--   "fib", "full_doors", "goes_to_door", "in_network", "interface_ends", "lost_ways", "netns_names", "netns_of", "pace", "patience",
+--   "undelivered", "unmapped", "who",
 -- ]
 --
 -- [params.seconds]
@@ -40,6 +40,8 @@ WITH lost AS MATERIALIZED (
       FROM full_doors AS d
       WHERE goes_to_door(l.ns, l.local_addr, l.peer_addr, l.peer_port, d.ns, d.addr, d.port, d.client)
     )
+    -- That is told by next_hop, which knows why.
+    AND NOT EXISTS (SELECT 1 FROM lost_ways AS w WHERE w.ns = l.ns AND w.peer_addr = unmapped(l.peer_addr) AND w.pid IS NOT DISTINCT FROM l.pid)
 ),
 worst AS MATERIALIZED (
   SELECT

@@ -126,9 +126,7 @@ def _row(group: npt.NDArray[np.void], entries: int) -> Row:
 def _rest(groups: npt.NDArray[np.void], counts: npt.NDArray[np.int64]) -> list[Row]:
     """Return rows of protocol and state for all these groups."""
     kinds = groups[["protocol", "state", "unreplied"]]
-    return [
-        _common(kind, int(counts[kinds == kind].sum())) for kind in np.unique(kinds)
-    ]
+    return [_common(kind, int(counts[kinds == kind].sum())) for kind in np.unique(kinds)]
 
 
 def _common(group: npt.NDArray[np.void], entries: int) -> Row:

@@ -512,7 +512,9 @@ class Sampler:
             return
         for place in [place for place in self.places if conntrack.is_due(place.inode)]:
             with self._log.timed("conntrack", place.inode) as row:
-                (look,) = self.places.each([place], lambda namespace: conntrack.look(namespace.inode))
+                (look,) = self.places.each(
+                    [place], lambda namespace: conntrack.look(namespace.inode)
+                )
                 if isinstance(look, OSError):
                     row |= {"outcome": "error", "errno": look.errno, "detail": look.strerror}
                     continue

@@ -19,8 +19,14 @@ LACKING = lacking() or (None if shutil.which("nft") else "needs nft, to have con
 LINKS = [
     (0, "link add eth0 type veth peer name left netns {1}"),
     (2, "link add eth0 type veth peer name right netns {1}"),
-    *((1, f"addr add {addr} dev {dev}") for dev, addr in (("left", "10.1.0.1/24"), ("right", "10.2.0.1/24"))),
-    *((1, f"addr add {addr}/64 dev {dev} nodad") for dev, addr in (("left", "fd01::1"), ("right", "fd02::1"))),
+    *(
+        (1, f"addr add {addr} dev {dev}")
+        for dev, addr in (("left", "10.1.0.1/24"), ("right", "10.2.0.1/24"))
+    ),
+    *(
+        (1, f"addr add {addr}/64 dev {dev} nodad")
+        for dev, addr in (("left", "fd01::1"), ("right", "fd02::1"))
+    ),
     (0, "addr add 10.1.0.2/24 dev eth0"),
     (2, "addr add 10.2.0.2/24 dev eth0"),
     (0, "addr add fd01::2/64 dev eth0 nodad"),

@@ -56,7 +56,9 @@ def told(text: str) -> collections.Counter[Group]:
     return counts
 
 
-NAMES = "family protocol source destination port nat_destination nat_port nat_source state unreplied"
+NAMES = (
+    "family protocol source destination port nat_destination nat_port nat_source state unreplied"
+)
 
 
 def found(look: Look) -> dict[Group, int]:
