@@ -472,8 +472,8 @@ SAMPLES = Table(
             "word",
             "keep",
             "What was read: a kernel table (tcp, udp, udp6, mptcp, unix, packet, netlink …), "
-            "owners, processes, counters, closes, namespaces, network, conntrack; all: every table of a "
-            "namespace without sockets.",
+            "owners, processes, counters, closes, namespaces, network, conntrack; all: every table "
+            "of a namespace without sockets.",
         ),
         (
             "source",

@@ -54,7 +54,7 @@ def collector(stage: Stage) -> Facts:
 
 
 def log_shipper(stage: Stage) -> Facts:
-    """Send log lines at an even pace, without waiting for room, and ask again who is at the link."""
+    """Send log lines at an even pace, without waiting, and ask again who is at the link."""
     connect_to_network()
     for name, value in (("base_reachable_time_ms", "1000"), ("delay_first_probe_time", "1")):
         sysctl(f"net.ipv4.neigh.eth0.{name}", value)
@@ -86,8 +86,8 @@ def numbers(facts: Mapping[str, Facts], stage: Stage) -> Facts:
 
 INCIDENT = Incident(
     name="gateway_lost",
-    story="The gateway goes silent: its link stays up, but nobody there answers for its address, so "
-    "that nothing leaves the host and what log-shipper sends waits.",
+    story="The gateway goes silent: its link stays up, but nobody there answers for its address, "
+    "so that nothing leaves the host and what log-shipper sends waits.",
     finding="next_hop",
     comm="log-shipper",
     subject=f"next hop {GATEWAY}",

@@ -1,4 +1,4 @@
-"""Who fills the connection tracking table: its entries, folded, of one namespace after the other."""
+"""Who fills the connection tracking table: its entries, folded, of each namespace."""
 
 from __future__ import annotations
 

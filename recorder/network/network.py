@@ -23,7 +23,7 @@ Rows = dict[str, list[Row]]
 Dumped = dict[int, bytes | OSError]
 
 SELDOM_EVERY = 5
-"""Looks after which the neighbours, whose bytes differ each time, and the rules are dumped again."""
+"""Looks after which neighbours, whose bytes differ each time, and rules are dumped again."""
 
 AT_ONCE = 16
 """Namespaces looked at before the budget is asked for again."""

@@ -25,8 +25,8 @@ import analyzer
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "samples"
 NAMES = """
-accept_overflow close_wait_leak descriptor_leak gateway_lost healthy port_exhaustion short_connections
-slow_reader stalled_sender time_wait_storm udp_drops
+accept_overflow close_wait_leak descriptor_leak gateway_lost healthy port_exhaustion
+short_connections slow_reader stalled_sender time_wait_storm udp_drops
 """.split()
 MOST_BYTES = 400_000
 HEALTHY_SAMPLES = 5
