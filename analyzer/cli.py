@@ -170,6 +170,15 @@ Top = Annotated[
         help="How many rows or series the report lists; 0 is all.",
     ),
 ]
+NamesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--names",
+        metavar="FILE",
+        help="Show names in place of addresses: a CSV file of address,name, or one like /etc/hosts.",
+        show_default=False,
+    ),
+]
 Zone = Annotated[
     str,
     typer.Option(
@@ -235,9 +244,11 @@ def request_of(
     threads: int | None,
     memory: str | None,
     timeout: float | None,
+    names: Path | None = None,
 ) -> Request:
     """Return what is asked for, or end a wrong use."""
     from analyzer.request import Request
+    from analyzer.screen.names import Names, read_names
 
     if form is None:
         ending = output.suffix.lower() if output else ""
@@ -266,6 +277,7 @@ def request_of(
         threads=threads,
         memory=memory,
         timeout=timeout,
+        names=read_names(names) if names is not None else Names(),
     )
 
 
@@ -437,6 +449,7 @@ def summary(
     threads: Threads = None,
     memory: Memory = None,
     timeout: Timeout = None,
+    names: NamesFile = None,
 ) -> None:
     """Say what is wrong in a recording, worst first, and what to read next.
 
@@ -448,7 +461,7 @@ def summary(
     """
     recordings = _named(recording)
     request = request_of(
-        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
+        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout, names
     )
     with wrong_options(), request.opened() as opened:
         verdict = request.summary(opened, _pairs(param or []))
@@ -573,13 +586,14 @@ def report(
     threads: Threads = None,
     memory: Memory = None,
     timeout: Timeout = None,
+    names: NamesFile = None,
 ) -> None:
     """Print a report of a recording."""
     found = _report(name)
     given = _given(found, param or [], top)
     recordings = _named(recording)
     request = request_of(
-        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
+        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout, names
     )
     with wrong_options(), request.opened() as opened:
         request.report(opened, found, given)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from analyzer.screen.cells import printable
+from analyzer.screen.names import Names
 from analyzer.screen.output import destination
 from analyzer.screen.progress import Bar
 from analyzer.screen.prose import width_of
@@ -59,6 +60,7 @@ class Request:
     threads: int | None
     memory: str | None
     timeout: float | None
+    names: Names = Names()  # noqa: RUF009 - it is frozen
 
     def opened(self) -> AbstractContextManager[Analysis]:
         """Open the recording, within the limits that are asked for."""
@@ -99,7 +101,7 @@ class Request:
         called = netns_called(opened.engine, home=True) if self.form is Format.table else {}
         marked = marks(opened.engine, scope) if self.form is Format.table else []
         moments = [mark.us / 1e6 for mark in marked]
-        look = Look(self.zone, report.title, chart, ranks, int(top), called=called, marks=moments)
+        look = Look(self.zone, report.title, chart, ranks, int(top), called=called, marks=moments, names=self.names)
         shown = self.show(opened, answer, look)
         why = "; ".join(lacking_each(opened.engine, scope, report))
         if not shown:
@@ -124,6 +126,10 @@ class Request:
         with Bar(lambda: done[-1] if done else None, sys.stderr):
             found = summarize_each(opened.engine, scope, given, lambda n, of: done.append(n / of))
             told = account(opened.engine, found, scope) if self.form is Format.json else {}
+        if self.form is Format.table:
+            put = self.names.put
+            rows = [{**row, "sentence": put(str(row["sentence"]))} for row in found.found]
+            found = replace(found, found=tuple(rows))
         with destination(self.output, self._own(opened)) as out:
             if self.form is Format.table:
                 out.writelines(

@@ -10,6 +10,7 @@ from typing import TextIO
 from zoneinfo import ZoneInfo
 
 from analyzer.screen.cells import NOTHING, printable, text
+from analyzer.screen.names import Names
 from analyzer.screen.sparkline import Line, Sparklines
 from analyzer.screen.units import common_day, number_text, short_names, time_text
 from analyzer.screen.zones import UTC_NAME
@@ -49,7 +50,7 @@ class Look:
     ``ranks`` names the columns that a narrow terminal keeps, the first one longest. ``series`` is
     how many series of the chart are drawn, 0 for all. ``begin`` is called before anything is
     written. ``called`` has names of network namespaces, which stand for their numbers; ``marks``
-    are the moments, in seconds since 1970, that the chart points at.
+    are the moments, in seconds since 1970, that the chart points at; ``names`` has those of addresses.
     """
 
     zone: str = UTC_NAME
@@ -60,6 +61,7 @@ class Look:
     begin: Callable[[], None] = lambda: None
     called: Mapping[int, str] = field(default_factory=dict)
     marks: Sequence[float] = ()
+    names: Names = Names()  # noqa: RUF009 - it is frozen
 
 
 PLAIN = Look()
