@@ -305,3 +305,109 @@ def test_rules_are_what_ip_says(name: str) -> None:
     while not (rows := looks("rules")):
         pass
     assert [(row["priority"], row["valid_to"] is not None) for row in rows] == [(50, True)]
+
+
+KINDS = {
+    "vlan": "ip link add link left name made type vlan id 7",
+    "macvlan": "ip link add link left name made type macvlan mode bridge",
+    "dummy": "ip link add made type dummy",
+    "bond": "ip link add made type bond",
+    "vxlan": "ip link add made type vxlan id 7 remote 10.9.0.2 dstport 4789 dev left",
+    "gre": "ip link add made type gre local 10.9.0.1 remote 10.9.0.2",
+    "vrf": "ip link add made type vrf table 7",
+    "wireguard": "ip link add made type wireguard",
+}
+
+
+def made_or_skipped(name: str, line: str) -> None:
+    """Do what the kernel may not be able to."""
+    try:
+        do(name, line)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"needs a kernel that can: {line} ({error.stderr.decode().strip()})")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_virtual_interface_is_what_ip_says(kind: str, name: str) -> None:
+    made_or_skipped(name, KINDS[kind])
+    do(name, "ip link set made mtu 1280 up")
+    rows = {row["dev"]: row for row in Looks(name)("interfaces")}
+    told = {link["ifname"]: link for link in ask(name, "ip", "-s", "-d", "link", "show")}
+    row, link = rows["made"], told["made"]
+    assert row["kind"] == kind == link["linkinfo"]["info_kind"]
+    assert (row["mtu"], row["state"], row["txqlen"]) == (
+        1280,
+        link["operstate"],
+        link.get("txqlen", 0),
+    )
+    indices = {other["ifname"]: other["ifindex"] for other in told.values()}
+    assert (row["link"] or None) == indices.get(link.get("link"))
+    assert row["tx_bytes"] == link["stats64"]["tx"]["bytes"]
+
+
+QUEUES = {
+    "fq_codel": ["tc qdisc add dev left root handle 7: fq_codel limit 4"],
+    "fq": ["tc qdisc add dev left root handle 7: fq"],
+    "pfifo": ["tc qdisc add dev left root handle 7: pfifo limit 4"],
+    "sfq": ["tc qdisc add dev left root handle 7: sfq"],
+    "prio": [
+        "tc qdisc add dev left root handle 7: prio",
+        "tc qdisc add dev left parent 7:1 handle 8: pfifo limit 4",
+    ],
+    "htb": [
+        "tc qdisc add dev left root handle 7: htb default 1",
+        "tc class add dev left parent 7: classid 7:1 htb rate 8kbit",
+        "tc qdisc add dev left parent 7:1 handle 8: pfifo limit 4",
+    ],
+    "netem": ["tc qdisc add dev left root handle 7: netem delay 1ms loss 50%"],
+    "ingress": ["tc qdisc add dev left ingress"],
+}
+
+
+@pytest.mark.parametrize("kind", QUEUES)
+def test_queues_of_every_kind_count_what_tc_says(kind: str, name: str) -> None:
+    for line in QUEUES[kind]:
+        made_or_skipped(name, line)
+    do(name, "ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev left nud permanent")
+
+    def flood() -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as sender:
+            for _ in range(20):
+                with contextlib.suppress(OSError):  # ENOBUFS: the queue is full
+                    sender.sendto(bytes(1000), ("10.9.0.2", 9))
+
+    entered(name, flood)
+    limit = time.monotonic() + 30
+    while True:
+        before = ask(name, "tc", "-s", "qdisc", "show", "dev", "left")
+        rows = Looks(name)("qdiscs")
+        after = ask(name, "tc", "-s", "qdisc", "show", "dev", "left")
+        if before == after:
+            break
+        assert time.monotonic() < limit
+    counted = ("bytes", "packets", "drops", "overlimits", "requeues", "backlog", "qlen")
+    parents = {"ffff:fff1": "ingress"}
+
+    def shown(queue: dict[str, Any]) -> tuple[Any, ...]:
+        parent = "root" if queue.get("root") else queue["parent"]
+        numbers = [queue[column] for column in counted]
+        return queue["kind"], queue["handle"], parents.get(parent, parent), *numbers
+
+    found = {
+        (row["kind"], row["handle"], row["parent"], *(row[column] for column in counted))
+        for row in rows
+        if row["dev"] == "left"
+    }
+    assert found == {shown(queue) for queue in after if queue["kind"] != "noqueue"}
+    assert kind in {row["kind"] for row in rows}
+
+
+def test_a_lowered_mtu_and_an_address_taken_twice_are_told(name: str) -> None:
+    looks = Looks(name)
+    looks.step()
+    do(name, "ip link set left mtu 1300", "ip addr add 10.9.0.1/16 dev left")
+    step = looks.step()
+    mtus = {row["dev"]: row["mtu"] for row in step.rows["interfaces"]}
+    assert mtus["left"] == 1300 == ask(name, "ip", "link", "show", "dev", "left")[0]["mtu"]
+    (row,) = step.rows["addresses"]
+    assert (row["address"], row["prefix_len"], row["dev"]) == ("10.9.0.1", 16, "left")
