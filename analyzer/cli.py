@@ -175,7 +175,7 @@ NamesFile = Annotated[
     typer.Option(
         "--names",
         metavar="FILE",
-        help="Show names in place of addresses: a CSV file of address,name, or one like /etc/hosts.",
+        help="Show names in place of addresses: from CSV (address,name) or a file as /etc/hosts.",
         show_default=False,
     ),
 ]

@@ -101,7 +101,16 @@ class Request:
         called = netns_called(opened.engine, home=True) if self.form is Format.table else {}
         marked = marks(opened.engine, scope) if self.form is Format.table else []
         moments = [mark.us / 1e6 for mark in marked]
-        look = Look(self.zone, report.title, chart, ranks, int(top), called=called, marks=moments, names=self.names)
+        look = Look(
+            self.zone,
+            report.title,
+            chart,
+            ranks,
+            int(top),
+            called=called,
+            marks=moments,
+            names=self.names,
+        )
         shown = self.show(opened, answer, look)
         why = "; ".join(lacking_each(opened.engine, scope, report))
         if not shown:

@@ -50,7 +50,8 @@ class Look:
     ``ranks`` names the columns that a narrow terminal keeps, the first one longest. ``series`` is
     how many series of the chart are drawn, 0 for all. ``begin`` is called before anything is
     written. ``called`` has names of network namespaces, which stand for their numbers; ``marks``
-    are the moments, in seconds since 1970, that the chart points at; ``names`` has those of addresses.
+    are the moments, in seconds since 1970, that the chart points at; ``names`` has names of
+    addresses.
     """
 
     zone: str = UTC_NAME

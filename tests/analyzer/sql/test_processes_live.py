@@ -257,15 +257,14 @@ while time.monotonic() < deadline:
 
 def test_a_process_that_its_cgroup_throttles_is_told_so(tmp_path: Path) -> None:
     path = tmp_path / "r"
-    with throttling() as group:
-        with Child() as child:
-            child.run(ALONE)
-            pid = child.run(THROTTLED)
-            (group / "cgroup.procs").write_text(f"{pid}")
-            child.run(WRITER)
-            options = ("-i", "500ms", "-d", f"{LASTS_S}s", "--netns", str(child.pid))
-            subprocess.run(record(path, *options), check=True, timeout=60)
-            counted = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+    with throttling() as group, Child() as child:
+        child.run(ALONE)
+        pid = child.run(THROTTLED)
+        (group / "cgroup.procs").write_text(f"{pid}")
+        child.run(WRITER)
+        options = ("-i", "500ms", "-d", f"{LASTS_S}s", "--netns", str(child.pid))
+        subprocess.run(record(path, *options), check=True, timeout=60)
+        counted = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
     finding = read_findings()["reader_stalled"]
     with analyzer.open(path) as opened:
         rows = opened.engine.table(finding.sql, Scope(), finding.values({})).to_pylist()
