@@ -23,7 +23,7 @@ WITH lost AS (
 ),
 folded AS (
   SELECT
-    ns, subject, any_value(link) AS link, any_value(state) AS state, any_value(kind) AS kind, any_value(gateway) AS gateway,
+    ns, subject, any_value(link) AS link, any_value(state) AS state, any_value(kind) AS kind, bool_or(by_rule) AS by_rule, any_value(gateway) AS gateway,
     any_value(hop) AS hop, any_value(peer_addr) AS peer_addr, count(DISTINCT peer_addr) AS peers,
     CAST(sum(connections) AS BIGINT) AS connections, max_by(pid, connections) AS pid, max_by(comm, connections) AS comm,
     count(*) AS processes, min(lost_us) AS since_us, max(until_us) AS until_us
@@ -39,7 +39,7 @@ SELECT
       WHEN n.state IS NOT NULL AND n.gateway IS NOT NULL THEN concat('gateway ', n.hop, ' does not answer on ', n.link)
       WHEN n.state IS NOT NULL THEN concat(n.hop, ' does not answer on ', n.link, ', the link that it should be on')
       WHEN n.kind IS NULL THEN concat('there is no route to ', n.peer_addr)
-      ELSE concat('the route to ', n.subject, ' is of kind ', n.kind)
+      ELSE concat(CASE WHEN n.by_rule THEN 'a routing rule for ' ELSE 'the route to ' END, n.subject, ' is of kind ', n.kind)
     END,
     CASE n.state WHEN 'FAILED' THEN ' (neighbour FAILED)' WHEN 'INCOMPLETE' THEN ' (neighbour INCOMPLETE)' END,
     CASE

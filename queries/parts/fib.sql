@@ -13,6 +13,7 @@
 -- to_network = "Network that the rule asks the destination to be in."
 -- to_len = "Length of its prefix."
 -- is_sure = "Whether the rule asks for no more than these."
+-- by_rule = "Whether it is the rule that says no, and no route."
 -- kind = "unicast; or that nothing may be sent: blackhole, unreachable, prohibit."
 -- destination = "Network of the route."
 -- prefix_len = "Length of its prefix."
@@ -36,8 +37,8 @@ WITH asked AS (
 SELECT
   a.ns, a.priority AS rule_priority, CASE a.family WHEN 'inet6' THEN '::' ELSE '0.0.0.0' END AS anywhere,
   coalesce(a.from_network, anywhere) AS from_network, coalesce(a.from_len, 0) AS from_len, coalesce(a.to_network, anywhere) AS to_network,
-  coalesce(a.to_len, 0) AS to_len, a.is_sure, coalesce(r.kind, a.action) AS kind, coalesce(r.destination, anywhere) AS destination,
-  coalesce(r.prefix_len, 0) AS prefix_len, r.priority, r.ifindex, r.dev, r.gateway, r.mtu, greatest(a.since_us, r.since_us) AS since_us,
+  coalesce(a.to_len, 0) AS to_len, a.is_sure, r.ns IS NULL AS by_rule, coalesce(r.kind, a.action) AS kind,
+  coalesce(r.destination, to_network) AS destination, coalesce(r.prefix_len, to_len) AS prefix_len, r.priority, r.ifindex, r.dev, r.gateway, r.mtu, greatest(a.since_us, r.since_us) AS since_us,
   least(a.until_us, r.until_us) AS until_us
 FROM asked AS a
 LEFT JOIN held_routes AS r

@@ -11,6 +11,7 @@
 -- until_us = "Last one."
 -- hop = "Next hop: the gateway, or the peer itself."
 -- kind = "Kind of the route; nothing if there is none."
+-- by_rule = "Whether a rule says no, and no route."
 -- is_sure = "Whether the rules that lead to that route ask for no more than addresses."
 WITH waiting AS (
   SELECT
@@ -26,8 +27,8 @@ known AS (
   GROUP BY ns
 )
 SELECT
-  w.ns, w.peer_addr, w.pid, w.comm, w.connections, w.since_us, w.until_us, coalesce(r.is_sure, true) AS is_sure, r.kind, r.dev,
-  r.ifindex, r.destination, r.prefix_len, r.gateway, CASE WHEN r.kind IS NOT NULL THEN coalesce(r.gateway, w.peer_addr) END AS hop
+  w.ns, w.peer_addr, w.pid, w.comm, w.connections, w.since_us, w.until_us, coalesce(r.is_sure, true) AS is_sure, r.by_rule,
+  r.kind, r.dev, r.ifindex, r.destination, r.prefix_len, r.gateway, CASE WHEN r.kind IS NOT NULL THEN coalesce(r.gateway, w.peer_addr) END AS hop
 FROM waiting AS w
 JOIN known AS k ON k.ns = w.ns AND k.first_us <= w.until_us
 LEFT JOIN fib AS r
