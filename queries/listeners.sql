@@ -51,7 +51,7 @@ WITH held AS MATERIALIZED (
   WHERE netid IN ('tcp', 'sctp', 'dccp')
   GROUP BY ns, netid, family, local_addr, local_port, pid, start_us
 ),
-doors AS (
+ports AS (
   SELECT ns, netid, family, local_addr, local_port, CAST(sum(sockets) AS BIGINT) AS of_sockets, max(last_us) - min(first_us) AS lasted_us,
     count(DISTINCT pid) = 1 AND coalesce(max(holders), 1) = 1 AS is_one
   FROM held
@@ -71,7 +71,7 @@ through AS (
     o.* EXCLUDE (pid, start_us, comm), d.family, d.local_addr, NOT o.guessed OR d.is_one AS is_known,
     CASE WHEN is_known THEN o.pid END AS pid, CASE WHEN is_known THEN o.start_us END AS start_us, CASE WHEN is_known THEN o.comm END AS comm
   FROM opened AS o
-  JOIN doors AS d
+  JOIN ports AS d
     ON d.ns = o.ns AND d.netid = o.netid AND d.local_port = o.local_port AND unmapped(d.local_addr) IN (o.to_addr, '0.0.0.0', '::', '*')
   QUALIFY row_number() OVER (
     PARTITION BY o.ns, o.netid, o.to_addr, o.local_port, o.pid, o.start_us, o.guessed
@@ -98,7 +98,7 @@ parts AS (
 ),
 summed AS (
   SELECT p.*, d.of_sockets, d.lasted_us, sum(p.accepted) OVER door AS of_accepted, max(p.drops) OVER door AS of_drops
-  FROM parts AS p JOIN doors AS d USING (ns, netid, family, local_addr, local_port)
+  FROM parts AS p JOIN ports AS d USING (ns, netid, family, local_addr, local_port)
   WINDOW door AS (PARTITION BY p.ns, p.netid, p.family, p.local_addr, p.local_port)
 ),
 ranked AS (

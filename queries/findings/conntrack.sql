@@ -72,6 +72,6 @@ SELECT
         )
     END
   ) AS sentence,
-  CASE WHEN g.ns IS NULL THEN 'counters' ELSE 'conntrack' END AS report
+  'counters' AS report
 FROM tables AS t LEFT JOIN tracked AS g ON g.ns = t.ns AND g.place = 1 CROSS JOIN params AS p
 WHERE t.dropped >= p.drops OR 100.0 * t.entries >= p.percent * t.allowed

@@ -4,7 +4,10 @@
 -- recorded too: each names the other by its number, and only that one answers to it.
 -- """
 -- uses = ["netns_names"]
+--
 -- [columns]
+-- ns = "Network namespace."
+-- ifindex = "Number of the interface there."
 -- end_ns = "Network namespace of the other end."
 -- end_ifindex = "Number of it there."
 -- end_dev = "Its name there."
