@@ -11,7 +11,7 @@
 -- hop are those that the routes and rules of its last moment gave its addresses.
 -- """
 -- needs = ["tcp"]
--- uses = ["connections", "fib", "in_network", "is_loopback", "larger", "since_opened", "the_only", "unmapped"]
+-- uses = ["address_bits", "connections", "fib", "in_prefix", "is_loopback", "larger", "since_opened", "the_only", "unmapped"]
 -- ranks = [
 --   "comm", "pid", "role", "local", "peer", "duration_us", "life", "first_time", "sent_bytes", "received_bytes",
 --   "retrans_percent", "rtt_us",
@@ -79,12 +79,13 @@ routed AS (
     l.place, r.is_sure, r.dev, r.gateway, unmapped(l.peer_addr) AS peer_addr,
     -- Of several next hops the kernel chooses by a hash.
     rank() OVER (PARTITION BY l.place ORDER BY r.rule_priority, r.prefix_len DESC, r.priority NULLS FIRST) AS choice
-  FROM listed AS l
+  FROM (
+    SELECT *, address_bits(unmapped(local_addr)) AS local_bits, address_bits(unmapped(peer_addr)) AS peer_bits FROM listed
+  ) AS l
   JOIN fib AS r
     ON r.ns = l.ns AND r.since_us <= l.last_us AND coalesce(r.until_us, l.last_us + 1) > l.last_us
-    AND in_network(unmapped(l.local_addr), r.from_network, r.from_len)
-    AND in_network(unmapped(l.peer_addr), r.to_network, r.to_len)
-    AND in_network(unmapped(l.peer_addr), r.destination, r.prefix_len)
+    AND in_prefix(l.local_bits, r.from_bits, r.from_len) AND in_prefix(l.peer_bits, r.to_bits, r.to_len)
+    AND in_prefix(l.peer_bits, r.bits, r.prefix_len)
 ),
 own AS (
   SELECT DISTINCT l.place

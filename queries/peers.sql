@@ -12,7 +12,7 @@
 -- that the connections go out by, as routes and rules give it for their addresses.
 -- """
 -- needs = ["tcp", "closes"]
--- uses = ["fib", "in_network", "is_loopback", "netns_of", "the_only", "traffic"]
+-- uses = ["address_bits", "fib", "in_prefix", "is_loopback", "netns_of", "the_only", "traffic"]
 -- ranks = [
 --   "way", "peer_addr", "port", "comm", "connections", "open", "failed", "resets", "retrans_percent", "rtt_us",
 --   "sent_bytes", "received_bytes",
@@ -61,7 +61,8 @@ WITH moved AS MATERIALIZED (
   SELECT * FROM traffic
 ),
 pairs AS (
-  SELECT ns, local_addr, peer_addr, max(last_us) AS last_us
+  SELECT
+    ns, local_addr, peer_addr, max(last_us) AS last_us, address_bits(local_addr) AS local_bits, address_bits(peer_addr) AS peer_bits
   FROM moved
   WHERE peer_addr IS NOT NULL
   GROUP BY ns, local_addr, peer_addr
@@ -75,8 +76,8 @@ routed AS (
   FROM pairs AS p
   JOIN fib AS r
     ON r.ns = p.ns AND r.since_us <= p.last_us AND coalesce(r.until_us, p.last_us + 1) > p.last_us
-    AND in_network(p.local_addr, r.from_network, r.from_len) AND in_network(p.peer_addr, r.to_network, r.to_len)
-    AND in_network(p.peer_addr, r.destination, r.prefix_len)
+    AND in_prefix(p.local_bits, r.from_bits, r.from_len) AND in_prefix(p.peer_bits, r.to_bits, r.to_len)
+    AND in_prefix(p.peer_bits, r.bits, r.prefix_len)
   WHERE NOT is_loopback(p.peer_addr) AND NOT EXISTS (SELECT 1 FROM addresses AS a WHERE a.ns = p.ns AND a.address = p.peer_addr)
 ),
 ways_out AS (

@@ -43,7 +43,7 @@ SELECT
   make_timestamp(greatest(CASE WHEN n.downs > 0 THEN n.down_us END, CASE WHEN n.errs THEN n.fault_until_us END, CASE WHEN n.downs > 0 AND n.is_down THEN n.until_us END)) AS until,
   CAST(CASE WHEN n.errs THEN n.bad ELSE n.downs END AS DOUBLE) AS measured, CAST(CASE WHEN n.errs THEN p.packets ELSE 1 END AS DOUBLE) AS threshold,
   concat(
-    'interface ', n.dev, leads_to(e.end_dev, e.called),
+    'interface ', n.dev, leads_to(e.end_dev, e.tag),
     CASE
       WHEN n.downs > 0
         THEN concat(CASE WHEN n.set_down THEN ' was set down' ELSE ' went down' END, CASE WHEN n.downs > 1 THEN printf(' %,d times', n.downs) END, CASE WHEN n.is_down THEN ' and stayed down' END)

@@ -54,7 +54,7 @@ SELECT
   CAST(CASE WHEN n.stands THEN n.stood_us / 1000000.0 ELSE n.drops END AS DOUBLE) AS measured,
   CAST(CASE WHEN n.stands THEN n.patience_us / 1000000.0 ELSE p.drops END AS DOUBLE) AS threshold,
   concat(
-    'the queue (', n.kind, ' ', n.handle, ') of interface ', n.dev, leads_to(e.end_dev, e.called),
+    'the queue (', n.kind, ' ', n.handle, ') of interface ', n.dev, leads_to(e.end_dev, e.tag),
     CASE
       WHEN n.stands
         THEN printf(

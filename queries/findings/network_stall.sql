@@ -11,7 +11,7 @@
 -- needs = ["tcp", "tcp_info"]
 -- lasts = "seconds"
 -- uses = [
---   "fib", "full_doors", "goes_to_door", "in_network", "interface_ends", "lost_ways", "netns_names", "netns_of", "pace", "patience",
+--   "address_bits", "fib", "full_doors", "goes_to_door", "in_prefix", "interface_ends", "netns_of", "netns_tags", "pace", "patience", "silent_neighbours",
 --   "undelivered", "unmapped", "who",
 -- ]
 --
@@ -29,9 +29,16 @@
 -- type = "DOUBLE"
 -- default = 50.0
 -- doc = "Share of the process's connections that stall from which it is critical. Of many clients of a public server some always vanish."
-WITH lost AS MATERIALIZED (
+WITH roads AS MATERIALIZED (
+  SELECT * FROM fib
+),
+ends AS MATERIALIZED (
+  SELECT * FROM interface_ends
+),
+stalled AS MATERIALIZED (
   SELECT
-    l.*, coalesce(l.pid, -1) AS holder, coalesce(l.start_us, -1) AS started, patience_us
+    l.* EXCLUDE (local_addr, peer_addr), unmapped(l.local_addr) AS local_addr, unmapped(l.peer_addr) AS peer_addr,
+    coalesce(l.pid, -1) AS holder, coalesce(l.start_us, -1) AS started, patience_us
   FROM undelivered AS l
   CROSS JOIN (SELECT patience(p.seconds, p.intervals, interval_us) AS patience_us FROM pace CROSS JOIN params AS p) AS limits
   WHERE l.lasted_us >= patience_us
@@ -40,13 +47,43 @@ WITH lost AS MATERIALIZED (
       FROM full_doors AS d
       WHERE goes_to_door(l.ns, l.local_addr, l.peer_addr, l.peer_port, d.ns, d.addr, d.port, d.client)
     )
-    -- That is told by next_hop, which knows why.
-    AND NOT EXISTS (SELECT 1 FROM lost_ways AS w WHERE w.ns = l.ns AND w.peer_addr = unmapped(l.peer_addr) AND w.pid IS NOT DISTINCT FROM l.pid)
+),
+out_by AS MATERIALIZED (
+  -- By which interface they go, as routes and rules have it.
+  SELECT p.*, r.is_sure, r.kind, r.ifindex, coalesce(r.gateway, p.peer_addr) AS hop
+  FROM (
+    SELECT
+      ns, local_addr, peer_addr, epoch_us(min(since)) AS since_us, epoch_us(max(until)) AS until_us,
+      address_bits(local_addr) AS local_bits, address_bits(peer_addr) AS peer_bits
+    FROM stalled
+    GROUP BY ns, local_addr, peer_addr
+  ) AS p
+  JOIN roads AS r
+    ON r.ns = p.ns AND r.since_us <= p.until_us AND coalesce(r.until_us, p.until_us + 1) > p.until_us
+    AND in_prefix(p.local_bits, r.from_bits, r.from_len) AND in_prefix(p.peer_bits, r.to_bits, r.to_len)
+    AND in_prefix(p.peer_bits, r.bits, r.prefix_len)
+  QUALIFY row_number() OVER (
+    PARTITION BY p.ns, p.local_addr, p.peer_addr ORDER BY r.rule_priority, r.prefix_len DESC, r.priority NULLS FIRST
+  ) = 1
+),
+lost AS MATERIALIZED (
+  SELECT *
+  FROM stalled AS l
+  -- A next hop that does not answer, and a route that says no, are told by next_hop.
+  WHERE NOT EXISTS (
+    SELECT 1
+    FROM out_by AS o
+    LEFT JOIN silent_neighbours AS n
+      ON n.ns = o.ns AND n.ifindex = o.ifindex AND n.address = o.hop AND n.since_us <= o.until_us
+      AND coalesce(n.until_us, o.until_us) >= o.since_us
+    WHERE o.ns = l.ns AND o.local_addr = l.local_addr AND o.peer_addr = l.peer_addr AND o.is_sure
+      AND (n.ns IS NOT NULL OR o.kind <> 'unicast')
+  )
 ),
 worst AS MATERIALIZED (
   SELECT
     ns, holder, started, max(pid) AS pid, max(comm) AS comm, max_by(peer, lasted_us) AS peer,
-    unmapped(max_by(local_addr, lasted_us)) AS local_addr, unmapped(max_by(peer_addr, lasted_us)) AS peer_addr, min(since) AS since,
+    max_by(local_addr, lasted_us) AS local_addr, max_by(peer_addr, lasted_us) AS peer_addr, min(since) AS since,
     max(until) AS until, max(lasted_us) AS lasted_us, max_by(waiting, lasted_us) AS waiting, max_by(tries, lasted_us) AS tries,
     first(never_pass ORDER BY lasted_us DESC) AS never_pass,
     max_by(last_sample, lasted_us) AS last_sample, any_value(patience_us) AS patience_us
@@ -54,50 +91,41 @@ worst AS MATERIALIZED (
   GROUP BY ns, holder, started
 ),
 holes AS (
-  SELECT ns, holder, started, local_addr, peer_addr, never_pass, epoch_us(until) AS until_us FROM worst WHERE never_pass > 0
-),
-out_by AS (
-  SELECT h.*, r.ifindex
-  FROM holes AS h
-  JOIN fib AS r
-    ON r.ns = h.ns AND r.since_us <= h.until_us AND coalesce(r.until_us, h.until_us + 1) > h.until_us
-    AND in_network(h.local_addr, r.from_network, r.from_len) AND in_network(h.peer_addr, r.to_network, r.to_len)
-    AND in_network(h.peer_addr, r.destination, r.prefix_len)
-  QUALIFY row_number() OVER (
-    PARTITION BY h.ns, h.holder, h.started ORDER BY r.rule_priority, r.prefix_len DESC, r.priority NULLS FIRST
-  ) = 1
+  SELECT w.ns, w.holder, w.started, w.peer_addr, w.never_pass, epoch_us(w.until) AS until_us, o.ifindex, o.peer_bits
+  FROM worst AS w LEFT JOIN out_by AS o USING (ns, local_addr, peer_addr)
+  WHERE w.never_pass > 0
 ),
 on_the_way AS (
   -- Where the way out leads to, where it goes on from there, the interface of the peer and where that comes from.
   SELECT h.*, e.end_ns AS at_ns, e.end_ifindex AS at_ifindex
-  FROM out_by AS h JOIN interface_ends AS e USING (ns, ifindex)
+  FROM holes AS h JOIN ends AS e USING (ns, ifindex)
   UNION ALL
   SELECT h.*, e.end_ns, r.ifindex
-  FROM out_by AS h
-  JOIN interface_ends AS e USING (ns, ifindex)
-  JOIN fib AS r
+  FROM holes AS h
+  JOIN ends AS e USING (ns, ifindex)
+  JOIN roads AS r
     ON r.ns = e.end_ns AND r.since_us <= h.until_us AND coalesce(r.until_us, h.until_us + 1) > h.until_us
-    AND in_network(h.peer_addr, r.to_network, r.to_len) AND in_network(h.peer_addr, r.destination, r.prefix_len)
+    AND in_prefix(h.peer_bits, r.to_bits, r.to_len) AND in_prefix(h.peer_bits, r.bits, r.prefix_len)
   QUALIFY row_number() OVER (
     PARTITION BY h.ns, h.holder, h.started ORDER BY r.rule_priority, r.prefix_len DESC, r.priority NULLS FIRST
   ) = 1
   UNION ALL
-  SELECT h.* EXCLUDE (peer_ns), unnest([h.peer_ns, e.end_ns]), unnest([h.ifindex, e.end_ifindex])
+  SELECT h.* EXCLUDE (peer_ns, peer_ifindex), unnest([h.peer_ns, e.end_ns]), unnest([h.peer_ifindex, e.end_ifindex])
   FROM (
-    SELECT h.*, a.ns AS peer_ns, a.ifindex
+    SELECT h.*, a.ns AS peer_ns, a.ifindex AS peer_ifindex
     FROM holes AS h JOIN (SELECT DISTINCT ns, ifindex, address FROM addresses) AS a ON a.address = h.peer_addr AND a.ns <> h.ns
     QUALIFY count(*) OVER (PARTITION BY h.ns, h.holder, h.started) = 1
-  ) AS h LEFT JOIN interface_ends AS e ON e.ns = h.peer_ns AND e.ifindex = h.ifindex
+  ) AS h LEFT JOIN ends AS e ON e.ns = h.peer_ns AND e.ifindex = h.peer_ifindex
 ),
 narrow AS (
-  SELECT ns, holder, started, min(mtu) AS mtu, min_by(dev, mtu) AS dev, min_by(called, mtu) AS called
+  SELECT ns, holder, started, min(mtu) AS mtu, min_by(dev, mtu) AS dev, min_by(tag, mtu) AS tag
   FROM (
     SELECT
       w.ns, w.holder, w.started, w.never_pass, i.ns AS at_ns, i.ifindex, max_by(i.mtu, i.t_us) AS mtu, max_by(i.dev, i.t_us) AS dev,
-      any_value(n.called) AS called
+      any_value(n.tag) AS tag
     FROM on_the_way AS w
     JOIN interfaces AS i ON i.ns = w.at_ns AND i.ifindex = w.at_ifindex AND i.t_us <= w.until_us AND i.mtu IS NOT NULL
-    LEFT JOIN netns_names AS n ON n.ns = i.ns
+    LEFT JOIN netns_tags AS n ON n.ns = i.ns
     GROUP BY ALL
   ) AS known
   -- A packet has at least 40 bytes of headers beside what is sent.
@@ -106,7 +134,7 @@ narrow AS (
 ),
 named AS (
   SELECT
-    w.*, x.mtu, x.dev AS narrow_dev, x.called AS narrow_called, a.connections,
+    w.*, x.mtu, x.dev AS narrow_dev, x.tag AS narrow_tag, a.connections,
     -- A stalled connection may have lost its owner by then: it is closed.
     greatest(a.connections, h.connections) AS of_connections, 1.0 * a.connections / of_connections AS share
   FROM worst AS w
@@ -148,7 +176,7 @@ SELECT
         THEN concat(
           printf('; small segments pass and full ones (%,d bytes) never do: ', n.never_pass),
           coalesce(
-            'interface ' || n.narrow_dev || ' of ' || n.narrow_called || printf(' takes packets of %,d bytes only', n.mtu),
+            'interface ' || n.narrow_dev || ' of ' || n.narrow_tag || printf(' takes packets of %,d bytes only', n.mtu),
             'the MTU is smaller on the way'
           ),
           ', and nobody says so'

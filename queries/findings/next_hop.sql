@@ -5,7 +5,7 @@
 -- there is no route to the peer any more. The process sees a timeout, or EHOSTUNREACH after seconds.
 -- """
 -- needs = ["network", "tcp"]
--- uses = ["lost_ways", "netns_of", "who"]
+-- uses = ["netns_of", "silent_neighbours", "ways", "who"]
 --
 -- [params.connections]
 -- type = "BIGINT"
@@ -13,13 +13,24 @@
 -- doc = "Connections that wait that way: the kernel itself says that it cannot reach the next hop, so one is enough."
 WITH lost AS (
   SELECT
-    *,
+    w.*, n.state, n.dev AS link,
     CASE
-      WHEN state IS NOT NULL THEN concat('next hop ', hop)
-      WHEN kind IS NULL THEN concat('peer ', peer_addr)
-      ELSE concat(destination, '/', prefix_len)
-    END AS subject
-  FROM lost_ways
+      WHEN n.state IS NOT NULL THEN concat('next hop ', w.hop)
+      WHEN w.kind IS NULL THEN concat('peer ', w.peer_addr)
+      ELSE concat(w.destination, '/', w.prefix_len)
+    END AS subject,
+    greatest(w.since_us, coalesce(n.since_us, w.since_us)) AS lost_us
+  FROM ways AS w
+  LEFT JOIN silent_neighbours AS n
+    ON n.ns = w.ns AND n.ifindex = w.ifindex AND n.address = w.hop AND n.since_us <= w.until_us
+    AND coalesce(n.until_us, w.until_us) >= w.since_us
+  WHERE w.is_sure
+    AND (
+      n.state = 'FAILED'
+      -- Every answer takes a moment, in which the state is INCOMPLETE.
+      OR (w.until_us - w.since_us >= 1000000 AND (n.state = 'INCOMPLETE' OR w.kind IS NULL))
+      OR w.kind IN ('blackhole', 'unreachable', 'prohibit')
+    )
 ),
 folded AS (
   SELECT

@@ -2,5 +2,5 @@
 -- description = "Nothing where that is not known."
 -- [arguments]
 -- dev = "Name of the other end."
--- called = "What its network namespace is called."
-' (which leads to ' || dev || ' of ' || called || ')'
+-- tag = "Name or number of its network namespace."
+' (which leads to ' || dev || ' of ' || tag || ')'

@@ -3,7 +3,7 @@
 -- One row per peer and process whose SYN or data is sent again: the route that held when it was last
 -- seen to wait; none if the network of that namespace was recorded and there is none.
 -- """
--- uses = ["fib", "in_network", "is_loopback", "unmapped"]
+-- uses = ["address_bits", "fib", "in_prefix", "is_loopback", "unmapped"]
 -- [columns]
 -- peer_addr = "Peer."
 -- connections = "Connections to it that wait."
@@ -16,7 +16,8 @@
 WITH waiting AS (
   SELECT
     ns, unmapped(peer_addr) AS peer_addr, pid, max(comm) AS comm, count(DISTINCT cookie) AS connections, min(t_us) AS since_us,
-    max(t_us) AS until_us, max_by(unmapped(local_addr), t_us) AS local_addr
+    max(t_us) AS until_us, address_bits(max_by(unmapped(local_addr), t_us)) AS local_bits,
+    address_bits(unmapped(peer_addr)) AS peer_bits
   FROM sockets
   WHERE netid = 'tcp' AND NOT is_loopback(peer_addr) AND (state = 'SYN-SENT' OR retransmits > 0)
   GROUP BY ns, unmapped(peer_addr), pid
@@ -33,8 +34,8 @@ FROM waiting AS w
 JOIN known AS k ON k.ns = w.ns AND k.first_us <= w.until_us
 LEFT JOIN fib AS r
   ON r.ns = w.ns AND r.since_us <= w.until_us AND coalesce(r.until_us, w.until_us + 1) > w.until_us
-  AND in_network(w.peer_addr, r.destination, r.prefix_len) AND in_network(w.peer_addr, r.to_network, r.to_len)
-  AND in_network(w.local_addr, r.from_network, r.from_len)
+  AND in_prefix(w.peer_bits, r.bits, r.prefix_len) AND in_prefix(w.peer_bits, r.to_bits, r.to_len)
+  AND in_prefix(w.local_bits, r.from_bits, r.from_len)
 -- What goes to an own address needs no route.
 WHERE NOT EXISTS (SELECT 1 FROM addresses AS a WHERE a.ns = w.ns AND a.address = w.peer_addr)
 QUALIFY row_number() OVER (
