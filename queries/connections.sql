@@ -78,7 +78,7 @@ routed AS (
   SELECT
     l.place, r.is_sure, r.dev, r.gateway, unmapped(l.peer_addr) AS peer_addr,
     -- Of several next hops the kernel chooses by a hash.
-    rank() OVER (PARTITION BY l.place ORDER BY r.rule_priority, r.prefix_len DESC, r.priority NULLS FIRST) AS choice
+    rank() OVER (PARTITION BY l.place ORDER BY r.rule_priority, r.prefix_len DESC, r.is_sure, r.priority NULLS FIRST) AS choice
   FROM (
     SELECT *, address_bits(unmapped(local_addr)) AS local_bits, address_bits(unmapped(peer_addr)) AS peer_bits FROM listed
   ) AS l

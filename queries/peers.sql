@@ -71,7 +71,7 @@ routed AS (
   SELECT
     p.ns, p.local_addr, p.peer_addr, r.is_sure, r.dev,
     rank() OVER (
-      PARTITION BY p.ns, p.local_addr, p.peer_addr ORDER BY r.rule_priority, r.prefix_len DESC, r.priority NULLS FIRST
+      PARTITION BY p.ns, p.local_addr, p.peer_addr ORDER BY r.rule_priority, r.prefix_len DESC, r.is_sure, r.priority NULLS FIRST
     ) AS choice
   FROM pairs AS p
   JOIN fib AS r

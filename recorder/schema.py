@@ -1050,7 +1050,7 @@ ROUTES = Table(
     + _columns(
         ("family", "word", "keep", "inet or inet6."),
         ("routing_table", "u32", "keep", "Number of the routing table; 254 is main."),
-        ("destination", "text", "address", "Network."),
+        ("destination", "text", "drop", "Network; other names for addresses keep none."),
         ("prefix_len", "u8", "keep", "bits", "Length of it; 0 of the default route."),
         ("priority", "u32", "keep", "Metric: of alike routes the lowest is used."),
     )
@@ -1074,9 +1074,9 @@ RULES = Table(
         ("family", "word", "keep", "inet or inet6."),
         ("priority", "u32", "keep", "Place in the order in which they are asked, lowest first."),
         ("inverted", "flag", "keep", "It holds for what it does not match (not)."),
-        ("source", "text", "address", "Network that the source address is in."),
+        ("source", "text", "drop", "Network that the source address is in."),
         ("source_len", "u8", "keep", "bits", "Length of it; 0 of all."),
-        ("destination", "text", "address", "Network that the destination is in."),
+        ("destination", "text", "drop", "Network that the destination is in."),
         ("destination_len", "u8", "keep", "bits", "Length of it; 0 of all."),
         ("tos", "u8", "keep", "Type of service."),
         ("iif", "text", "name", "Interface that it came in by; lo of what is sent by this host."),

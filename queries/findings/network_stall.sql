@@ -63,7 +63,7 @@ out_by AS MATERIALIZED (
     AND in_prefix(p.local_bits, r.from_bits, r.from_len) AND in_prefix(p.peer_bits, r.to_bits, r.to_len)
     AND in_prefix(p.peer_bits, r.bits, r.prefix_len)
   QUALIFY row_number() OVER (
-    PARTITION BY p.ns, p.local_addr, p.peer_addr ORDER BY r.rule_priority, r.prefix_len DESC, r.priority NULLS FIRST
+    PARTITION BY p.ns, p.local_addr, p.peer_addr ORDER BY r.rule_priority, r.prefix_len DESC, r.is_sure, r.priority NULLS FIRST
   ) = 1
 ),
 lost AS MATERIALIZED (
@@ -107,7 +107,7 @@ on_the_way AS (
     ON r.ns = e.end_ns AND r.since_us <= h.until_us AND coalesce(r.until_us, h.until_us + 1) > h.until_us
     AND in_prefix(h.peer_bits, r.to_bits, r.to_len) AND in_prefix(h.peer_bits, r.bits, r.prefix_len)
   QUALIFY row_number() OVER (
-    PARTITION BY h.ns, h.holder, h.started ORDER BY r.rule_priority, r.prefix_len DESC, r.priority NULLS FIRST
+    PARTITION BY h.ns, h.holder, h.started ORDER BY r.rule_priority, r.prefix_len DESC, r.is_sure, r.priority NULLS FIRST
   ) = 1
   UNION ALL
   SELECT h.* EXCLUDE (peer_ns, peer_ifindex), unnest([h.peer_ns, e.end_ns]), unnest([h.peer_ifindex, e.end_ifindex])

@@ -28,8 +28,8 @@ routes_held AS MATERIALIZED (
 ),
 asked AS (
   SELECT
-    ns, family, priority, CASE WHEN NOT inverted THEN source END AS from_only, CASE WHEN NOT inverted THEN source_len END AS from_len,
-    CASE WHEN NOT inverted THEN destination END AS to_only, CASE WHEN NOT inverted THEN destination_len END AS to_len,
+    ns, family, priority, CASE WHEN NOT inverted THEN source END AS from_only, CASE WHEN NOT inverted AND source IS NOT NULL THEN source_len END AS from_len,
+    CASE WHEN NOT inverted THEN destination END AS to_only, CASE WHEN NOT inverted AND destination IS NOT NULL THEN destination_len END AS to_len,
     action, routing_table, l3mdev, suppress_prefix_len, NOT of_traffic AS is_sure, since_us, until_us
   FROM rules_held
   -- What comes in by another interface is not sent by a socket of this host.
@@ -44,10 +44,13 @@ asked AS (
 SELECT
   a.ns, a.priority AS rule_priority, CASE a.family WHEN 'inet6' THEN '::' ELSE '0.0.0.0' END AS anywhere,
   address_bits(coalesce(a.from_only, anywhere)) AS from_bits, coalesce(a.from_len, 0) AS from_len,
-  coalesce(a.to_only, anywhere) AS to_network, address_bits(to_network) AS to_bits, coalesce(a.to_len, 0) AS to_len, a.is_sure, r.ns IS NULL AS by_rule, coalesce(r.kind, a.action) AS kind,
-  coalesce(r.destination, to_network) AS destination,
-  address_bits(coalesce(r.destination, to_network)) AS bits, coalesce(r.prefix_len, a.to_len, 0) AS prefix_len, r.priority, r.ifindex, r.dev, r.gateway, r.mtu, greatest(a.since_us, r.since_us) AS since_us,
-  least(a.until_us, r.until_us) AS until_us
+  coalesce(a.to_only, anywhere) AS to_network, address_bits(coalesce(a.to_only, anywhere)) AS to_bits, coalesce(a.to_len, 0) AS to_len,
+  -- What was handed over with other names for addresses has no networks left: any may be the one.
+  r.destination IS NULL AND coalesce(r.prefix_len, 0) > 0 AS is_lost, a.is_sure AND NOT is_lost AS is_sure, r.ns IS NULL AS by_rule,
+  coalesce(r.kind, a.action) AS kind, coalesce(r.destination, a.to_only, anywhere) AS destination,
+  address_bits(coalesce(r.destination, a.to_only, anywhere)) AS bits,
+  CASE WHEN r.ns IS NULL THEN coalesce(a.to_len, 0) WHEN is_lost THEN 0 ELSE r.prefix_len END AS prefix_len, r.priority, r.ifindex, r.dev,
+  r.gateway, r.mtu, greatest(a.since_us, r.since_us) AS since_us, least(a.until_us, r.until_us) AS until_us
 FROM asked AS a
 LEFT JOIN routes_held AS r
   ON a.action IN ('lookup', 'goto') AND r.ns = a.ns AND r.family = a.family AND r.prefix_len > coalesce(a.suppress_prefix_len, -1)

@@ -7,7 +7,8 @@
 SELECT
   ns, family, priority, inverted, source, source_len, destination, destination_len, tos, iif, oif, fwmark, fwmask, l3mdev, uid_from,
   uid_to, ip_proto, sports, dports, action, routing_table, goto, suppress_prefix_len,
-  inverted OR l3mdev OR action IN ('goto', 'nop')
+  -- What was replaced to be handed over has no networks left.
+  inverted OR l3mdev OR action IN ('goto', 'nop') OR (source IS NULL AND source_len > 0) OR (destination IS NULL AND destination_len > 0)
     OR coalesce(oif, CAST(tos AS VARCHAR), CAST(fwmark AS VARCHAR), CAST(uid_from AS VARCHAR), CAST(ip_proto AS VARCHAR), sports, dports) IS NOT NULL
     AS of_traffic,
   epoch_us(valid_from) AS since_us, epoch_us(max(valid_to)) AS until_us

@@ -40,5 +40,5 @@ LEFT JOIN fib AS r
 WHERE NOT EXISTS (SELECT 1 FROM addresses AS a WHERE a.ns = w.ns AND a.address = w.peer_addr)
 QUALIFY row_number() OVER (
   PARTITION BY w.ns, w.peer_addr, w.pid
-  ORDER BY r.rule_priority NULLS LAST, r.prefix_len DESC NULLS LAST, r.priority NULLS FIRST, r.gateway
+  ORDER BY r.rule_priority NULLS LAST, r.prefix_len DESC NULLS LAST, r.is_sure, r.priority NULLS FIRST, r.gateway
 ) = 1

@@ -113,7 +113,7 @@ def _row(group: npt.NDArray[np.void], entries: int) -> Row:
     port, reply_port = int(group["port"]), int(group["reply_port"])
     moved = (answers, reply_port) != (destination, port)
     return _common(group, entries) | {
-        "family": _FAMILIES.get(family),
+        "family": _FAMILIES[family] if family in _FAMILIES else None,
         "source": source,
         "destination": destination,
         "port": port or None,
