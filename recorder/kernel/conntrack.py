@@ -30,7 +30,7 @@ MOST_GROUPS = 1000
 
 _NETLINK_NETFILTER = 12
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 47: "gre", 58: "icmpv6", 132: "sctp"}
-_FAMILIES = {socket.AF_INET: "inet", socket.AF_INET6: "inet6"}
+_FAMILIES: dict[int, str] = {socket.AF_INET: "inet", socket.AF_INET6: "inet6"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _row(group: npt.NDArray[np.void], entries: int) -> Row:
     port, reply_port = int(group["port"]), int(group["reply_port"])
     moved = (answers, reply_port) != (destination, port)
     return _common(group, entries) | {
-        "family": _FAMILIES[family] if family in _FAMILIES else None,
+        "family": _FAMILIES.get(family),
         "source": source,
         "destination": destination,
         "port": port or None,
