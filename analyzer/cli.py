@@ -171,6 +171,15 @@ Top = Annotated[
         help="How many rows or series the report lists; 0 is all.",
     ),
 ]
+NamesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--names",
+        metavar="FILE",
+        help="Show names in place of addresses: from CSV (address,name) or a file as /etc/hosts.",
+        show_default=False,
+    ),
+]
 Zone = Annotated[
     str,
     typer.Option(
@@ -236,9 +245,11 @@ def request_of(
     threads: int | None = None,
     memory: str | None = None,
     timeout: float | None = None,
+    names: Path | None = None,
 ) -> Request:
     """Return what is asked for, or end a wrong use."""
     from analyzer.request import Request
+    from analyzer.screen.names import Names, read_names
 
     if form is None:
         ending = output.suffix.lower() if output else ""
@@ -267,6 +278,7 @@ def request_of(
         threads=threads,
         memory=memory,
         timeout=timeout,
+        names=read_names(names) if names is not None else Names(),
     )
 
 
@@ -438,6 +450,7 @@ def summary(
     threads: Threads = None,
     memory: Memory = None,
     timeout: Timeout = None,
+    names: NamesFile = None,
 ) -> None:
     """Say what is wrong in a recording, worst first, and what to read next.
 
@@ -449,7 +462,7 @@ def summary(
     """
     recordings = _named(recording)
     request = request_of(
-        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
+        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout, names
     )
     with wrong_options(), request.opened() as opened:
         verdict = request.summary(opened, _pairs(param or []))
@@ -574,13 +587,14 @@ def report(
     threads: Threads = None,
     memory: Memory = None,
     timeout: Timeout = None,
+    names: NamesFile = None,
 ) -> None:
     """Print a report of a recording."""
     found = _report(name)
     given = _given(found, param or [], top)
     recordings = _named(recording)
     request = request_of(
-        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout
+        recordings, start, end, where, filter, zone, form, output, threads, memory, timeout, names
     )
     with wrong_options(), request.opened() as opened:
         request.report(opened, found, given)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from analyzer.screen.cells import printable
+from analyzer.screen.names import Names
 from analyzer.screen.output import destination
 from analyzer.screen.progress import Bar
 from analyzer.screen.prose import width_of
@@ -25,6 +26,7 @@ from recorder.schema import SockrecError
 if TYPE_CHECKING:
     from analyzer import Analysis, Answer
     from analyzer.sql.header import Query
+    from analyzer.sql.marks import Mark
     from analyzer.sql.views import Scope
 
 
@@ -58,6 +60,7 @@ class Request:
     threads: int | None
     memory: str | None
     timeout: float | None
+    names: Names = Names()  # noqa: RUF009 - it is frozen
 
     def opened(self) -> AbstractContextManager[Analysis]:
         """Open the recording, within the limits that are asked for."""
@@ -86,6 +89,7 @@ class Request:
         """Print a report; if it has no rows, tell what of the recording it lacked."""
         from analyzer import Answer
         from analyzer.sql.hosts import charted, lacking_each, naming
+        from analyzer.sql.marks import marks
         from analyzer.sql.summary import netns_called
 
         values = report.values(given)  # of any names, which keywords could not have
@@ -95,8 +99,18 @@ class Request:
         chart = charted(opened.engine, report)
         ranks = (*naming(opened.engine)[0], *report.ranks)
         called = netns_called(opened.engine, home=True) if self.form is Format.table else {}
-        marked = self._marks(opened, scope) if self.form is Format.table else []
-        look = Look(self.zone, report.title, chart, ranks, int(top), called=called)
+        marked = marks(opened.engine, scope) if self.form is Format.table else []
+        moments = [mark.us / 1e6 for mark in marked]
+        look = Look(
+            self.zone,
+            report.title,
+            chart,
+            ranks,
+            int(top),
+            called=called,
+            marks=moments,
+            names=self.names,
+        )
         shown = self.show(opened, answer, look)
         why = "; ".join(lacking_each(opened.engine, scope, report))
         if not shown:
@@ -104,7 +118,7 @@ class Request:
         elif why:
             _note(f"what rests on it is missing or too low: {why}")
         self._note_unknown(opened)
-        for line in marked:
+        for line in self._told(marked):
             _note(f"marked: {line}")
 
     def summary(self, opened: Analysis, given: Mapping[str, str]) -> str:
@@ -113,6 +127,7 @@ class Request:
 
         from analyzer.sql.account import account, verdict
         from analyzer.sql.hosts import summarize_each
+        from analyzer.sql.marks import marks
         from analyzer.sql.summary import lines
 
         done: list[float] = []
@@ -120,6 +135,10 @@ class Request:
         with Bar(lambda: done[-1] if done else None, sys.stderr):
             found = summarize_each(opened.engine, scope, given, lambda n, of: done.append(n / of))
             told = account(opened.engine, found, scope) if self.form is Format.json else {}
+        if self.form is Format.table:
+            put = self.names.put
+            rows = [{**row, "sentence": put(str(row["sentence"]))} for row in found.found]
+            found = replace(found, found=tuple(rows))
         with destination(self.output, self._own(opened)) as out:
             if self.form is Format.table:
                 out.writelines(
@@ -132,7 +151,8 @@ class Request:
                         narrowed=bool(self.start or self.end or self.where or self.filter),
                     )
                 )
-                out.writelines(f"marked:   {line}\n" for line in self._marks(opened, scope))
+                marked = self._told(marks(opened.engine, scope))
+                out.writelines(f"marked:   {line}\n" for line in marked)
             elif self.form is Format.json:
                 out.write(json.dumps(told, indent=2, allow_nan=False) + "\n")
             else:
@@ -156,11 +176,10 @@ class Request:
             written = write(schema, batches, self.form, out, look)
         return written
 
-    def _marks(self, opened: Analysis, scope: Scope) -> list[str]:
-        """Return the marks of the time that is asked about, the latest, in words."""
-        from analyzer.sql.marks import marks, words
+    def _told(self, found: Sequence[Mark]) -> list[str]:
+        """Return marks in words, the latest of them."""
+        from analyzer.sql.marks import words
 
-        found = marks(opened.engine, scope)
         more = [f"and {len(found) - _MARKS_TOLD:,} more before"] * (len(found) > _MARKS_TOLD)
         return [*more, *(words(mark, ZoneInfo(self.zone)) for mark in found[-_MARKS_TOLD:])]
 

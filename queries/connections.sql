@@ -7,10 +7,11 @@
 -- read, a full Send-Q a peer that does not (queue_growth). Totals are of the whole life, from before
 -- the recording too; peers says what was moved during it. A connection over loopback has two rows,
 -- one for each end. A state is dated by the first sample that showed it; shorter ones are not seen.
--- What the kernel had cleared when a socket reset its connection is empty, never 0.
+-- What the kernel had cleared when a socket reset its connection is empty, never 0. Interface and next
+-- hop are those that the routes and rules of its last moment gave its addresses.
 -- """
 -- needs = ["tcp"]
--- uses = ["connections", "larger", "since_opened"]
+-- uses = ["address_bits", "connections", "fib", "in_prefix", "is_loopback", "larger", "since_opened", "the_only", "unmapped"]
 -- ranks = [
 --   "comm", "pid", "role", "local", "peer", "duration_us", "life", "first_time", "sent_bytes", "received_bytes",
 --   "retrans_percent", "rtt_us",
@@ -32,6 +33,8 @@
 -- rtt_us = "Smoothed round-trip time, the worst one known."
 -- recv_q_peak_bytes = "Most bytes that waited to be read in a sample."
 -- send_q_peak_bytes = "Most bytes that waited to be sent or acknowledged in a sample."
+-- dev = "Interface that it went out by; empty if that is not known, or a rule asks for more than addresses."
+-- next_hop = "Gateway, or the peer itself on the same link; empty likewise, and of own addresses."
 -- netns = "Inode number of the network namespace."
 -- cookie = "Identity of the socket, for SQL of your own."
 --
@@ -51,7 +54,7 @@
 -- x = { field = "duration_us", type = "quantitative" }
 -- y = { field = "local", sort = "-x" }
 -- color = { field = "comm" }
-WITH listed AS (
+WITH listed AS MATERIALIZED (
   SELECT
     c.*,
     row_number() OVER (
@@ -70,6 +73,30 @@ WITH listed AS (
     ) AS place
   FROM connections AS c CROSS JOIN params
   QUALIFY params.top = 0 OR place <= params.top
+),
+routed AS (
+  SELECT
+    l.place, r.is_sure, r.dev, r.gateway, unmapped(l.peer_addr) AS peer_addr,
+    -- Of several next hops the kernel chooses by a hash.
+    rank() OVER (PARTITION BY l.place ORDER BY r.rule_priority, r.prefix_len DESC, r.is_sure, r.priority NULLS FIRST) AS choice
+  FROM (
+    SELECT *, address_bits(unmapped(local_addr)) AS local_bits, address_bits(unmapped(peer_addr)) AS peer_bits FROM listed
+  ) AS l
+  JOIN fib AS r
+    ON r.ns = l.ns AND r.since_us <= l.last_us AND coalesce(r.until_us, l.last_us + 1) > l.last_us
+    AND in_prefix(l.local_bits, r.from_bits, r.from_len) AND in_prefix(l.peer_bits, r.to_bits, r.to_len)
+    AND in_prefix(l.peer_bits, r.bits, r.prefix_len)
+),
+own AS (
+  SELECT DISTINCT l.place
+  FROM listed AS l JOIN addresses AS a ON a.ns = l.ns AND a.address = unmapped(l.peer_addr)
+),
+ways_out AS (
+  SELECT place, the_only(dev) AS dev, the_only(coalesce(gateway, peer_addr)) AS next_hop
+  FROM routed
+  WHERE choice = 1
+  GROUP BY place
+  HAVING bool_and(is_sure)
 )
 SELECT
   comm, pid, role, local, peer, first_time, last_us - first_us AS duration_us,
@@ -101,6 +128,8 @@ SELECT
   ) AS life,
   bytes_sent AS sent_bytes, bytes_received AS received_bytes, total_retrans AS retrans,
   round(100.0 * total_retrans / nullif(segs_out, 0), 2) AS retrans_percent,
-  rtt_max_us AS rtt_us, recv_q_peak AS recv_q_peak_bytes, send_q_peak AS send_q_peak_bytes, netns, cookie
-FROM listed
-ORDER BY place
+  rtt_max_us AS rtt_us, recv_q_peak AS recv_q_peak_bytes, send_q_peak AS send_q_peak_bytes,
+  CASE WHEN o.place IS NOT NULL OR is_loopback(peer_addr) THEN 'lo' ELSE w.dev END AS dev,
+  CASE WHEN o.place IS NULL THEN w.next_hop END AS next_hop, netns, cookie
+FROM listed AS l LEFT JOIN own AS o USING (place) LEFT JOIN ways_out AS w USING (place)
+ORDER BY l.place

@@ -9,7 +9,7 @@
 -- namespace only.
 -- """
 -- needs = ["network"]
--- uses = ["interface_queues", "interface_totals", "netns_of"]
+-- uses = ["interface_ends", "interface_queues", "interface_totals", "netns_names", "netns_of"]
 -- ranks = [
 --   "dev", "state", "rx_mbit_peak", "tx_mbit_peak", "errors", "tx_dropped", "qdisc", "qdisc_drops", "backlog_peak_bytes", "netns",
 -- ]
@@ -17,6 +17,7 @@
 -- [columns]
 -- netns = "Inode number of the network namespace."
 -- dev = "Interface."
+-- leads_to = "Name and network namespace of the other end, by its name, pod or container, if it is another that was recorded."
 -- kind = "veth, bridge, vlan …; empty of a real one and of loopback."
 -- state = "State at the end; empty if it is gone."
 -- mtu = "Largest packet."
@@ -59,12 +60,12 @@ ranked AS (
   FROM interface_totals AS t LEFT JOIN queues AS q USING (ns, ifindex)
 )
 SELECT
-  netns_of(r.ns) AS netns, r.dev, r.kind, r.state, r.mtu, r.speed_mbit,
+  netns_of(r.ns) AS netns, r.dev, e.end_dev || ' of ' || c.called AS leads_to, r.kind, r.state, r.mtu, r.speed_mbit,
   round(100.0 * greatest(r.rx_mbit_peak, r.tx_mbit_peak) / nullif(r.speed_mbit, 0), 1) AS use_percent,
   round(8.0 * r.rx_bytes / nullif(r.lasted_us, 0), 3) AS rx_mbit, round(r.rx_mbit_peak, 3) AS rx_mbit_peak,
   round(8.0 * r.tx_bytes / nullif(r.lasted_us, 0), 3) AS tx_mbit, round(r.tx_mbit_peak, 3) AS tx_mbit_peak,
   r.rx_packets, r.tx_packets, r.rx_dropped, r.tx_dropped, r.errors, r.missed, r.carrier_changes, r.qdisc, r.qdisc_drops,
   r.backlog_peak AS backlog_peak_bytes, round(r.stood_us / 1000000.0, 1) AS stood_s
-FROM ranked AS r CROSS JOIN params
+FROM ranked AS r LEFT JOIN interface_ends AS e USING (ns, ifindex) LEFT JOIN netns_names AS c ON c.ns = e.end_ns CROSS JOIN params
 WHERE params.top = 0 OR r.place <= params.top
 ORDER BY r.place

@@ -1,23 +1,23 @@
--- title = "Addresses, routes and neighbours"
+-- title = "Addresses, routes, rules and neighbours"
 -- description = """
 -- What of the network beneath held at the end of the time: give --to for another moment. First what is
 -- wrong: an address that another host has too, a neighbour that does not answer, and what ended while
 -- it was recorded; then by namespace and interface.
 -- """
 -- needs = ["network"]
--- uses = ["held_addresses", "held_neighbours", "held_routes", "netns_of"]
+-- uses = ["held_addresses", "held_neighbours", "held_routes", "held_rules", "netns_of"]
 -- ranks = ["what", "dev", "address", "state", "via", "since", "until", "netns"]
 --
 -- [columns]
 -- netns = "Inode number of the network namespace."
 -- dev = "Interface."
--- what = "address, route or neighbour."
--- address = "Address or network, with the length of its prefix."
+-- what = "address, route, rule or neighbour."
+-- address = "Address or network, with the length of its prefix; of a rule what it asks for, as ip writes it."
 -- via = "Gateway of a route; of a neighbour its address on the link."
--- state = "Of an address duplicate or tentative, of a route its kind, of a neighbour its state."
+-- state = "Of an address duplicate or tentative, of a route its kind, of a rule what it does, of a neighbour its state."
 -- mtu = "Largest packet, of a route that says so."
--- routing_table = "Of a route, the number of its table; 254 is main."
--- priority = "Of a route, its metric."
+-- routing_table = "Of a route the number of its table, of a rule the one that it asks; 254 is main."
+-- priority = "Of a route its metric, of a rule its place: the lowest is asked first."
 -- since = "First look that found it so."
 -- until = "First look that did not; empty if it holds."
 --
@@ -35,6 +35,17 @@ WITH held AS (
   SELECT
     ns, ifindex, dev, 'route', concat(destination, '/', prefix_len), gateway, kind, mtu, routing_table, priority, since_us, until_us
   FROM held_routes
+  UNION ALL
+  SELECT
+    ns, NULL, oif, 'rule',
+    concat(
+      CASE WHEN inverted THEN 'not ' END, 'from ', coalesce(source || '/' || source_len, CASE family WHEN 'inet6' THEN '::/0' ELSE '0.0.0.0/0' END), ' to ' || destination || '/' || destination_len,
+      printf(' tos 0x%02x', tos), ' iif ' || iif, printf(' fwmark 0x%x', fwmark), CASE WHEN fwmask < 4294967295 THEN printf('/0x%x', fwmask) END,
+      CASE WHEN l3mdev THEN ' l3mdev' END, printf(' uidrange %d-%d', uid_from, uid_to), ' ipproto ' || ip_proto, ' sport ' || sports,
+      ' dport ' || dports, ' suppress_prefixlength ' || suppress_prefix_len
+    ),
+    NULL, concat(action, ' ' || goto), NULL, routing_table, priority, since_us, until_us
+  FROM held_rules
   UNION ALL
   SELECT ns, ifindex, dev, 'neighbour', address, lladdr, state, NULL, NULL, NULL, since_us, until_us
   FROM held_neighbours

@@ -215,7 +215,15 @@ def record(
     no_network: Annotated[
         bool,
         typer.Option(
-            "--no-network", help="Do not record interfaces, qdiscs, addresses, routes, neighbours."
+            "--no-network",
+            help="Do not record interfaces, qdiscs, addresses, routes, rules, neighbours.",
+        ),
+    ] = False,
+    conntrack: Annotated[
+        bool,
+        typer.Option(
+            "--conntrack",
+            help="Record what fills the connection tracking table, every 10 s at most.",
         ),
     ] = False,
     no_closes: Annotated[
@@ -430,6 +438,7 @@ def record(
             command_lines=not no_cmdline,
             unix_names=not no_unix_paths,
             network=not no_network,
+            conntrack=conntrack,
             closes_buffer=closes_buffer or EVENTS_BUFFER,
             command=argv,
             environment=environment,

@@ -24,6 +24,7 @@ from recorder.host.io_class import BEST_EFFORT, set_io_class
 from recorder.host.limits import Room, is_lack, lack
 from recorder.host.namespaces import Namespaces, raise_descriptor_limit
 from recorder.kernel.closes import Closes
+from recorder.kernel.conntrack import Conntrack
 from recorder.kernel.places import Places
 from recorder.kernel.tables import EVERYTHING, Choice, describe
 from recorder.kernel.transport import EVENTS_BUFFER
@@ -109,6 +110,7 @@ class Options:
     command_lines: bool = True
     unix_names: bool = True
     network: bool = True
+    conntrack: bool = False
     closes_buffer: int = EVENTS_BUFFER
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
@@ -255,6 +257,7 @@ class Recording:
                 command_lines=options.command_lines,
                 unix_names=options.unix_names,
                 network=self._follow_network(writer.manifest) if options.network else None,
+                conntrack=Conntrack() if options.conntrack else None,
                 found=options.filter,
             )
             try:
@@ -372,6 +375,7 @@ class Recording:
             "netns_selected": list(options.netns),
             "owners": options.owners,
             "network": options.network,
+            "conntrack": options.conntrack,
             **({"keep": options.keep.facts()} if options.keep else {}),
             **({"labels": dict(options.labels)} if options.labels else {}),
             "command": (list(options.command) or None) if options.command_lines else None,

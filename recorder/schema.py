@@ -479,8 +479,8 @@ SAMPLES = Table(
             "word",
             "keep",
             "What was read: a kernel table (tcp, udp, udp6, mptcp, unix, packet, netlink …), "
-            "owners, processes, counters, closes, namespaces, network; all: every table of a "
-            "namespace without sockets.",
+            "owners, processes, counters, closes, namespaces, network, conntrack; all: every table "
+            "of a namespace without sockets.",
         ),
         (
             "source",
@@ -1057,7 +1057,7 @@ ROUTES = Table(
     + _columns(
         ("family", "word", "keep", "inet or inet6."),
         ("routing_table", "u32", "keep", "Number of the routing table; 254 is main."),
-        ("destination", "text", "address", "Network."),
+        ("destination", "text", "drop", "Network; other names for addresses keep none."),
         ("prefix_len", "u8", "keep", "bits", "Length of it; 0 of the default route."),
         ("priority", "u32", "keep", "Metric: of alike routes the lowest is used."),
     )
@@ -1067,6 +1067,50 @@ ROUTES = Table(
         ("kind", "word", "keep", "unicast, blackhole, unreachable, prohibit or throw."),
         ("source", "text", "address", "Own address that is preferred."),
         ("mtu", "u32", "keep", "bytes", "Largest packet, if the route says so."),
+    )
+    + _VALID,
+)
+
+RULES = Table(
+    "rules",
+    "Rules that say which routing table is asked: one row when one appears, and one more, with "
+    "valid_to set, when it is gone. What a rule does not compare is NULL.",
+    ("netns", "priority", "valid_from"),
+    _SAMPLE
+    + _columns(
+        ("family", "word", "keep", "inet or inet6."),
+        ("priority", "u32", "keep", "Place in the order in which they are asked, lowest first."),
+        ("inverted", "flag", "keep", "It holds for what it does not match (not)."),
+        ("source", "text", "drop", "Network that the source address is in."),
+        ("source_len", "u8", "keep", "bits", "Length of it; 0 of all."),
+        ("destination", "text", "drop", "Network that the destination is in."),
+        ("destination_len", "u8", "keep", "bits", "Length of it; 0 of all."),
+        ("tos", "u8", "keep", "Type of service."),
+        ("iif", "text", "name", "Interface that it came in by; lo of what is sent by this host."),
+        ("oif", "text", "name", "Interface that the socket is bound to."),
+        ("fwmark", "u32", "keep", "Mark of the packet, under the mask."),
+        ("fwmask", "u32", "keep", "That mask."),
+        ("l3mdev", "flag", "keep", "It asks the table of the VRF of the interface."),
+        ("uid_from", "u32", "keep", "First user."),
+        ("uid_to", "u32", "keep", "Last user."),
+        ("ip_proto", "u8", "keep", "Number of the protocol: 6 is TCP, 17 UDP."),
+        ("sports", "text", "keep", "Source ports: 80 or 80-90."),
+        ("dports", "text", "keep", "Destination ports, likewise."),
+        (
+            "action",
+            "word",
+            "keep",
+            "lookup (of the table), goto, nop, blackhole, unreachable or prohibit.",
+        ),
+        ("routing_table", "u32", "keep", "Number of the routing table; 254 is main, 255 local."),
+        ("goto", "u32", "keep", "Priority of the rule that is asked next."),
+        (
+            "suppress_prefix_len",
+            "u32",
+            "keep",
+            "bits",
+            "A route found whose prefix is no longer than this is not used.",
+        ),
     )
     + _VALID,
 )
@@ -1093,6 +1137,44 @@ NEIGHBOURS = Table(
     + _VALID,
 )
 
+CONNTRACK = Table(
+    "conntrack",
+    "Entries of the connection tracking table (record --conntrack), counted by what they have in "
+    "common, some ten seconds apart. What is common to few, if there is more than a thousand of "
+    "it, is counted by protocol and state only.",
+    ("netns", "sample", "protocol"),
+    _SAMPLE
+    + _columns(
+        ("family", "word", "keep", "inet or inet6; NULL of what is counted together."),
+        ("protocol", "word", "keep", "tcp, udp, icmp …, or its number."),
+        ("source", "text", "address", "Who began it; NULL likewise."),
+        ("destination", "text", "address", "The address that was asked for."),
+        ("port", "u16", "keep", "The port that was asked for; NULL if there is none."),
+        (
+            "nat_source",
+            "text",
+            "address",
+            "The address that the destination sees in place of source; NULL if it is that.",
+        ),
+        (
+            "nat_destination",
+            "text",
+            "address",
+            "The address that answers in place of destination; NULL if neither it nor the port "
+            "is another.",
+        ),
+        ("nat_port", "u16", "keep", "The port that answers, likewise."),
+        (
+            "state",
+            "word",
+            "keep",
+            "State of TCP as the table has it: SYN_SENT, ESTABLISHED, TIME_WAIT …; else NULL.",
+        ),
+        ("unreplied", "flag", "keep", "Whether nothing was ever answered."),
+        ("entries", "u32", "keep", "count", "Entries that have all this in common."),
+    ),
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
@@ -1111,7 +1193,9 @@ TABLES: dict[str, Table] = {
         QDISCS,
         ADDRESSES,
         ROUTES,
+        RULES,
         NEIGHBOURS,
+        CONNTRACK,
     )
 }
 

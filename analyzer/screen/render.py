@@ -204,6 +204,9 @@ def _write_table(
         return
     if look.called:
         schema, shown = _called(schema, shown, look.called)
+    if look.names.known:
+        put = look.names.put
+        shown = [[put(cell) if isinstance(cell, str) else cell for cell in row] for row in shown]
     names = [printable(name) for name in schema.names]
     if on_terminal:
         terminal = Terminal(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 BLOCKS = "▁▂▃▄▅▆▇"
 BLANK = " "
+MARK = "▲"
 
 _MARKS = ("line", "area", "bar")
 _SERIES = ("row", "column", "facet", "color", "detail", "strokeDash", "shape")
@@ -98,6 +100,19 @@ class Sparklines:
         times = sorted(self._times)
         slots = _slots(times, max(width, 1), self.binned) if times else {}
         return [self._line(key, joined[key], slots) for key in shown], len(ranked) - len(shown)
+
+    def marked(self, moments: Iterable[float], width: int) -> str:
+        """Return a line that points at moments of its time, in seconds, below lines of that width.
+
+        One between two samples is pointed at under the earlier one.
+        """
+        times = sorted(self._times)
+        if not times:
+            return ""
+        slots = _slots(times, max(width, 1), self.binned)
+        before = [bisect_right(times, moment) - 1 for moment in moments if moment <= times[-1]]
+        places = {slots[times[at]] for at in before if at >= 0}
+        return "".join(MARK if at in places else BLANK for at in range(max(places, default=-1) + 1))
 
     def _line(self, key: tuple[str, ...], points: Points, slots: Mapping[float, int]) -> Line:
         numbers = list(points.values())

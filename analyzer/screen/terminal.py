@@ -10,6 +10,7 @@ from typing import TextIO
 from zoneinfo import ZoneInfo
 
 from analyzer.screen.cells import NOTHING, printable, text
+from analyzer.screen.names import Names
 from analyzer.screen.sparkline import Line, Sparklines
 from analyzer.screen.units import common_day, number_text, short_names, time_text
 from analyzer.screen.zones import UTC_NAME
@@ -48,7 +49,9 @@ class Look:
 
     ``ranks`` names the columns that a narrow terminal keeps, the first one longest. ``series`` is
     how many series of the chart are drawn, 0 for all. ``begin`` is called before anything is
-    written. ``called`` has names of network namespaces, which stand for their numbers.
+    written. ``called`` has names of network namespaces, which stand for their numbers; ``marks``
+    are the moments, in seconds since 1970, that the chart points at; ``names`` has names of
+    addresses.
     """
 
     zone: str = UTC_NAME
@@ -58,6 +61,8 @@ class Look:
     series: int = 0
     begin: Callable[[], None] = lambda: None
     called: Mapping[int, str] = field(default_factory=dict)
+    marks: Sequence[float] = ()
+    names: Names = Names()  # noqa: RUF009 - it is frozen
 
 
 PLAIN = Look()
@@ -107,7 +112,8 @@ class Terminal:
 
     def chart(self, chart: Sparklines, look: Look) -> bool:
         """Print one line for each series of a chart; return whether there is any."""
-        lines, left_out = chart.lines(self._blocks(chart, look), look.series)
+        width = self._blocks(chart, look)
+        lines, left_out = chart.lines(width, look.series)
         if not any(len(line.blocks) > 1 for line in lines):
             return False
         self.note(f"{printable(chart.value)} over time, {_span(chart, look.zone)}")
@@ -115,6 +121,8 @@ class Terminal:
         blocks = max(len(line.blocks) for line in lines)
         for line in lines:
             self._line(line, wide, blocks)
+        if marked := chart.marked(look.marks, width):
+            self._console.print(f"{'marks'[:wide]:<{wide}}  {marked}", style="dim", no_wrap=True)
         if left_out:
             self.note(f"and {left_out:,} more")
         self._out.write("\n")

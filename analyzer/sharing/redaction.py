@@ -31,6 +31,8 @@ _KIND_OF = {
     "busiest_comm": "app",
     "user": "user",
     "dev": "dev",
+    "iif": "dev",
+    "oif": "dev",
     "unit": "unit",
     "slice": "slice",
     "container": "container",

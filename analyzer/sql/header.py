@@ -21,6 +21,7 @@ NEEDS = (
     "udp",
     "unix",
     "closes",
+    "conntrack",
     "counters",
     "owners",
     "limits",

@@ -45,6 +45,7 @@ _STEPS_OF = {
     "counters": ("counters",),
     "owners": ("owners",),
     "network": ("network",),
+    "conntrack": ("conntrack",),
     "processes": ("processes",),
 }
 """The steps of samples of which one at least has to have worked."""
@@ -65,6 +66,7 @@ _HINTS = {
     "owners": "the processes were not recorded",
     "limits": "the limits of processes were not recorded",
     "network": "the network beneath was not recorded",
+    "conntrack": "connection tracking tables were not recorded (record --conntrack)",
     "processes": "what processes did was not recorded",
     "settings": "the kernel's settings were not recorded",
     "samples": "what the recorder did was not recorded",

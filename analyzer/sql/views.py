@@ -29,7 +29,9 @@ _BATCHES_AT_ONCE = 256
 _TIME_COLUMN = {
     "closes": "time",
     "marks": "time",
-    **dict.fromkeys(("owners", "namespaces", "addresses", "routes", "neighbours"), "valid_from"),
+    **dict.fromkeys(
+        ("owners", "namespaces", "addresses", "routes", "rules", "neighbours"), "valid_from"
+    ),
 }
 """What ``--from`` and ``--to`` compare, and what ``t_us`` is made of, where not ``sample_time``."""
 
@@ -59,7 +61,7 @@ _DESCRIBE = {
     "closes": frozenset({"pid", "start_us"}),
 }
 
-LASTING = frozenset("owners settings namespaces cgroups addresses routes neighbours".split())
+LASTING = frozenset("owners settings namespaces cgroups addresses routes rules neighbours".split())
 """Tables of which a row holds until it is replaced: what was so before ``--from`` is in scope."""
 
 OWN = "own_sockets"

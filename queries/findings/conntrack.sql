@@ -2,10 +2,10 @@
 -- description = """
 -- The firewall's table of connections (nf_conntrack) is nearly full, or was: the kernel drops packets
 -- of new connections then, for all processes, and they see timeouts only. Look at who opens so many
--- connections (churn, peers), shorten net.netfilter.nf_conntrack_tcp_timeout_*, or raise nf_conntrack_max.
+-- connections (conntrack, if it was recorded; else churn, peers), shorten net.netfilter.nf_conntrack_tcp_timeout_*, or raise nf_conntrack_max.
 -- """
 -- needs = ["counters"]
--- uses = ["counter_steps", "counter_values", "netns_of"]
+-- uses = ["counter_steps", "counter_values", "endpoint", "netns_of", "tracked", "who"]
 --
 -- [params.percent]
 -- type = "DOUBLE"
@@ -62,8 +62,16 @@ SELECT
           ': up to %,d of %,d entries (%.0f %%)', t.entries, t.allowed, CAST(100.0 * t.entries / t.allowed AS DOUBLE)
         )
     END,
-    CASE WHEN t.dropped > 0 THEN printf(', packets or entries dropped: %,d', CAST(t.dropped AS BIGINT)) END
+    CASE WHEN t.dropped > 0 THEN printf(', packets or entries dropped: %,d', CAST(t.dropped AS BIGINT)) END,
+    CASE
+      WHEN g.source IS NOT NULL
+        THEN concat(
+          printf('; of %,d entries %,d are ', g.of_entries, g.entries), g.protocol, ' ' || g.state, ' from ', g.source, ' to ',
+          coalesce(endpoint(g.destination, g.port), g.destination), CASE WHEN g.unreplied THEN ', never answered' END,
+          CASE WHEN g.processes = 1 THEN concat(', ', CASE g.role WHEN 'serves' THEN 'served by ' ELSE 'of ' END, who(g.comm, g.pid)) END
+        )
+    END
   ) AS sentence,
   'counters' AS report
-FROM tables AS t CROSS JOIN params AS p
+FROM tables AS t LEFT JOIN tracked AS g ON g.ns = t.ns AND g.place = 1 CROSS JOIN params AS p
 WHERE t.dropped >= p.drops OR 100.0 * t.entries >= p.percent * t.allowed

@@ -8,7 +8,7 @@
 -- container does.
 -- """
 -- needs = ["network"]
--- uses = ["interface_totals", "netns_of"]
+-- uses = ["interface_ends", "interface_totals", "leads_to", "netns_of"]
 --
 -- [params.packets]
 -- type = "BIGINT"
@@ -43,7 +43,7 @@ SELECT
   make_timestamp(greatest(CASE WHEN n.downs > 0 THEN n.down_us END, CASE WHEN n.errs THEN n.fault_until_us END, CASE WHEN n.downs > 0 AND n.is_down THEN n.until_us END)) AS until,
   CAST(CASE WHEN n.errs THEN n.bad ELSE n.downs END AS DOUBLE) AS measured, CAST(CASE WHEN n.errs THEN p.packets ELSE 1 END AS DOUBLE) AS threshold,
   concat(
-    'interface ', n.dev,
+    'interface ', n.dev, leads_to(e.end_dev, e.tag),
     CASE
       WHEN n.downs > 0
         THEN concat(CASE WHEN n.set_down THEN ' was set down' ELSE ' went down' END, CASE WHEN n.downs > 1 THEN printf(' %,d times', n.downs) END, CASE WHEN n.is_down THEN ' and stayed down' END)
@@ -58,4 +58,4 @@ SELECT
     END
   ) AS sentence,
   'interfaces' AS report
-FROM faulty AS n CROSS JOIN params AS p
+FROM faulty AS n LEFT JOIN interface_ends AS e USING (ns, ifindex) CROSS JOIN params AS p

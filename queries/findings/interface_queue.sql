@@ -7,7 +7,7 @@
 -- """
 -- needs = ["network"]
 -- lasts = "seconds"
--- uses = ["interface_queues", "netns_of", "pace", "patience"]
+-- uses = ["interface_ends", "interface_queues", "leads_to", "netns_of", "pace", "patience"]
 --
 -- [params.seconds]
 -- type = "DOUBLE"
@@ -54,7 +54,7 @@ SELECT
   CAST(CASE WHEN n.stands THEN n.stood_us / 1000000.0 ELSE n.drops END AS DOUBLE) AS measured,
   CAST(CASE WHEN n.stands THEN n.patience_us / 1000000.0 ELSE p.drops END AS DOUBLE) AS threshold,
   concat(
-    'the queue (', n.kind, ' ', n.handle, ') of interface ', n.dev,
+    'the queue (', n.kind, ' ', n.handle, ') of interface ', n.dev, leads_to(e.end_dev, e.tag),
     CASE
       WHEN n.stands
         THEN printf(
@@ -73,5 +73,5 @@ SELECT
     END
   ) AS sentence,
   'interfaces' AS report
-FROM full_queues AS n CROSS JOIN params AS p
+FROM full_queues AS n LEFT JOIN interface_ends AS e USING (ns, ifindex) CROSS JOIN params AS p
 WHERE n.stands OR n.overflows

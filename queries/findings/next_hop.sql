@@ -5,7 +5,7 @@
 -- there is no route to the peer any more. The process sees a timeout, or EHOSTUNREACH after seconds.
 -- """
 -- needs = ["network", "tcp"]
--- uses = ["held_neighbours", "netns_of", "ways", "who"]
+-- uses = ["netns_of", "silent_neighbours", "ways", "who"]
 --
 -- [params.connections]
 -- type = "BIGINT"
@@ -21,15 +21,20 @@ WITH lost AS (
     END AS subject,
     greatest(w.since_us, coalesce(n.since_us, w.since_us)) AS lost_us
   FROM ways AS w
-  LEFT JOIN held_neighbours AS n
-    ON n.ns = w.ns AND n.ifindex = w.ifindex AND n.address = w.hop AND n.state IN ('FAILED', 'INCOMPLETE')
-    AND n.since_us <= w.until_us AND coalesce(n.until_us, w.until_us) >= w.since_us
-  -- Every answer takes a moment, in which the state is INCOMPLETE.
-  WHERE n.state = 'FAILED' OR (n.state = 'INCOMPLETE' AND w.until_us - w.since_us >= 1000000) OR (w.kind IS NULL AND w.only_main AND w.until_us - w.since_us >= 1000000) OR w.kind IN ('blackhole', 'unreachable', 'prohibit')
+  LEFT JOIN silent_neighbours AS n
+    ON n.ns = w.ns AND n.ifindex = w.ifindex AND n.address = w.hop AND n.since_us <= w.until_us
+    AND coalesce(n.until_us, w.until_us) >= w.since_us
+  WHERE w.is_sure
+    AND (
+      n.state = 'FAILED'
+      -- Every answer takes a moment, in which the state is INCOMPLETE.
+      OR (w.until_us - w.since_us >= 1000000 AND (n.state = 'INCOMPLETE' OR w.kind IS NULL))
+      OR w.kind IN ('blackhole', 'unreachable', 'prohibit')
+    )
 ),
 folded AS (
   SELECT
-    ns, subject, any_value(link) AS link, any_value(state) AS state, any_value(kind) AS kind, any_value(gateway) AS gateway,
+    ns, subject, any_value(link) AS link, any_value(state) AS state, any_value(kind) AS kind, bool_or(by_rule) AS by_rule, any_value(gateway) AS gateway,
     any_value(hop) AS hop, any_value(peer_addr) AS peer_addr, count(DISTINCT peer_addr) AS peers,
     CAST(sum(connections) AS BIGINT) AS connections, max_by(pid, connections) AS pid, max_by(comm, connections) AS comm,
     count(*) AS processes, min(lost_us) AS since_us, max(until_us) AS until_us
@@ -45,7 +50,7 @@ SELECT
       WHEN n.state IS NOT NULL AND n.gateway IS NOT NULL THEN concat('gateway ', n.hop, ' does not answer on ', n.link)
       WHEN n.state IS NOT NULL THEN concat(n.hop, ' does not answer on ', n.link, ', the link that it should be on')
       WHEN n.kind IS NULL THEN concat('there is no route to ', n.peer_addr)
-      ELSE concat('the route to ', n.subject, ' is of kind ', n.kind)
+      ELSE concat(CASE WHEN n.by_rule THEN 'a routing rule for ' ELSE 'the route to ' END, n.subject, ' is of kind ', n.kind)
     END,
     CASE n.state WHEN 'FAILED' THEN ' (neighbour FAILED)' WHEN 'INCOMPLETE' THEN ' (neighbour INCOMPLETE)' END,
     CASE

@@ -52,5 +52,5 @@ SELECT
     END,
     CASE WHEN n.connections > 1 THEN printf('; %,d of its connections there are like that', n.connections) END
   ) AS sentence,
-  'throughput' AS report
+  'limits' AS report
 FROM worst AS n CROSS JOIN params AS p

@@ -9,8 +9,11 @@
 -- [columns]
 -- ns = "Network namespace."
 -- busy_us = "Time with something to send."
+-- path_us = "Of that the time in which neither window nor buffer was the limit: congestion control, or the way."
+-- idle_us = "Time of its samples in which there was nothing to send."
 -- held_us = "Of that the time held back by held_by."
 -- held_by = "receiver window, slow reader or send buffer, whichever held back longer; nothing if none did."
+-- limited_by = "The longest of these: application, receiver window, slow reader, send buffer, or congestion or path."
 -- most_window = "Largest window that the peer gave."
 -- rtt_us = "Median of the round-trip times that samples show."
 WITH sending AS (
@@ -45,6 +48,12 @@ SELECT
       THEN CASE WHEN most_window > 0 AND 2 * mean_window >= most_window THEN 'receiver window' ELSE 'slow reader' END
     WHEN by_buffer > 0 THEN 'send buffer'
   END AS held_by,
+  greatest(busy - by_window - by_buffer, 0) AS path_us, greatest(lasted_us - busy, 0) AS idle_us,
+  CASE
+    WHEN idle_us > greatest(held_us, path_us) THEN 'application'
+    WHEN path_us > held_us THEN 'congestion or path'
+    ELSE held_by
+  END AS limited_by,
   most_window, sndbuf, CAST(round(rtt_us) AS BIGINT) AS rtt_us, acked, 1000000.0 * acked / nullif(lasted_us, 0) AS acked_bytes_per_s
 FROM added
 WHERE busy > 0

@@ -25,6 +25,7 @@
 -- retrans = "Segments sent again."
 -- rtt_us = "Smoothed round-trip time, the last one known."
 -- rtt_max_us = "The worst one known."
+-- last_us = "Last moment it is known of."
 WITH begun AS (
   SELECT ns, min(sample) AS sample
   FROM sockets
@@ -53,6 +54,6 @@ SELECT
   c.bytes_received - CASE WHEN c.opened = 'before' THEN f.bytes_received ELSE 0 END AS received,
   c.segs_out - CASE WHEN c.opened = 'before' THEN f.segs_out ELSE 0 END AS segs,
   c.total_retrans - CASE WHEN c.opened = 'before' THEN f.total_retrans ELSE 0 END AS retrans,
-  nullif(c.rtt_us, 0) AS rtt_us, nullif(c.rtt_max_us, 0) AS rtt_max_us
+  nullif(c.rtt_us, 0) AS rtt_us, nullif(c.rtt_max_us, 0) AS rtt_max_us, c.last_us
 FROM connections AS c LEFT JOIN firsts AS f USING (ns, cookie)
 WHERE c.closed IS NULL OR c.closed <> 'before'

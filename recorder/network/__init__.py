@@ -1,1 +1,1 @@
-"""The network beneath the sockets: interfaces, qdiscs, addresses, routes and neighbours."""
+"""The network beneath the sockets: interfaces, qdiscs, addresses, routes, rules and neighbours."""

@@ -22,8 +22,8 @@ Row = dict[str, Any]
 Rows = dict[str, list[Row]]
 Dumped = dict[int, bytes | OSError]
 
-NEIGHBOURS_EVERY = 5
-"""Looks after which the neighbours are dumped again: their bytes differ each time."""
+SELDOM_EVERY = 5
+"""Looks after which neighbours, whose bytes differ each time, and rules are dumped again."""
 
 AT_ONCE = 16
 """Namespaces looked at before the budget is asked for again."""
@@ -44,6 +44,7 @@ _WHAT = {
     rtnetlink.RTM_GETADDR: "addresses",
     rtnetlink.RTM_GETROUTE: "routes",
     rtnetlink.RTM_GETNEIGH: "neighbours",
+    rtnetlink.RTM_GETRULE: "rules",
 }
 
 _HEARD = frozenset({"REACHABLE", "STALE", "DELAY", "PROBE"})
@@ -72,7 +73,7 @@ class _Known:
     interfaces: dict[int, Row] = field(default_factory=dict)
     qdiscs: dict[tuple[int, str, str], Row] = field(default_factory=dict)
     lasting: dict[str, dict[tuple[Any, ...], Row]] = field(default_factory=dict)
-    """Of addresses, routes and neighbours the rows told, without ``valid_to``."""
+    """Of addresses, routes, rules and neighbours the rows told, without ``valid_to``."""
 
 
 class Network:
@@ -139,8 +140,8 @@ class Network:
     def _dump(self, netns: int) -> Dumped:
         """Dump the tables of the namespace of this thread."""
         kinds = list(_EVERY_LOOK)
-        if self._look % NEIGHBOURS_EVERY == 1:
-            kinds.append(rtnetlink.RTM_GETNEIGH)
+        if self._look % SELDOM_EVERY == 1:
+            kinds += [rtnetlink.RTM_GETNEIGH, rtnetlink.RTM_GETRULE]
         return _dump([kind for kind in kinds if kind not in self._seen(netns).refused])
 
     def _seen(self, netns: int) -> _Known:
@@ -262,7 +263,7 @@ def _tell_all(netns: int, known: _Known, rows: Rows) -> None:
 
 
 def _index(table: str, key: tuple[Any, ...]) -> int | None:
-    index: int | None = key[4] if table == "routes" else key[0]
+    index: int | None = None if table == "rules" else key[4] if table == "routes" else key[0]
     return index
 
 
@@ -284,6 +285,10 @@ def _route(key: tuple[Any, ...], row: Row, dev: str | None) -> Row:
     )
 
 
+def _rule(key: tuple[Any, ...], row: Row, dev: str | None) -> Row:
+    return row
+
+
 def _neighbour(key: tuple[Any, ...], row: Row, dev: str | None) -> Row:
     index, family, address = key
     return {"ifindex": index, "dev": dev, "family": family, "address": address} | row
@@ -293,4 +298,5 @@ _LASTING = (
     (rtnetlink.RTM_GETADDR, "addresses", rtnetlink.addresses, _address),
     (rtnetlink.RTM_GETROUTE, "routes", rtnetlink.routes, _route),
     (rtnetlink.RTM_GETNEIGH, "neighbours", rtnetlink.neighbours, _neighbour),
+    (rtnetlink.RTM_GETRULE, "rules", rtnetlink.rules, _rule),
 )

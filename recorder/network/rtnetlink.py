@@ -2,7 +2,7 @@
 
 pyroute2 decodes them. It is imported by this module only, which is imported when the network is
 recorded: its parsers alone cost 0.1 s and 18 MB. Attributes in include/uapi/linux/if_link.h,
-rtnetlink.h, neighbour.h, and gen_stats.h.
+rtnetlink.h, fib_rules.h, neighbour.h, and gen_stats.h.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ RTM_GETLINK = 18
 RTM_GETADDR = 22
 RTM_GETROUTE = 26
 RTM_GETNEIGH = 30
+RTM_GETRULE = 34
 RTM_GETQDISC = 38
 RTM_GETSTATS = 94
 
@@ -46,6 +47,7 @@ _BODIES = {
     RTM_GETADDR: bytes(8),
     RTM_GETROUTE: bytes(12),
     RTM_GETNEIGH: bytes(12),
+    RTM_GETRULE: bytes(12),
     RTM_GETQDISC: bytes(20),
     RTM_GETSTATS: struct.pack("=BxHiI", 0, 0, 0, _LINK_64),
 }
@@ -112,12 +114,21 @@ _ROUTE_TYPES = {
     9: "throw",
     10: "nat",
 }
+_RULE_ACTIONS = {
+    1: "lookup",
+    2: "goto",
+    3: "nop",
+    6: "blackhole",
+    7: "unreachable",
+    8: "prohibit",
+}
 _FAMILIES = {socket.AF_INET: "inet", socket.AF_INET6: "inet6"}
 _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 
 _IFA_F_DADFAILED = 0x08
 _IFA_F_TENTATIVE = 0x40
 _RTM_F_CLONED = 0x200
+_FIB_RULE_INVERT = 0x2
 
 _PARSER = MarshalRtnl()
 
@@ -297,6 +308,53 @@ def neighbours(dumped: bytes) -> dict[tuple[Any, ...], Row]:
         key = int(message["ifindex"]), _FAMILIES[message["family"]], address
         found[key] = {"state": state, "lladdr": message.get_attr("NDA_LLADDR")}
     return found
+
+
+def rules(dumped: bytes) -> dict[tuple[Any, ...], Row]:
+    """Return the rules that say which routing table is asked, by all that they compare and do."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for message in _messages(dumped):
+        get = message.get_attr
+        family, action = message["family"], _RULE_ACTIONS.get(message["action"])
+        if family not in _FAMILIES or action is None:
+            continue
+        first_user, _, last_user = (get("FRA_UID_RANGE") or "").partition(":")
+        row = {
+            "family": _FAMILIES[family],
+            "priority": get("FRA_PRIORITY") or 0,  # that of the first rule is left out
+            "inverted": int(bool(message["flags"] & _FIB_RULE_INVERT)),
+            "source": get("FRA_SRC"),
+            "source_len": message["src_len"],
+            "destination": get("FRA_DST"),
+            "destination_len": message["dst_len"],
+            "tos": message["tos"] or None,
+            "iif": get("FRA_IIFNAME"),
+            "oif": get("FRA_OIFNAME"),
+            "fwmark": get("FRA_FWMARK"),
+            "fwmask": get("FRA_FWMASK"),
+            "l3mdev": int(bool(get("FRA_L3MDEV"))),
+            "uid_from": int(first_user) if first_user else None,
+            "uid_to": int(last_user) if last_user else None,
+            "ip_proto": get("FRA_IP_PROTO"),
+            "sports": _ports(get("FRA_SPORT_RANGE")),
+            "dports": _ports(get("FRA_DPORT_RANGE")),
+            "action": action,
+            "routing_table": get("FRA_TABLE") or message["table"] or None,
+            "goto": get("FRA_GOTO"),
+            "suppress_prefix_len": get("FRA_SUPPRESS_PREFIXLEN"),
+        }
+        if row["suppress_prefix_len"] == 0xFFFFFFFF:
+            row["suppress_prefix_len"] = None
+        found[tuple(row.values())] = row
+    return found
+
+
+def _ports(between: str | None) -> str | None:
+    """Return a range of ports, which pyroute2 writes 80:90, as ip does."""
+    if not between:
+        return None
+    first, _, last = between.partition(":")
+    return first if first == last else f"{first}-{last}"
 
 
 def _handle(number: int) -> str:

@@ -36,6 +36,7 @@ from recorder.wire.columns import Arrays, Values
 from recorder.wire.netlink import Dump
 
 if TYPE_CHECKING:
+    from recorder.kernel.conntrack import Conntrack
     from recorder.network.network import Dumped, Network
 
 _PORTS = "net.ipv4.ip_local_port_range"
@@ -118,6 +119,7 @@ class Sampler:
         command_lines: bool = True,
         unix_names: bool = True,
         network: Network | None = None,
+        conntrack: Conntrack | None = None,
         found: Filter | None = None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
@@ -135,6 +137,7 @@ class Sampler:
         self._owners_budget = OWNERS_SHARE * interval_s
         self._processes_budget = PROCESSES_SHARE * interval_s
         self._network = network
+        self._conntrack = conntrack
         self._network_budget = NETWORK_SHARE * interval_s
         self._places_budget = PLACES_SHARE * interval_s
         self._now_us = now_us
@@ -211,6 +214,7 @@ class Sampler:
             sample.batches += self.take_closes(number)
         self._log_closes(cost, dumped)
         self._read_network(dumped)
+        self._read_conntrack()
         self._read_counters("counters_after", "after", dumped)
         self._read_settings()
         if self._again:
@@ -300,6 +304,8 @@ class Sampler:
             self._who.forget(inode)
             if self._network is not None:
                 self._network.forget(inode)
+            if self._conntrack is not None:
+                self._conntrack.forget(inode)
         for namespace in step.vanished:
             self._gone.append(self._counters.forget(namespace.inode))
             self._settings.forget(namespace.inode)
@@ -501,6 +507,24 @@ class Sampler:
             for table, rows in step.rows.items():
                 self._add_rows(table, rows)
         self._sample.unseen += step.unseen
+
+    def _read_conntrack(self) -> None:
+        """Look at the connection tracking tables whose time it is."""
+        conntrack = self._conntrack
+        if conntrack is None:
+            return
+        for place in [place for place in self.places if conntrack.is_due(place.inode)]:
+            with self._log.timed("conntrack", place.inode) as row:
+                (look,) = self.places.each(
+                    [place], lambda namespace: conntrack.look(namespace.inode)
+                )
+                if isinstance(look, OSError):
+                    row |= {"outcome": "error", "errno": look.errno, "detail": look.strerror}
+                    continue
+                outcome = look.outcome
+                row |= {"source": "ctnetlink", "outcome": outcome.name, "rows": look.entries}
+                row |= {"errno": outcome.errno, "detail": outcome.detail}
+            self._add_rows("conntrack", ({"netns": place.inode} | one for one in look.rows))
 
     def _inside(
         self, namespaces: Sequence[int], action: Callable[[int], Dumped]

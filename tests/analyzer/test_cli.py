@@ -320,7 +320,7 @@ def test_info_tells_what_a_recording_is(tmp_path: Path) -> None:
     assert found["rows"] == (
         "sockets 3, closes 0, samples 8, counters 0, owners 0, processes 0, settings 0, "
         "namespaces 0, cgroups 0, unexplained 0, marks 0, interfaces 0, qdiscs 0, addresses 0, "
-        "routes 0, neighbours 0"
+        "routes 0, rules 0, neighbours 0, conntrack 0"
     )
     assert found["files"] == "segments 2, journals 1"
     assert found["unresolved owners"] == "3"

@@ -366,13 +366,13 @@ def test_a_pipe_is_shown_no_status_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a file system of 400 kB."""
+    """Return a file system of 480 kB."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to mount a small file system")
     mount = tmp_path / "small"
     mount.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(mount)], check=False
+        ["mount", "-t", "tmpfs", "-o", "size=480k", "none", str(mount)], check=False
     ).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +17,7 @@ import pytest
 from recorder.notify import Notify
 from recorder.service import ServiceError, unit
 from tests.recorder.test_marks_live import recording
+from tests.workloads.netns import namespace
 
 
 def test_systemd_has_nothing_against_the_unit(tmp_path: Path) -> None:
@@ -30,6 +33,57 @@ def test_systemd_has_nothing_against_the_unit(tmp_path: Path) -> None:
     assert done.stderr == done.stdout == ""
     assert done.returncode == 0
     assert '--label "why=50%% \\"$$x\\""' in text
+
+
+def allowed(words: list[str]) -> set[str]:
+    """Return the system calls of a filter of systemd, its sets by what they have."""
+    names: set[str] = set()
+    for word in words:
+        if not word.startswith("@"):
+            names.add(word)
+            continue
+        told = run(["systemd-analyze", "syscall-filter", word]).stdout
+        listed = [line.strip() for line in told.splitlines()[1:]]
+        names |= allowed([line for line in listed if line and not line.startswith("#")])
+    return names
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("withheld", [None, "setns"])
+def test_no_system_call_is_refused_by_the_unit_nor_a_capability_missed(
+    withheld: str | None, tmp_path: Path
+) -> None:
+    """All that it does, watched by strace, is in the filter; and one that is not is seen."""
+    absent = [name for name in ("strace", "setpriv", "systemd-analyze") if not shutil.which(name)]
+    if absent or os.geteuid() != 0:
+        pytest.skip(f"needs root, {', '.join(absent) or 'and no more'}")
+    text = unit(Path(sys.executable), [])
+    (calls,) = re.findall(r"^SystemCallFilter=(.*)$", text, re.MULTILINE)
+    (capabilities,) = re.findall(r"^CapabilityBoundingSet=(.*)$", text, re.MULTILINE)
+    names = allowed(calls.split()) - {withheld}
+    bounding = ["-all", *("+" + name.removeprefix("CAP_").lower() for name in capabilities.split())]
+    seen = tmp_path / "seen"
+    with namespace():  # so that there is one to enter
+        run(
+            [
+                *("setpriv", "--no-new-privs", "--bounding-set", ",".join(bounding), "--"),
+                *("strace", "-f", "-qq", "-o", str(seen), "-e", "signal=none"),
+                *("-e", "trace=!" + ",".join(f"?{name}" for name in sorted(names))),
+                *(sys.executable, "-m", "sockrec", "record", "--append", str(tmp_path / "r")),
+                *("-i", "200ms", "-d", "4s", "--keep-size", "16M", "--min-free", "1M", "--log"),
+                *("--on", "sockets >= 0", "--pre", "1s", "--post", "1s", "--exec", "/bin/true"),
+                *("--conntrack", "--max-cpu", "90%", "--heartbeat", "1s"),
+            ]
+        )
+    refused = {line.split()[1].split("(")[0] for line in seen.read_text().splitlines()}
+    assert refused == ({withheld} if withheld else set())
+    assert list((tmp_path / "incidents").iterdir())
+    unseen = json.loads((tmp_path / "r" / "recording.json").read_text())["unseen"]
+    assert [one for one in unseen if "CAP_" in one["why"]] == []
 
 
 def test_a_line_break_gets_into_no_unit() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import os
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 MOUNTS = Path("/run/netns")
 
@@ -62,3 +65,27 @@ def unmount(point: Path | str) -> None:
 def inside(name: str, *command: str) -> list[str]:
     """Return the command that runs a command inside a namespace."""
     return ["ip", "netns", "exec", name, *command]
+
+
+Result = TypeVar("Result")
+
+
+def entered(name: str, action: Callable[[], Result]) -> Result:
+    """Run an action in a thread of its own inside a namespace; raise what it raises."""
+    found: list[Result] = []
+    failed: list[BaseException] = []
+
+    def enter() -> None:
+        with open(MOUNTS / name) as file:
+            assert not ctypes.CDLL(None).setns(file.fileno(), 0x40000000)
+        try:
+            found.append(action())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]

@@ -503,6 +503,16 @@ def test_a_terminal_draws_the_chart_above_the_table() -> None:
     assert few[2] == "and 1 more"
 
 
+def test_a_chart_points_at_marks() -> None:
+    times = [datetime(2026, 11, 22, 15, 4, second) for second in range(4)]
+    rows = table(time=times, comm=["nginx"] * 4, sent_bytes=[0, 1000, 2000, 3000])
+    first = times[0].replace(tzinfo=UTC).timestamp()
+    marks = [first - 1, first + 1.4, first + 3, first + 9]
+    shown = on_terminal(rows, Look(chart=CHART, marks=marks)).splitlines()
+    assert shown[1:4] == ["nginx  ▁▃▅▇  0 B…3.0 kB", "marks   ▲ ▲", ""]
+    assert on_terminal(rows, Look(chart=CHART, marks=marks[:1])).splitlines()[2] == ""
+
+
 def test_a_chart_is_of_all_rows_and_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     count = 5 * MAX_TABLE_ROWS
     times = [

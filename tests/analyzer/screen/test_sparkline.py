@@ -1,6 +1,6 @@
 """Charts of block characters: gaps are blanks, peaks are kept, the largest series come first."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -138,6 +138,16 @@ def test_values_bear_the_unit_of_their_column() -> None:
     chart = CHART | {"y": {"field": "sent_bytes"}}
     points = gathered(chart, time=at(0, 1), sent_bytes=[512, 2000], comm=["a"] * 2)
     assert (points.lines(10)[0][0].least, points.lines(10)[0][0].most) == ("512 B", "2.0 kB")
+
+
+def test_marks_stand_below_the_sample_before_them_where_many_share_a_block_too() -> None:
+    chart = gathered(None, time=at(*range(100)), comm=["x"] * 100, n=list(range(100)))
+    start = START.replace(tzinfo=UTC).timestamp()
+    ((line,), _) = chart.lines(10)
+    assert len(line.blocks) == 10
+    assert chart.marked([start, start + 39.5, start + 99, start + 100], 10) == "▲  ▲     ▲"
+    assert chart.marked([start - 0.1], 10) == ""
+    assert gathered(None, time=[None], comm=["x"], n=[1]).marked([start], 10) == ""
 
 
 def test_times_may_be_microseconds() -> None:

@@ -1168,6 +1168,52 @@ def next_hop__other_tables_may_know(above: bool) -> Samples:
     return beneath(route("10.0.0.0", 8, None, routing_table=255 if above else 7, kind="unicast"))
 
 
+def rule(priority: int, table: int, **columns: Any) -> Row:
+    row: Row = {"family": "inet", "priority": priority, "routing_table": table, "action": "lookup"}
+    row |= dict.fromkeys(("inverted", "l3mdev"), False) | {"source_len": 0, "destination_len": 0}
+    return row | {"valid_from": time_of(0)} | columns
+
+
+MAIN = rule(32766, 254)
+
+
+@case
+def next_hop__a_table_that_no_rule_asks_is_none(above: bool) -> Samples:
+    rules = [MAIN] if above else [MAIN, rule(100, 7)]
+    return beneath(route("10.0.0.0", 8, None, routing_table=7), rules=rules)
+
+
+@case
+def next_hop__a_mark_may_lead_elsewhere(above: bool) -> Samples:
+    """What asks for a mark is not known of a socket; that of an earlier rule is."""
+    rules = [rule(100, 7, fwmark=1), rule(50 if above else 150, 254), MAIN]
+    ways = [route("10.0.0.0", 8, None, routing_table=7), route("10.0.0.0", 8, "10.9.0.9")]
+    hop: Row = {"ifindex": 2, "dev": "eth0", "family": "inet", "address": "10.9.0.9"}
+    hop |= {"state": "FAILED", "valid_from": time_of(0)}
+    return beneath(*ways, rules=rules, neighbours=[hop])
+
+
+@case
+def next_hop__a_rule_of_addresses_that_says_no(above: bool) -> Samples:
+    no = rule(50, 0, action="prohibit", destination="10.0.0.0", destination_len=30 if above else 31)
+    return beneath(route("0.0.0.0", 0, "10.9.0.9"), rules=[no, MAIN])
+
+
+@case
+def next_hop__a_rule_of_another_source(above: bool) -> Samples:
+    own = rule(50, 7, source="10.0.0.0" if above else "10.0.1.0", source_len=24)
+    blackhole = route("10.0.0.0", 8, None, routing_table=7, kind="blackhole")
+    return beneath(blackhole, route("0.0.0.0", 0, "10.9.0.9"), rules=[own, MAIN])
+
+
+@case
+def next_hop__short_prefixes_are_suppressed(above: bool) -> Samples:
+    """As wg-quick has it: the default route of the main table gives way to another table."""
+    rules = [rule(50, 254, suppress_prefix_len=0), rule(60, 7), MAIN]
+    last = route("0.0.0.0", 0, None, routing_table=7, kind="unreachable" if above else "unicast")
+    return beneath(route("0.0.0.0", 0, "10.9.0.9"), last, rules=rules)
+
+
 # The recording itself.
 
 
@@ -1908,7 +1954,7 @@ SAME = {
     "descriptor_leak": ("process_sockets", "peak", 1.0),
     "idle_connections": ("idle_connections", "unused", 1.0),
     "port_exhaustion": ("port_exhaustion", "peak", 1.0),
-    "send_limit": ("throughput", "held_percent", 1.0),
+    "send_limit": ("limits", "held_percent", 1.0),
     "unix_unread": ("unix_sockets", "unread_s", 1.0),
 }
 """The report that shows what a finding measured, its column, and of how many it is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -15,7 +16,8 @@ from analyzer.sql.views import Scope
 from tests.recorder.support.journals import committed
 from tests.recorder.support.owners_child import Child
 from tests.recorder.support.recorded import record
-from tests.workloads.netns import MOUNTS, ip, lacking, namespace
+from tests.workloads.gateway import LACKING, gateway
+from tests.workloads.netns import MOUNTS, inode_of, ip, lacking, namespace
 
 pytestmark = [
     pytest.mark.live,
@@ -134,3 +136,171 @@ def test_reports_show_it(recorded: Path) -> None:
     assert {line["dev"]: line["state"] for line in lines}["calm"] == "DOWN"
     gone = [(row["what"], row["address"], row["via"]) for row in held if row["until"] is not None]
     assert ("route", "10.20.0.0/16", "10.8.0.2") in gone
+
+
+ROUTED = """
+link set lo up
+link add left type veth peer name right
+link add wan type veth peer name isp
+addr add 10.9.0.1/24 dev left
+addr add 10.8.0.1/24 dev wan
+link set left up
+link set right up
+link set wan up
+link set isp up
+route add default via 10.8.0.2
+route add 10.20.0.0/16 via 10.9.0.2 mtu 1300
+route add 10.21.0.0/16 nexthop via 10.9.0.2 nexthop via 10.8.0.2
+route add default via 10.9.0.3 table 100
+route add 10.30.0.0/16 via 10.9.0.4 table 101
+rule add from 10.9.0.1 lookup 100 pref 50
+rule add to 10.30.0.0/16 lookup 101 pref 60
+rule add to 10.31.0.0/16 fwmark 1 lookup 100 pref 70
+rule add to 10.32.0.0/16 lookup 102 pref 80
+"""
+
+PAIRS = [
+    (source, f"10.{network}.0.7")
+    for source in ("10.8.0.1", "10.9.0.1")
+    for network in (8, 9, 20, 30, 31, 32, 33)
+]
+
+CALLS = """
+assert not libc.setns(os.open({path!r}, os.O_RDONLY), 0x40000000)
+calls = []
+for source, peer in {pairs!r}:
+    one = socket.socket()
+    one.setblocking(False)
+    one.bind((source, 0))
+    one.connect_ex((peer, 80))
+    calls.append(one)
+own = socket.create_server(("10.9.0.1", 0))
+calls.append(socket.create_connection(own.getsockname(), source_address=("10.8.0.1", 0)))
+"""
+
+
+def test_the_interface_and_next_hop_are_those_that_ip_gives(tmp_path: Path) -> None:
+    with namespace() as name, Child() as child:
+        for line in ROUTED.strip().splitlines():
+            ip("-n", name, *line.split())
+        pairs = [*PAIRS, ("10.8.0.1", "10.21.0.7")]
+        child.run(CALLS.format(path=str(MOUNTS / name), pairs=pairs))
+        options = ("-i", "500ms", "-d", "1s", "--netns", name, "--no-closes")
+        subprocess.run(record(tmp_path / "r", *options), check=True, timeout=60)
+        told = {}
+        for source, peer in PAIRS:
+            words = ["ip", "-n", name, "-j", "route", "get", peer, "from", source]
+            (way,) = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
+            told[source, peer] = (way["dev"], way.get("gateway", peer))
+    # what a mark may lead elsewhere is not told, but where an earlier rule decides
+    told["10.8.0.1", "10.31.0.7"] = (None, None)
+    told["10.8.0.1", "10.21.0.7"] = (None, None)  # by a hash
+    told["10.8.0.1", "10.9.0.1"] = ("lo", None)
+    with analyzer.open(tmp_path / "r") as opened:
+        rows = opened.report("connections", top=0).table().to_pylist()
+        by = opened.report("peers", by="interface", top=0).table().to_pylist()
+    found = {}
+    for row in rows:
+        ends = row["local"].rpartition(":")[0], row["peer"].rpartition(":")[0]
+        found[ends] = row["dev"], row["next_hop"]
+    assert found.pop(("10.9.0.1", "10.8.0.1")) == ("lo", None)  # the accepted end
+    assert found == told
+    assert len({dev for dev, _ in told.values()}) == 4
+    counts = {row["dev"]: row["connections"] + row["failed"] + row["open"] for row in by}
+    assert counts.keys() == {dev for dev, _ in told.values()}
+    assert all(row["peer_addr"] is None and row["port"] is None for row in by)
+
+
+HOLE = [
+    (0, "link add eth0 type veth peer name left netns {1}"),
+    (2, "link add eth0 type veth peer name right netns {1}"),
+    (1, "link add switch type bridge"),
+    (1, "link set left master switch"),
+    (1, "link set right master switch mtu 1300"),
+    *((1, f"link set {dev} up") for dev in ("left", "right", "switch")),
+    (0, "addr add 10.9.0.1/24 dev eth0"),
+    (2, "addr add 10.9.0.2/24 dev eth0"),
+    # what is cut by the interface is taken whole by the next one, however narrow that is
+    (0, "link set eth0 gso_max_segs 1 up"),
+    (2, "link set eth0 up"),
+]
+
+ENDS = """
+names = {paths!r}
+def inside(number, life):
+    def be():
+        assert not libc.setns(os.open(names[number], os.O_RDONLY), 0x40000000)
+        life()
+    return fork(be)
+def serve():
+    one = socket.create_server(("10.9.0.2", 80)).accept()[0]
+    while one.recv(1 << 16): pass
+def send():
+    libc.prctl(15, b"sender")
+    while True:
+        try: one = socket.create_connection(("10.9.0.2", 80)); break
+        except OSError: time.sleep(0.05)
+    one.send(bytes(100)); time.sleep(0.5); one.send(bytes(5200)); signal.pause()
+def hold():
+    one = socket.create_server(("", 0)); signal.pause()
+inside(1, hold), inside(2, serve), inside(0, send)
+"""
+
+
+def test_a_black_hole_of_the_mtu_is_named_by_its_interface(tmp_path: Path) -> None:
+    with namespace() as client, namespace() as host, namespace() as server, Child() as child:
+        names = client, host, server
+        for at, line in HOLE:
+            ip("-n", names[at], *line.format(*names).split())
+        child.run(ENDS.format(paths=[str(MOUNTS / name) for name in names]))
+        inodes = [inode_of(name) for name in names]
+        options = [word for name in names for word in ("--netns", name)]
+        options += ["-i", "500ms", "-d", f"{LASTS_S + 2}s"]
+        subprocess.run(record(tmp_path / "r", *options), check=True, timeout=60)
+    finding = read_findings()["network_stall"]
+    with analyzer.open(tmp_path / "r") as opened:
+        rows = opened.engine.table(finding.sql, Scope(), finding.values({})).to_pylist()
+        lines = opened.report("interfaces").table().to_pylist()
+    (row,) = rows
+    assert row["comm"] == "sender"
+    assert "small segments pass and full ones (1,4" in row["sentence"]
+    told = f"never do: interface right of {host} takes packets of 1,300 bytes only, and nobody says"
+    assert told in row["sentence"]
+    assert {(line["netns"], line["dev"]): line["leads_to"] for line in lines} == {
+        (inodes[0], "eth0"): f"left of {host}",
+        (inodes[2], "eth0"): f"right of {host}",
+        (inodes[1], "left"): f"eth0 of {client}",
+        (inodes[1], "right"): f"eth0 of {server}",
+        (inodes[1], "switch"): None,
+        **{(inode, "lo"): None for inode in inodes},
+    }
+
+
+@pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
+def test_who_fills_the_connection_tracking_table_is_named(tmp_path: Path) -> None:
+    with gateway(tmp_path / "done") as names:
+        inode = inode_of(names[1])
+        options = [word for name in names for word in ("--netns", name)]
+        options += ["-i", "500ms", "-d", "1s", "--conntrack"]
+        subprocess.run(record(tmp_path / "r", *options), check=True, timeout=60)
+    finding = read_findings()["conntrack"]
+    with analyzer.open(tmp_path / "r") as opened:
+        rows = opened.report("conntrack").table().to_pylist()
+        values = finding.values({"percent": "0.0000001"})
+        said = opened.engine.table(finding.sql, Scope(), values).to_pylist()
+        looked = opened.sql("SELECT DISTINCT outcome FROM samples WHERE step = 'conntrack'")
+        assert looked.table().to_pylist() == [{"outcome": "ok"}]
+    first, second = rows[:2]
+    assert [row["entries"] for row in (first, second)] == [4, 3]
+    told = ("netns", "protocol", "state", "source", "destination", "port", "comm", "role")
+    assert [first[name] for name in told] == [
+        *(inode, "tcp", "ESTABLISHED", "10.1.0.2", "10.1.0.1", 80, "caller", "connects"),
+    ]
+    behind = ("nat_source", "nat_destination", "nat_port")
+    assert [first[name] for name in behind] == ["10.2.0.1", "10.2.0.2", 8080]
+    assert [second[name] for name in behind] == ["10.2.0.1", None, None]
+    assert sum(row["share_percent"] for row in rows) == pytest.approx(100, abs=1)
+    (sentence,) = [row["sentence"] for row in said if str(inode) in row["sentence"]]
+    every = sum(row["entries"] for row in rows)
+    assert f"; of {every} entries 4 are tcp ESTABLISHED from 10.1.0.2 to 10.1.0.1:80" in sentence
+    assert ", of caller (pid " in sentence

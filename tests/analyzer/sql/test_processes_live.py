@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import analyzer
 from analyzer.sql.catalog import read_findings
 from analyzer.sql.views import Scope
+from tests.recorder.support.journals import committed
 from tests.recorder.support.owners_child import Child
 from tests.recorder.support.recorded import record
 from tests.recorder.support.sampling import ALONE
@@ -136,3 +141,146 @@ CAUSES = {
 @pytest.mark.parametrize("name", CAUSES)
 def test_a_finding_names_the_cause(name: str, said: dict[str, str]) -> None:
     assert re.search(CAUSES[name], said[name]), said[name]
+
+
+WORKERS = """
+import mmap, select
+counts = mmap.mmap(-1, 32)
+doors = []
+for number in range(4):
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    one.bind(("127.0.0.1", 7777 if not doors else doors[0].getsockname()[1]))
+    one.listen(64)
+    doors.append(one)
+def work(number):
+    def life():
+        libc.prctl(15, b"worker")
+        for other in set(range(4)) - {number}: doors[other].close()
+        kept = []
+        while number:  # the first accepts nothing
+            kept.append(doors[number].accept())
+            counts[8 * number : 8 * number + 8] = len(kept).to_bytes(8, "little")
+        signal.pause()
+    return life
+workers = [fork(work(number)) for number in range(4)]
+for one in doors: one.close()
+answer = workers
+"""
+
+CALLERS = """
+calls = [socket.create_connection(("127.0.0.1", 7777)) for _ in range(80)]
+time.sleep(0.5)
+answer = [int.from_bytes(counts[n:n + 8], "little") for n in range(0, 32, 8)]
+"""
+
+
+def test_how_a_port_spreads_over_the_workers_that_share_it(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    with Child() as child:
+        child.run(ALONE)
+        pids = child.run(WORKERS)
+        options = ("-i", "500ms", "-d", "4s", "--netns", str(child.pid))
+        with subprocess.Popen(record(path, *options)) as recorder:
+            limit = time.monotonic() + 60
+            while not committed(path, 1).commits:
+                assert time.monotonic() < limit
+                time.sleep(0.05)
+            counts = child.run(CALLERS)
+            assert recorder.wait(60) == 0
+    with analyzer.open(path) as opened:
+        lines = opened.report("listeners").table().to_pylist()
+    assert sum(counts) < 80
+    assert {line["pid"]: line["accepted"] for line in lines} == dict(zip(pids, counts, strict=True))
+    assert {(line["local"], line["sockets"], line["of_sockets"]) for line in lines} == {
+        ("127.0.0.1:7777", 1, 4)
+    }
+    peaks = {line["pid"]: line["queue_peak"] for line in lines}
+    assert peaks[pids[0]] == 80 - sum(counts)
+    assert sum(line["share_percent"] for line in lines) == pytest.approx(100, abs=0.3)
+
+
+CPU_QUOTA_US, PERIOD_US = 20_000, 100_000
+
+
+@contextlib.contextmanager
+def throttling() -> Iterator[Path]:
+    """Yield a cgroup of this test's whose processes may use a fifth of a core, of v2 or v1."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for _, where, kind, options, *_ in mounts:
+        group = Path(where, f"sockrec-{os.getpid()}")
+        controllers = Path(where, "cgroup.controllers")
+        try:
+            if kind == "cgroup2" and "cpu" in controllers.read_text().split():
+                Path(where, "cgroup.subtree_control").write_text("+cpu")
+                group.mkdir()
+                (group / "cpu.max").write_text(f"{CPU_QUOTA_US} {PERIOD_US}")
+            elif kind == "cgroup" and "cpu" in options.split(","):
+                group.mkdir()
+                (group / "cpu.cfs_period_us").write_text(f"{PERIOD_US}")
+                (group / "cpu.cfs_quota_us").write_text(f"{CPU_QUOTA_US}")
+            else:
+                continue
+        except OSError:
+            with contextlib.suppress(OSError):
+                group.rmdir()
+            continue
+        try:
+            yield group
+        finally:
+            limit = time.monotonic() + 30
+            while (group / "cgroup.procs").read_text() and time.monotonic() < limit:
+                time.sleep(0.05)
+            group.rmdir()
+        return
+    pytest.skip("needs a cgroup hierarchy with the cpu controller in which groups may be made")
+
+
+THROTTLED = """
+made = socket.create_server(("127.0.0.1", 0))
+def life():
+    libc.prctl(15, b"throttled")
+    one = made.accept()[0]
+    while True: pass
+answer = fork(life)
+"""
+
+WRITER = """
+one = socket.create_connection(made.getsockname())
+one.setblocking(False)
+deadline = time.monotonic() + 1
+while time.monotonic() < deadline:
+    try: one.send(bytes(1 << 16))
+    except BlockingIOError: time.sleep(0.01)
+"""
+
+
+def test_a_process_that_its_cgroup_throttles_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    with throttling() as group, Child() as child:
+        child.run(ALONE)
+        pid = child.run(THROTTLED)
+        (group / "cgroup.procs").write_text(f"{pid}")
+        child.run(WRITER)
+        options = ("-i", "500ms", "-d", f"{LASTS_S}s", "--netns", str(child.pid))
+        subprocess.run(record(path, *options), check=True, timeout=60)
+        counted = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+    finding = read_findings()["reader_stalled"]
+    with analyzer.open(path) as opened:
+        rows = opened.engine.table(finding.sql, Scope(), finding.values({})).to_pylist()
+        (line,) = [
+            line
+            for line in opened.report("processes", top=0).table().to_pylist()
+            if line["pid"] == pid
+        ]
+    (sentence,) = [row["sentence"] for row in rows if row["comm"] == "throttled"]
+    told = re.search(
+        r"its cgroup, which may use 0\.20 of a core, was throttled in (\d+) % of its periods",
+        sentence,
+    )
+    assert told, sentence
+    truth = 100 * int(counted["nr_throttled"]) / int(counted["nr_periods"])
+    assert truth > 50
+    assert float(told[1]) == pytest.approx(truth, abs=15)
+    assert line["throttled_percent"] == pytest.approx(truth, abs=15)
+    assert line["cpu_limit"] == 0.2

@@ -292,7 +292,9 @@ def every_table(directory: Path) -> Writer:
                 "qdiscs": [{"ifindex": 2, "dev": "eth0", "handle": "1:", "drops": sample}],
                 "addresses": [{"address": f"10.0.0.{sample}", "valid_from": time_of(sample)}],
                 "routes": [{"destination": f"10.{sample}.0.0", "valid_from": time_of(sample)}],
+                "rules": [{"priority": 32766, "valid_from": time_of(sample)}],
                 "neighbours": [{"address": f"10.0.0.{sample}", "valid_from": time_of(sample)}],
+                "conntrack": [{"protocol": "tcp", "source": "10.0.0.1", "entries": sample}],
             }
         writer.sample([tcp(1), tcp(10 + sample)], **others)
     return writer

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ import pytest
 from recorder.network import network, rtnetlink
 from recorder.network.network import Network, NetworkStep, Row
 from recorder.network.rtnetlink import STATISTICS
-from tests.workloads.netns import MOUNTS, inode_of, lacking, namespace
+from tests.workloads.netns import entered, inode_of, lacking, namespace
 
 pytestmark = [
     pytest.mark.live,
@@ -43,24 +41,6 @@ def do(name: str, *lines: str) -> None:
         subprocess.run([tool, "-n", name, *words], check=True, capture_output=True)
 
 
-def inside(name: str, action: Callable[[], Any]) -> Any:
-    """Run an action in a thread of its own in a namespace."""
-    found: list[Any] = []
-
-    def enter() -> None:
-        with open(MOUNTS / name) as file:
-            assert not ctypes.CDLL(None).setns(file.fileno(), 0x40000000)
-        try:
-            found.append(action())
-        except OSError as error:
-            found.append(error)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    return found[0]
-
-
 @pytest.fixture
 def name() -> Iterator[str]:
     """A namespace with a pair of interfaces that lead to each other, where nobody sends."""
@@ -73,7 +53,7 @@ def name() -> Iterator[str]:
 
 def ipv6(name: str, dev: str, there: bool) -> None:
     path = Path(f"/proc/thread-self/root/proc/sys/net/ipv6/conf/{dev}/disable_ipv6")
-    inside(name, lambda: path.write_text(str(int(not there))))
+    entered(name, lambda: path.write_text(str(int(not there))))
 
 
 class Looks:
@@ -92,7 +72,7 @@ class Looks:
         return self.step().rows.get(table, [])
 
     def _each(self, some: Sequence[int], action: Callable[[int], Any]) -> list[Any]:
-        return [inside(self._names[one], lambda one=one: action(one)) for one in some]  # type: ignore[misc]  # the loop's own
+        return [entered(self._names[one], lambda one=one: action(one)) for one in some]  # type: ignore[misc]  # the loop's own
 
 
 def test_interfaces_are_what_ip_says(name: str) -> None:
@@ -122,7 +102,7 @@ def test_interfaces_are_what_ip_says(name: str) -> None:
 def test_only_what_changed_is_told_again(name: str) -> None:
     looks = Looks(name)
     first = looks.step()
-    assert set(first.rows) == {"interfaces", "addresses", "routes"}
+    assert set(first.rows) == {"interfaces", "addresses", "routes", "rules"}
     assert [looks.step().rows for _ in range(6)] == [{}] * 6
     do(name, "ip link set right down")
     rows = {row["dev"]: row for row in looks("interfaces")}
@@ -159,7 +139,7 @@ def test_qdiscs_count_what_tc_says(name: str) -> None:
                 with contextlib.suppress(OSError):  # ENOBUFS: the queue is full
                     sender.sendto(bytes(1000), ("10.9.0.2", 9))
 
-    inside(name, flood)
+    entered(name, flood)
     limit = time.monotonic() + 30
     while True:
         before = ask(name, "tc", "-s", "qdisc", "show", "dev", "left")[0]
@@ -233,7 +213,7 @@ def test_a_neighbour_that_does_not_answer_fails(name: str) -> None:
         with socket.socket(type=socket.SOCK_DGRAM) as sender:
             sender.sendto(b"?", ("10.9.0.77", 9))
 
-    inside(name, call)
+    entered(name, call)
     limit = time.monotonic() + 30
     states: list[str] = []
     while "FAILED" not in states:
@@ -281,3 +261,153 @@ def test_a_namespace_that_cannot_be_entered_is_left_alone() -> None:
     gone = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     step = network.Network().look([7], lambda some, action: [gone], NOW, budget=60)
     assert (step.rows, step.unseen) == ({}, [])
+
+
+def test_rules_are_what_ip_says(name: str) -> None:
+    looks = Looks(name)
+    looks.step()
+    do(
+        name,
+        "ip rule add from 10.9.0.0/24 lookup 100 pref 50",
+        "ip rule add to 10.10.0.0/16 fwmark 0x10/0xf0 lookup 101 pref 60",
+        "ip rule add not iif left oif right lookup 300 pref 70",
+        "ip rule add uidrange 0-99 ipproto tcp dport 80-90 sport 5 blackhole pref 80",
+        "ip rule add tos 0x10 goto 32766 pref 90",
+        "ip rule add lookup main suppress_prefixlength 0 pref 95",
+        "ip -6 rule add from fd00::/64 prohibit pref 50",
+    )
+    while not (rows := looks("rules")):
+        pass
+    told = ask(name, "ip", "-N", "-4", "rule", "show") + ask(name, "ip", "-N", "-6", "rule", "show")
+    said = {rule["priority"]: rule for rule in told if rule["priority"] in range(1, 100)}
+    assert {row["priority"] for row in rows} == set(said)
+    (v6,) = (row for row in rows if row["family"] == "inet6")
+    assert (v6["source"], v6["source_len"], v6["action"]) == ("fd00::", 64, "prohibit")
+    rows = [row for row in rows if row["family"] == "inet"]
+    said = {rule["priority"]: rule for rule in ask(name, "ip", "-N", "rule", "show")}
+    for row in rows:
+        rule = said[row["priority"]]
+        assert (row["source"] or "all") == rule["src"]
+        assert row["source_len"] == rule.get("srclen", 0)
+        assert row["destination"] == rule.get("dst")
+        assert row["destination_len"] == rule.get("dstlen", 0)
+        assert bool(row["inverted"]) == ("not" in rule)
+        assert (row["iif"], row["oif"]) == (rule.get("iif"), rule.get("oif"))
+        if row["action"] == "lookup":
+            assert str(row["routing_table"]) == rule["table"]
+    by = {row["priority"]: row for row in rows}
+    assert (by[60]["fwmark"], by[60]["fwmask"]) == (0x10, 0xF0)
+    assert (by[80]["uid_from"], by[80]["uid_to"], by[80]["ip_proto"]) == (0, 99, 6)
+    assert (by[80]["sports"], by[80]["dports"], by[80]["action"]) == ("5", "80-90", "blackhole")
+    assert (by[90]["tos"], by[90]["action"], by[90]["goto"]) == (0x10, "goto", 32766)
+    assert by[95]["suppress_prefix_len"] == 0
+    do(name, "ip rule del pref 50")
+    while not (rows := looks("rules")):
+        pass
+    assert [(row["priority"], row["valid_to"] is not None) for row in rows] == [(50, True)]
+
+
+KINDS = {
+    "vlan": "ip link add link left name made type vlan id 7",
+    "macvlan": "ip link add link left name made type macvlan mode bridge",
+    "dummy": "ip link add made type dummy",
+    "bond": "ip link add made type bond",
+    "vxlan": "ip link add made type vxlan id 7 remote 10.9.0.2 dstport 4789 dev left",
+    "gre": "ip link add made type gre local 10.9.0.1 remote 10.9.0.2",
+    "vrf": "ip link add made type vrf table 7",
+    "wireguard": "ip link add made type wireguard",
+}
+
+
+def made_or_skipped(name: str, line: str) -> None:
+    """Do what the kernel may not be able to."""
+    try:
+        do(name, line)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"needs a kernel that can: {line} ({error.stderr.decode().strip()})")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_virtual_interface_is_what_ip_says(kind: str, name: str) -> None:
+    made_or_skipped(name, KINDS[kind])
+    do(name, "ip link set made mtu 1280 up")
+    rows = {row["dev"]: row for row in Looks(name)("interfaces")}
+    told = {link["ifname"]: link for link in ask(name, "ip", "-s", "-d", "link", "show")}
+    row, link = rows["made"], told["made"]
+    assert row["kind"] == kind == link["linkinfo"]["info_kind"]
+    assert (row["mtu"], row["state"], row["txqlen"]) == (
+        1280,
+        link["operstate"],
+        link.get("txqlen", 0),
+    )
+    indices = {other["ifname"]: other["ifindex"] for other in told.values()}
+    assert (row["link"] or None) == indices.get(link.get("link"))
+    assert row["tx_bytes"] == link["stats64"]["tx"]["bytes"]
+
+
+QUEUES = {
+    "fq_codel": ["tc qdisc add dev left root handle 7: fq_codel limit 4"],
+    "fq": ["tc qdisc add dev left root handle 7: fq"],
+    "pfifo": ["tc qdisc add dev left root handle 7: pfifo limit 4"],
+    "sfq": ["tc qdisc add dev left root handle 7: sfq"],
+    "prio": [
+        "tc qdisc add dev left root handle 7: prio",
+        "tc qdisc add dev left parent 7:1 handle 8: pfifo limit 4",
+    ],
+    "htb": [
+        "tc qdisc add dev left root handle 7: htb default 1",
+        "tc class add dev left parent 7: classid 7:1 htb rate 8kbit",
+        "tc qdisc add dev left parent 7:1 handle 8: pfifo limit 4",
+    ],
+    "netem": ["tc qdisc add dev left root handle 7: netem delay 1ms loss 50%"],
+    "ingress": ["tc qdisc add dev left ingress"],
+}
+
+
+@pytest.mark.parametrize("kind", QUEUES)
+def test_queues_of_every_kind_count_what_tc_says(kind: str, name: str) -> None:
+    for line in QUEUES[kind]:
+        made_or_skipped(name, line)
+    do(name, "ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev left nud permanent")
+
+    def flood() -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as sender:
+            for _ in range(20):
+                with contextlib.suppress(OSError):  # ENOBUFS: the queue is full
+                    sender.sendto(bytes(1000), ("10.9.0.2", 9))
+
+    entered(name, flood)
+    limit = time.monotonic() + 30
+    while True:
+        before = ask(name, "tc", "-s", "qdisc", "show", "dev", "left")
+        rows = Looks(name)("qdiscs")
+        after = ask(name, "tc", "-s", "qdisc", "show", "dev", "left")
+        if before == after:
+            break
+        assert time.monotonic() < limit
+    counted = ("bytes", "packets", "drops", "overlimits", "requeues", "backlog", "qlen")
+    parents = {"ffff:fff1": "ingress"}
+
+    def shown(queue: dict[str, Any]) -> tuple[Any, ...]:
+        parent = "root" if queue.get("root") else queue["parent"]
+        numbers = [queue[column] for column in counted]
+        return queue["kind"], queue["handle"], parents.get(parent, parent), *numbers
+
+    found = {
+        (row["kind"], row["handle"], row["parent"], *(row[column] for column in counted))
+        for row in rows
+        if row["dev"] == "left"
+    }
+    assert found == {shown(queue) for queue in after if queue["kind"] != "noqueue"}
+    assert kind in {row["kind"] for row in rows}
+
+
+def test_a_lowered_mtu_and_an_address_taken_twice_are_told(name: str) -> None:
+    looks = Looks(name)
+    looks.step()
+    do(name, "ip link set left mtu 1300", "ip addr add 10.9.0.1/16 dev left")
+    step = looks.step()
+    mtus = {row["dev"]: row["mtu"] for row in step.rows["interfaces"]}
+    assert mtus["left"] == 1300 == ask(name, "ip", "link", "show", "dev", "left")[0]["mtu"]
+    (row,) = step.rows["addresses"]
+    assert (row["address"], row["prefix_len"], row["dev"]) == ("10.9.0.1", 16, "left")

@@ -1,22 +1,29 @@
 -- title = "What limits what connections send"
 -- description = """
--- Who has to wait to send, and for what; the connections held back longest come first. held_by says
--- what was the limit for held_percent of the time in which there was something to send. receiver
--- window: the peer reads, but its receive buffer is too small for this round-trip time (SO_RCVBUF,
+-- What bounded the throughput of each connection that sent something; those held back longest come
+-- first. limited_by is what took most of its time. application: there was nothing to send, for
+-- application_percent of the time. The rest is busy time, in which something waited to be sent or
+-- acknowledged, the round trip of a small request too. Of that held_percent was held back by what
+-- held_by says, and path_percent by neither window nor buffer: congestion or path, that is congestion
+-- control after losses (retransmits), or a link that is full (interfaces, rtt). receiver window: the peer reads, but its receive buffer is too small for this round-trip time (SO_RCVBUF,
 -- net.ipv4.tcp_rmem over there): no more than window_bytes can be on the way at once. slow reader:
 -- the window is mostly shut, as the peer's process does not read as fast as this one writes; read
 -- queue_growth. send buffer: the same as receiver window, with the buffer of this end (SO_SNDBUF,
--- net.ipv4.tcp_wmem). Nothing: the network, or the process itself, sets the pace.
+-- net.ipv4.tcp_wmem).
 -- """
 -- needs = ["tcp"]
 -- uses = ["netns_of", "send_limits"]
 -- ranks = [
---   "held_by", "held_percent", "comm", "pid", "peer", "acked_bytes_per_s", "rtt_us", "window_bytes", "busy_s",
+--   "limited_by", "held_by", "held_percent", "path_percent", "application_percent", "comm", "pid", "peer", "acked_bytes_per_s", "rtt_us",
+--   "window_bytes", "busy_s",
 -- ]
 --
 -- [columns]
--- held_by = "receiver window, slow reader, send buffer or nothing."
+-- limited_by = "application, receiver window, slow reader, send buffer, or congestion or path."
+-- application_percent = "Share of the time of its samples in which it had nothing to send."
+-- held_by = "receiver window, slow reader or send buffer, whichever held back longer; empty if none did."
 -- held_percent = "Share of the busy time in which that was the limit."
+-- path_percent = "Share of it in which neither window nor buffer was."
 -- comm = "Name of the process that sends."
 -- pid = "Its number."
 -- local = "Local address and port."
@@ -39,9 +46,10 @@
 -- mark = "bar"
 -- x = { field = "held_percent", type = "quantitative" }
 -- y = { field = "peer", sort = "-x" }
--- color = { field = "held_by" }
+-- color = { field = "limited_by" }
 SELECT
-  held_by, round(100.0 * held_us / busy_us, 1) AS held_percent, comm, pid, local, peer, round(busy_us / 1000000.0, 1) AS busy_s,
+  limited_by, round(100.0 * idle_us / nullif(idle_us + busy_us, 0), 1) AS application_percent, held_by,
+  round(100.0 * held_us / busy_us, 1) AS held_percent, round(100.0 * path_us / busy_us, 1) AS path_percent, comm, pid, local, peer, round(busy_us / 1000000.0, 1) AS busy_s,
   acked AS acked_bytes, round(acked_bytes_per_s, 1) AS acked_bytes_per_s, rtt_us, most_window AS window_bytes, sndbuf AS sndbuf_bytes,
   netns_of(ns) AS netns, cookie
 FROM send_limits CROSS JOIN params
