@@ -4,5 +4,5 @@
 -- [columns]
 -- tag = "Its name, else its number."
 SELECT ns, coalesce(max_by(name, valid_from) FILTER (WHERE name IS NOT NULL), CAST(netns_of(ns) AS VARCHAR)) AS tag
-FROM raw.namespaces
+FROM namespaces
 GROUP BY ns

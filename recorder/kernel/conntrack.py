@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ MOST_GROUPS = 1000
 """What more entries have in common is told by protocol and state only."""
 
 _NETLINK_NETFILTER = 12
+_FOR_GOOD = (errno.EPERM, errno.EOPNOTSUPP)
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 47: "gre", 58: "icmpv6", 132: "sctp"}
 _FAMILIES: dict[int, str] = {socket.AF_INET: "inet", socket.AF_INET6: "inet6"}
 
@@ -84,6 +86,10 @@ class Conntrack:
             dump = asked.dump(header.CTNETLINK_GET, header.BODY, entries.decode)
         finally:
             asked.close()
+        if dump.outcome.errno in _FOR_GOOD:
+            self._due[netns] = math.inf
+            why = "needs CAP_NET_ADMIN" if dump.outcome.errno == errno.EPERM else "not known here"
+            return Look([], 0, Outcome("unavailable", dump.outcome.errno, why))
         groups, counts = entries.counted()
         rows = [_row(group, int(n)) for group, n in zip(groups[:MOST_GROUPS], counts, strict=False)]
         rows += _rest(groups[MOST_GROUPS:], counts[MOST_GROUPS:])

@@ -524,6 +524,8 @@ class Sampler:
                 outcome = look.outcome
                 row |= {"source": "ctnetlink", "outcome": outcome.name, "rows": look.entries}
                 row |= {"errno": outcome.errno, "detail": outcome.detail}
+            if outcome.name == "unavailable" and outcome.detail:
+                self._sample.unseen.append(("connection tracking tables", outcome.detail))
             self._add_rows("conntrack", ({"netns": place.inode} | one for one in look.rows))
 
     def _inside(

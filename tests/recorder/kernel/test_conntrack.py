@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import collections
+import json
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,8 +16,9 @@ import pytest
 
 from recorder.kernel import conntrack
 from recorder.kernel.conntrack import Conntrack, Look
+from tests.recorder.support.recorded import read, record
 from tests.workloads.gateway import LACKING, gateway
-from tests.workloads.netns import entered, namespace
+from tests.workloads.netns import entered, inside, namespace
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(LACKING is not None, reason=str(LACKING))]
 
@@ -122,3 +126,21 @@ def test_a_namespace_without_a_table_has_no_entries() -> None:
         look = entered(name, lambda: Conntrack().look(1))
     assert (look.rows, look.entries) == ([], 0)
     assert socket.if_nameindex()  # and this thread is where it was
+
+
+def test_what_may_not_be_read_is_told_once(table: str, tmp_path: Path) -> None:
+    if shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv, to run without capabilities")
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    command = record(tmp_path / "r", "--conntrack", "-n", "2", "--netns", "current")
+    done = subprocess.run(
+        inside(table, *powerless, *command), capture_output=True, text=True, timeout=60, check=True
+    )
+    unseen = json.loads((tmp_path / "r" / "recording.json").read_text())["unseen"]
+    why = [one["why"] for one in unseen if one["what"] == "connection tracking tables"]
+    assert why == ["needs CAP_NET_ADMIN"]
+    steps = [
+        row for row in read(tmp_path / "r", "samples").to_pylist() if row["step"] == "conntrack"
+    ]
+    assert [row["outcome"] for row in steps] == ["unavailable"]
+    assert "Traceback" not in done.stderr
