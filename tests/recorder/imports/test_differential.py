@@ -174,7 +174,9 @@ _MOVES = frozenset(
 
 @pytest.mark.live
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace of its own")
-@pytest.mark.parametrize("options", "-anpeimo -Htuxanp -tan -tane -tanm -tani -Htanop -uanpO -tnoemiO".split())
+@pytest.mark.parametrize(
+    "options", "-anpeimo -Htuxanp -tan -tane -tanm -tani -Htanop -uanpO -tnoemiO".split()
+)
 def test_what_ss_prints_is_imported_as_it_is_recorded_meanwhile(
     options: str, tmp_path: Path
 ) -> None:
