@@ -55,7 +55,7 @@ class _Block:
 
     def rows(self) -> int:
         if isinstance(self.source, Segment):
-            return _footer(self.source).row_group(self.row_group).num_rows
+            return int(_footer(self.source).row_group(self.row_group).num_rows)
         return sum(batch.num_rows for batch in self.source.batches(frozenset()))
 
 

@@ -345,8 +345,6 @@ def test_one_page_has_all_and_no_name_in_it_is_markup(tmp_path: Path) -> None:
     assert "&lt;script src=//a.b&gt;&#x27;&amp;&quot;\\x1b]" in page
     assert not re.search(r"<script|<img|<link|<iframe|@import|url\(|\x1b", page)
     assert "default-src 'none'" in page
-    for text in ((folder / "summary.md").read_text(), *map(str, (folder / "reports").iterdir())):
-        assert text
     titles = [path.read_text().splitlines()[0] for path in (folder / "reports").glob("*.md")]
     assert len(titles) == 6
     for title in titles:
