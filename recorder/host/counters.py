@@ -138,15 +138,6 @@ class Files:
         return files
 
 
-def read_namespace(proc: Path = Path("/proc")) -> dict[str, bytes]:
-    """Read the files of the network namespace that this thread is in, as Files does."""
-    files = Files(proc)
-    try:
-        return files.read()
-    finally:
-        files.close()
-
-
 def read_host(proc: Path = Path("/proc")) -> dict[str, bytes]:
     """Read the files that count for the whole host; missing ones are left out."""
     files = {
@@ -385,7 +376,7 @@ class Counters:
     def changed(self, netns: int, files: Mapping[str, bytes]) -> Changes:
         """Compare a reading with the one before, and remember it.
 
-        ``files`` are those of read_namespace, or of read_host for the namespace HOST. Names of a
+        ``files`` are what Files reads, or read_host for the namespace HOST. Names of a
         file that is missing are gone.
         """
         known = self._last.setdefault(netns, {})
