@@ -49,8 +49,8 @@ from recorder.watch import Say, Watch
 if TYPE_CHECKING:
     from recorder.network.network import Network
 
-SEAL_ROWS = 1_000_000
-SEAL_BYTES = 64 << 20
+SEAL_ROWS = 2_000_000
+SEAL_BYTES = 96 << 20
 SEAL_SECONDS = 3600.0
 """Journals are sealed by rows, size or time, whichever comes first, all tables together."""
 

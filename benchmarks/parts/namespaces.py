@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from benchmarks.live import INTERVAL_S, Live, record, recording
 from benchmarks.measure import drain, floor_live, scratch, show
 from benchmarks.namespaces import ROOT, WORKLOAD, held
+from benchmarks.node import node
 from benchmarks.population import population
 from tests.workloads.namespaces import Truth
 from tests.workloads.netns import lacking
@@ -27,6 +28,9 @@ NAMESPACES = 200
 LISTENERS = 3
 SOCKETS = 100_000
 SECONDS = 20
+
+NODE = 110
+"""Namespaces of a container node, with sockets of many families in each."""
 
 COMING, COMING_RATE, LIFE_S = 200, 10.0, 3 * INTERVAL_S
 """How many namespaces come and go, how many a second, and how long each lives."""
@@ -48,16 +52,18 @@ def run() -> None:
                 _at_rest("idle", base, alone)
             with held(NAMESPACES, LISTENERS):
                 _at_rest(f"{LISTENERS} listeners in each", base, alone)
+            with node(NODE) as each:
+                _at_rest(f"{NODE} with {each} sockets each", base, alone, NODE)
             if sockets:
                 _come_and_go()
 
 
-def _at_rest(name: str, base: float, alone: Live | None = None) -> Live:
+def _at_rest(name: str, base: float, alone: Live | None = None, count: int = NAMESPACES) -> Live:
     with scratch() as directory:
         live = record(directory / "recording", SECONDS)
     note = ""
     if alone is not None:
-        more = (live.sample_s - alone.sample_s) / NAMESPACES
+        more = (live.sample_s - alone.sample_s) / count
         note = f"{more * 1e6:.0f} µs a namespace"
     show(f"{name}: CPU a sample", live.sample_s, base, note)
     show(f"{name}: with sealing", live.sealed_s, base)

@@ -90,6 +90,7 @@ class Stages:
         for place in self.sampler.places:
             for step in self.sampler.steps:
                 step.read(place, place.inode, 0)
+        self.sampler.steps.finish()
 
     def columns(self) -> None:
         """Make the columns of what was decoded last."""

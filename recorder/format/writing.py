@@ -35,8 +35,8 @@ COMPRESSION_LEVEL = 3
 UNSELECTIVE = frozenset((*ATTRIBUTES, *TCP_INFO))
 """Columns without minimum and maximum in the file; they cost a tenth of the time of writing."""
 
-_MANY_ROWS = 2_000_000
-"""More than a recorder seals at once: what waits is packed tighter, for a little more time."""
+_MANY_ROWS = 1_200_000
+"""Of more rows than this what waits is packed tighter, for a little more time."""
 
 _MOST_INT32 = np.iinfo(np.int32).max
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ HOST = 0
 
 _NET_FILES = ("snmp", "snmp6", "netstat", "sockstat", "sockstat6", "protocols")
 _CONNTRACK = ("sys/net/netfilter/nf_conntrack_count", "sys/net/netfilter/nf_conntrack_max")
+_STATISTICS = "stat/nf_conntrack"
 _READ_SIZE = 1 << 16
 
 # net/core/net-procfs.c, softnet_seq_show(); the rest is always 0
@@ -45,42 +47,95 @@ _PLAIN_NUMBERS = re.compile(rb"(?:-?\d{1,18}(?: |\Z))*")
 _FILE_NR = (b"allocated", b"free", b"max")
 
 
-def _read(path: str, directory: int | None = None) -> bytes | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-    except (FileNotFoundError, PermissionError):
+def _read(path: str) -> bytes | None:
+    descriptor = _open(path)
+    if descriptor is None:
         return None
-    parts = []
     try:
-        while part := os.read(descriptor, _READ_SIZE):
-            parts.append(part)
+        return _content(descriptor)
     except OSError:
         return None
     finally:
         os.close(descriptor)
-    return b"".join(parts)
 
 
-def read_namespace(proc: Path = Path("/proc")) -> dict[str, bytes]:
-    """Read the files of the network namespace that this thread is in; missing ones are left out.
-
-    Raises OSError if it fails for another reason, as without a descriptor left. ``protocols`` is
-    there too, for procnet.in_use. What nf_conntrack has in three files is one: lines ``count N``
-    and ``max N``, then its statistics.
-    """
-    files: dict[str, bytes | None] = {}
-    net = os.open(proc / "thread-self/net", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _open(path: str, directory: int | None = None) -> int | None:
     try:
-        for name in _NET_FILES:
-            files[name] = _read(name, net)
-        count, limit = (_read(f"{proc}/{name}") for name in _CONNTRACK)
-        statistics = _read("stat/nf_conntrack", net)
-    finally:
-        os.close(net)
-    conntrack = [(b"count ", count), (b"max ", limit), (b"", statistics)]
-    if any(text is not None for _, text in conntrack):
-        files["nf_conntrack"] = b"".join(k + text for k, text in conntrack if text is not None)
-    return {name: text for name, text in files.items() if text is not None}
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    except (FileNotFoundError, PermissionError):
+        return None
+
+
+def _content(descriptor: int) -> bytes:
+    """Return what a file has now; the kernel makes it anew when it is read from its beginning."""
+    content = os.pread(descriptor, _READ_SIZE, 0)
+    at = len(content)
+    while part := os.pread(descriptor, _READ_SIZE, at):
+        content += part
+        at += len(part)
+    return content
+
+
+class Files:
+    """The files of the network namespace that the thread is in that makes this.
+
+    They can be read from anywhere, and keep the namespace until they are closed. To hold them costs
+    descriptors, and to open them as much time as to read them.
+    """
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        """Open them; missing ones are left out.
+
+        Raises OSError if it fails for another reason, as without a descriptor left.
+        """
+        self._open: dict[str, int] = {}
+        self.reads = 0
+        """How often they were read."""
+        net = os.open(proc / "thread-self/net", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in (*_NET_FILES, _STATISTICS):
+                self._add(name, _open(name, net))
+            for name in _CONNTRACK:
+                self._add(name, _open(f"{proc}/{name}"))
+        except OSError:
+            self.close()
+            raise
+        finally:
+            os.close(net)
+
+    def _add(self, name: str, descriptor: int | None) -> None:
+        if descriptor is not None:
+            self._open[name] = descriptor
+
+    @property
+    def highest(self) -> int:
+        """The highest of the descriptors."""
+        return max(self._open.values(), default=-1)
+
+    def close(self) -> None:
+        """Close them."""
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    def read(self) -> dict[str, bytes]:
+        """Read them all; what cannot be read any more is left out.
+
+        ``protocols`` is there too, for procnet.in_use. What nf_conntrack has in three files is one:
+        lines ``count N`` and ``max N``, then its statistics.
+        """
+        self.reads += 1
+        files: dict[str, bytes] = {}
+        for name, descriptor in self._open.items():
+            with contextlib.suppress(OSError):
+                files[name] = _content(descriptor)
+        heads = zip((*_CONNTRACK, _STATISTICS), (b"count ", b"max ", b""), strict=True)
+        parts = [
+            (head, text) for name, head in heads if (text := files.pop(name, None)) is not None
+        ]
+        if parts:
+            files["nf_conntrack"] = b"".join(head + text for head, text in parts)
+        return files
 
 
 def read_host(proc: Path = Path("/proc")) -> dict[str, bytes]:
@@ -321,7 +376,7 @@ class Counters:
     def changed(self, netns: int, files: Mapping[str, bytes]) -> Changes:
         """Compare a reading with the one before, and remember it.
 
-        ``files`` are those of read_namespace, or of read_host for the namespace HOST. Names of a
+        ``files`` are what Files reads, or read_host for the namespace HOST. Names of a
         file that is missing are gone.
         """
         known = self._last.setdefault(netns, {})

@@ -162,8 +162,8 @@ def _write(recording: Recording, decoders: Steps, file: _File, time_us: int) -> 
         assert isinstance(way, DiagWay)
         dump = Dump()
         for words, framing in _chunks(file.data, ends):
-            way.decode(words, framing, dump)
-        repeated = gathered.end_dump(NETNS, 0, None)
+            way.decoder.decode(words, framing, dump)
+        _, (repeated,) = gathered.end_dumps([NETNS], [gathered.rows], None)
         outcome: str = "ok"
         detail: str | None = None
         if dump.bad:

@@ -21,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from recorder.host.counters import Files
 from recorder.host.limits import lack
 from recorder.host.namespaces import RESERVED, Namespace, Namespaces, NamespacesStep
 from recorder.kernel.closes import Closes
@@ -32,11 +33,18 @@ from recorder.kernel.transport import (
     connect_diag,
     make_buffer,
 )
+from recorder.kernel.waiting import Waiting
 from recorder.wire.netlink import Dump, Framing, Words
 
 WHOLE_EVERY = 60
 """Samples after which also those tables are dumped of which the kernel counts no socket: that count
 is compared with the dump."""
+
+REOPENED_AFTER = 60
+"""Readings after which the files of counters are opened again."""
+
+FILES_SHARE = 8
+"""What part of all descriptors may be files of counters: one in so many."""
 
 UNCOUNTED = ("tcp", "netlink")
 """Tables with sockets that the kernel does not count."""
@@ -55,6 +63,8 @@ class Place:
     """The sockets by which it is recorded, by protocol name."""
     cost: float = 0.0
     """CPU seconds of the latest dump of its tables."""
+    cost_later: float = 0.0
+    """What of it was for decoding, after all namespaces were read."""
     dumped: int = -1
     """Number of the latest sample that dumped it, or left it out as empty; -1 if none did."""
     whole: int = 0
@@ -67,6 +77,8 @@ class Place:
     """Cookies of what a table had though the kernel counted none of it, in the latest sample."""
     in_use: Mapping[str, int] = field(default_factory=dict)
     """Sockets by protocol as the kernel counts them, ``used`` and ``tw``."""
+    files: Files | None = None
+    """Its counters, where descriptors are left to hold them."""
 
     @property
     def inode(self) -> int:
@@ -118,9 +130,26 @@ class Place:
             self.doubted[step.name] = there
         return 0
 
-    def dump(self, kind: int, body: bytes, decode: Callable[[Words, Framing, Dump], None]) -> Dump:
+    def close(self) -> None:
+        """Close all that was opened in the namespace, as it keeps it."""
+        self.diag.close()
+        self.let_go_of_files()
+
+    def let_go_of_files(self) -> None:
+        """Close the files of its counters; they are opened again when they are read."""
+        if self.files is not None:
+            self.files.close()
+            self.files = None
+
+    def dump(
+        self,
+        kind: int,
+        body: bytes,
+        decode: Callable[[Words, Framing, Dump], None],
+        waiting: Waiting | None = None,
+    ) -> Dump:
         """Dump a table of sock_diag."""
-        return self.diag.dump(kind, body, decode)
+        return self.diag.dump(kind, body, decode, waiting)
 
     def read_file(self, name: str) -> bytes:
         """Return a file below /proc/net. Raises OSError."""
@@ -182,7 +211,7 @@ class Places:
     def close(self) -> None:
         """Close every socket and let go of the namespaces."""
         for place in self._places.values():
-            place.diag.close()
+            place.close()
         self._places.clear()
         self._namespaces.close()
 
@@ -200,7 +229,7 @@ class Places:
         for namespace in step.vanished:
             place = self._places.pop(namespace.inode, None)
             if place is not None:
-                place.diag.close()
+                place.close()
                 self._leaving.append(namespace.inode)
             self._failed.pop(namespace.inode, None)
         for _, after in step.changed:
@@ -298,6 +327,34 @@ class Places:
     ) -> list[Result | OSError]:
         """Run an action inside each of the namespaces."""
         return self._namespaces.each([place.namespace for place in places], action)
+
+    def read_counters(self, places: list[Place]) -> list[dict[str, bytes] | OSError]:
+        """Read the files of counters of each of the namespaces.
+
+        Those of others than the recorder's own are held open, as long as there are many more
+        descriptors; they are opened again in turn, as some may be there that were not.
+        """
+        for place in places:
+            if place.files is not None and place.files.reads >= REOPENED_AFTER:
+                place.let_go_of_files()
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // FILES_SHARE
+
+        def first(namespace: Namespace) -> dict[str, bytes]:
+            files = Files()
+            found = files.read()
+            if namespace.home or files.highest >= most:
+                files.close()
+            else:
+                files.reads += namespace.inode % REOPENED_AFTER  # that not all are due at once
+                self._places[namespace.inode].files = files
+            return found
+
+        closed = [place for place in places if place.files is None]
+        read = dict(zip(closed, self.each(closed, first), strict=True))
+        return [
+            place.files.read() if place not in read and place.files is not None else read[place]
+            for place in places
+        ]
 
     def in_turn(self) -> list[Place]:
         """Return all, the recorder's own first, then those first that wait longest."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,8 @@ from recorder.diag import (
 )
 from recorder.diag.inet_diag import TCPDIAG_GETSOCK, InetDiag, request_tcp_both, request_v2
 from recorder.diag.sock_diag import SOCK_DIAG_BY_FAMILY
+from recorder.kernel.transport import CHUNK
+from recorder.kernel.waiting import Waiting
 from recorder.procnet.tables import ProcNet
 from recorder.schema import SockrecError
 from recorder.ssfilter import Filter
@@ -186,8 +189,14 @@ class Reader(Protocol):
     """Where a step finds its table: the means to read one network namespace."""
 
     def dump(
-        self, kind: int, body: bytes, decode: Callable[[Words, Framing, Dump], None]
-    ) -> Dump: ...
+        self,
+        kind: int,
+        body: bytes,
+        decode: Callable[[Words, Framing, Dump], None],
+        waiting: Waiting | None = None,
+    ) -> Dump:
+        """Have the table decoded, or added to what is waiting for that."""
+        ...
 
     def read_file(self, name: str) -> bytes:
         """Return a file below /proc/net. Raises OSError."""
@@ -202,24 +211,24 @@ class Gathered:
         self._netns: list[int] = []
         self._counts: list[int] = []
 
-    def inodes(self, start: int, step: str) -> npt.NDArray[np.uint32]:
-        """Return the inodes that processes may hold, of the rows from ``start`` on."""
+    def inodes(self, rows: slice, step: str) -> npt.NDArray[np.uint32]:
+        """Return the inodes of some rows that processes may hold."""
         columns = self.decoder.columns
-        inodes: npt.NDArray[np.uint32] = columns["inode"][start:].astype(np.uint32)
+        inodes: npt.NDArray[np.uint32] = columns["inode"][rows].astype(np.uint32)
         if step == "netlink":
-            held = columns["local_id"][start:] != 0  # the kernel's own have port id 0
+            held = columns["local_id"][rows] != 0  # the kernel's own have port id 0
             inodes = inodes[held]
         return inodes
 
-    def counted(self, start: int, step: str) -> npt.NDArray[np.uint64]:
-        """Return the cookies of the rows from ``start`` on that the kernel's count has to have."""
+    def counted(self, rows: slice, step: str) -> npt.NDArray[np.uint64]:
+        """Return the cookies of those of some rows that the kernel's count has to have."""
         columns = self.decoder.columns
-        cookies: npt.NDArray[np.uint64] = columns["cookie"][start:]
+        cookies: npt.NDArray[np.uint64] = columns["cookie"][rows]
         kept = np.ones(cookies.size, np.bool_)
         if step == "tcp":
-            kept = ~np.isin(columns["_state"][start:], _NOT_COUNTED)
+            kept = ~np.isin(columns["_state"][rows], _NOT_COUNTED)
         elif step == "netlink":
-            kept = columns["local_id"][start:] != 0  # the kernel's own have 0
+            kept = columns["local_id"][rows] != 0  # the kernel's own have 0
         return np.compress(kept, cookies)
 
     def begin(self) -> None:
@@ -227,36 +236,42 @@ class Gathered:
         self.decoder.columns.clear()
         self._netns, self._counts = [], []
 
-    def end_dump(self, netns: int, start: int, types: Iterable[int] | None) -> int:
-        """Take the rows decoded from ``start`` on as a namespace's; tell how many came twice.
+    def end_dumps(
+        self, netns: Sequence[int], counts: Sequence[int], types: Iterable[int] | None
+    ) -> tuple[list[int], list[int]]:
+        """Take the last rows as those of namespaces; tell how many each has, and how many it had
+        twice.
 
         The kernel may give a socket again while its tables change, and gives netlink sockets with
-        groups twice. ``types`` are the socket types to keep, None is all.
+        groups twice. ``counts`` are the rows that were decoded of each, ``types`` the socket types
+        to keep, None is all.
         """
         columns = self.decoder.columns
+        start = columns.rows - sum(counts)
         cookies = columns["cookie"][start:]
         ordered = np.sort(cookies)
-        kept: npt.NDArray[np.intp] | None = None
-        if (ordered[1:] == ordered[:-1]).any():
-            kept = np.sort(np.unique(cookies, return_index=True)[1])
-        repeated = 0 if kept is None else int(cookies.size - kept.size)
-        if types is not None:
-            wanted = np.isin(columns["_type"][start:], list(types))
-            kept = np.flatnonzero(wanted) if kept is None else kept[wanted[kept]]
-        if kept is not None and kept.size < cookies.size:
-            self.decoder.keep(np.concatenate([np.arange(start), kept + start]))
-        self._netns.append(netns)
-        self._counts.append(columns.rows - start)
-        return repeated
+        rows, repeated = list(counts), [0] * len(counts)
+        if types is not None or (ordered[1:] == ordered[:-1]).any():
+            of = np.repeat(np.arange(len(counts)), counts)
+            order = np.lexsort((cookies, of))
+            same = (np.diff(cookies[order]) == 0) & (np.diff(of[order]) == 0)
+            again = np.zeros(cookies.size, np.bool_)
+            again[order[1:][same]] = True
+            kept = ~again
+            if types is not None:
+                kept &= np.isin(columns["_type"][start:], list(types))
+            if not kept.all():
+                self.decoder.keep(np.concatenate([np.arange(start), np.flatnonzero(kept) + start]))
+            rows, repeated = (
+                np.bincount(of[b], minlength=len(rows)).tolist() for b in (kept, again)
+            )
+        self._netns += netns
+        self._counts += rows
+        return rows, repeated
 
     @property
     def rows(self) -> int:
         return self.decoder.columns.rows
-
-    @property
-    def latest_rows(self) -> int:
-        """Return how many of the rows, the last ones, the latest namespace gave."""
-        return self._counts[-1] if self._counts else 0
 
     def netns(self) -> npt.NDArray[np.uint64]:
         """Return the namespace of each row."""
@@ -277,13 +292,18 @@ class DiagWay:
     """A table read by dump requests of sock_diag: (message type, body)."""
 
     gathered: Gathered
-    decode: Callable[[Words, Framing, Dump], None]
+    decoder: DumpDecoder
     requests: Sequence[tuple[int, bytes]]
+    waiting: Waiting = field(default_factory=Waiting)
     source = "diag"
 
     def read(self, reader: Reader) -> Dump:
+        """Dump the table; what is small, of one request, may wait to be decoded."""
+        decode = self.decoder.decode
+        if len(self.requests) == 1:
+            return reader.dump(*self.requests[0], decode, self.waiting)
         whole = Dump()
-        parts = [reader.dump(kind, body, self.decode) for kind, body in self.requests]
+        parts = [reader.dump(kind, body, decode) for kind, body in self.requests]
         for part in parts:
             whole.bytes += part.bytes
             whole.bad += part.bad
@@ -323,9 +343,12 @@ class ProcWay:
         return dump
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reading:
-    """How one step went in one namespace. ``source`` is None if the table could not be read."""
+    """How one step went in one namespace. ``source`` is None if the table could not be read.
+
+    What follows it is known when the step was finished.
+    """
 
     dump: Dump
     source: str | None = None
@@ -334,6 +357,8 @@ class Reading:
     """What processes may hold of it, zeros and duplicates among them."""
     counted: Callable[[], npt.NDArray[np.uint64]] = lambda: NO_COOKIES
     """Returns the cookies of those that the kernel's count has, if it is right."""
+    cpu_us: int = 0
+    """Its share of what it took to finish the step."""
 
 
 @dataclass
@@ -356,10 +381,26 @@ class Step:
     """Whether the kernel's count was never found to be wrong."""
     _failed: Outcome | None = field(default=None, init=False)
     _asked: int = field(default=0, init=False)
+    _waiting: list[tuple[int, Reading]] = field(default_factory=list, init=False)
+
+    def begin(self) -> None:
+        """Forget what a sample left waiting that was not finished."""
+        if self._waiting:
+            self._waiting = []
+            for way in self.ways:
+                if isinstance(way, DiagWay):
+                    way.waiting.clear()
+
+    def rests(self, sample: int) -> bool:
+        """Whether nothing is asked in a sample, as no way has worked of late."""
+        return self._failed is not None and sample - self._asked < ASK_AGAIN
 
     def read(self, reader: Reader, netns: int, sample: int) -> Reading:
-        """Read the table of a namespace into the decoder of the first way that works."""
-        if self._failed is not None and sample - self._asked < ASK_AGAIN:
+        """Read the table of a namespace into the decoder of the first way that works.
+
+        What a small one has is decoded, and known, when the step is finished.
+        """
+        if self._failed is not None and self.rests(sample):
             return Reading(Dump(self._failed))
         outcomes: list[Outcome] = []
         for place, way in enumerate(self.ways):
@@ -370,23 +411,51 @@ class Step:
                 way.gathered.decoder.columns.rows = start
                 continue
             if place:
+                self.finish()
                 self.ways = self.ways[place:]
                 self.why = self.why or outcomes[0].detail
             self.read_in.setdefault(way.source, set()).add(netns)
             self._failed = None
-            dump.repeated = way.gathered.end_dump(netns, start, self.types)
-            rows = way.gathered.rows - start
-            gathered = way.gathered
-            return Reading(
-                dump,
-                way.source,
-                rows,
-                gathered.inodes(start, self.name),
-                partial(gathered.counted, start, self.name),
-            )
+            reading = Reading(dump, way.source)
+            if isinstance(way, DiagWay) and way.waiting.has(dump):
+                self._waiting.append((netns, reading))
+                if way.waiting.size > CHUNK:
+                    self.finish()
+            else:
+                self._end(way, [(netns, reading)], [way.gathered.rows - start])
+            return reading
         self._failed, self._asked = outcomes[0], sample
         self.why = outcomes[0].detail
         return Reading(Dump(outcomes[0]))
+
+    def finish(self) -> None:
+        """Decode what waits."""
+        if not self._waiting:
+            return
+        way = self.ways[0]
+        assert isinstance(way, DiagWay)
+        began = time.process_time_ns()
+        waiting, self._waiting = self._waiting, []
+        size = way.waiting.size
+        self._end(way, waiting, way.waiting.decode(way.decoder))
+        took = (time.process_time_ns() - began) / 1000
+        for _, reading in waiting:
+            reading.cpu_us = round(took * reading.dump.bytes / size)
+
+    def _end(
+        self, way: DiagWay | ProcWay, ended: Sequence[tuple[int, Reading]], counts: list[int]
+    ) -> None:
+        """Tell of the dumps that were decoded last how many rows they have, and which."""
+        gathered = way.gathered
+        netns = [number for number, _ in ended]
+        rows, repeated = gathered.end_dumps(netns, counts, self.types)
+        start = gathered.rows - sum(rows)
+        for (_, reading), count, again in zip(ended, rows, repeated, strict=True):
+            mine = slice(start, start + count)
+            reading.rows, reading.dump.repeated = count, again
+            reading.inodes = gathered.inodes(mine, self.name)
+            reading.counted = partial(gathered.counted, mine, self.name)
+            start += count
 
     def skip(self, netns: int) -> None:
         """Leave out a namespace that has none of these sockets."""
@@ -398,12 +467,13 @@ class Step:
 
         ``own`` are the sockets by which the namespace is recorded.
         """
-        known = [name for name in self.counted if name in in_use]
-        return (
-            self.believed
-            and bool(known)
-            and all(in_use[name] <= own.get(name, 0) for name in known)
-        )
+        counted = False
+        for name in self.counted:
+            if name in in_use:
+                counted = True
+                if in_use[name] > own.get(name, 0):
+                    return False
+        return self.believed and counted
 
 
 def _is_missing(outcome: Outcome) -> bool:
@@ -450,6 +520,13 @@ class Steps:
         """Forget the rows of the sample before."""
         for gathered in self.gathered.values():
             gathered.begin()
+        for step in self.steps:
+            step.begin()
+
+    def finish(self) -> None:
+        """Decode what waits."""
+        for step in self.steps:
+            step.finish()
 
     def _build(self, release: tuple[int, int]) -> Iterator[Step]:
         v4, v6 = socket.AF_INET, socket.AF_INET6
@@ -502,7 +579,7 @@ class Steps:
     def _diag(self, key: str, decoder: DumpDecoder, *requests: tuple[int, bytes]) -> DiagWay:
         if key not in self._gathered:
             self._gathered[key] = Gathered(decoder)
-        return DiagWay(self._gathered[key], decoder.decode, requests)
+        return DiagWay(self._gathered[key], decoder, requests)
 
     def _step(self, name: str, counted: tuple[str, ...], *ways: DiagWay) -> Step:
         every: list[DiagWay | ProcWay] = list(ways)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import secrets
 import socket
 import struct
 from collections.abc import Callable
 
 import numpy as np
 
+from recorder.kernel.waiting import MOST_BYTES, Waiting, new_seq, tell_broken
 from recorder.wire.netlink import (
     NLMSG_DONE,
     NLMSG_ERROR,
@@ -66,13 +66,16 @@ class DiagSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def dump(self, kind: int, body: bytes, decode: Decode) -> Dump:
-        """Run one dump and have its chunks decoded; never raises for what the kernel answers."""
+    def dump(self, kind: int, body: bytes, decode: Decode, waiting: Waiting | None = None) -> Dump:
+        """Run one dump and have its chunks decoded; never raises for what the kernel answers.
+
+        One that is small and ended well is added to ``waiting`` instead, if that is given.
+        """
         result = Dump()
-        seq = secrets.randbits(32) | 1
+        seq = waiting.seq if waiting is not None else new_seq()
         try:
             self._socket.send(request(kind, body, seq))
-            ended = self._receive(seq, decode, result)
+            ended = self._receive(seq, decode, result, waiting)
         except OSError as error:
             number = errno.ETIMEDOUT if isinstance(error, TimeoutError) else error.errno
             result.outcome = Outcome.of_errno(number or errno.EIO, "receiving the dump")
@@ -83,9 +86,11 @@ class DiagSocket:
                 self._socket, self._portid = self._connect()
         return result
 
-    def _receive(self, seq: int, decode: Decode, result: Dump) -> bool:
+    def _receive(self, seq: int, decode: Decode, result: Dump, waiting: Waiting | None) -> bool:
         view, receive = self._view, self._socket.recv_into
+        ends = _Ends(seq, self._portid)
         corrupt = 0
+        first = True
         while True:
             position = 0
             datagrams: list[tuple[int, int]] = []
@@ -99,8 +104,15 @@ class DiagSocket:
                     truncated += 1
                     size = DATAGRAM
                 datagrams.append((position, position + size))
-                last = _ends_dump(view, position, size)
+                last = ends.are_in(view, position, size)
                 position = (position + size + 3) & ~3
+            if waiting is not None and first and last and not truncated:
+                if position == _DONE_SIZE and ends.well:
+                    return True  # nothing but the end
+                if position <= MOST_BYTES and ends.well:
+                    waiting.add(bytes(view[:position]), datagrams, self._portid, result)
+                    return True
+            first = False
             view[position : position + PAD] = _ZEROS
             framing = frame(self._words, datagrams, seq, self._portid)
             if truncated:
@@ -114,12 +126,7 @@ class DiagSocket:
             ended = self._judge(framing, result)
             if ended or (last and corrupt):
                 break
-        if result.outcome.name == "ok" and (corrupt or result.bad):
-            result.outcome = Outcome(
-                "corrupt",
-                None,
-                f"{corrupt} broken chains of messages and {result.bad} broken messages left out",
-            )
+        tell_broken(result, corrupt)
         if not ended and result.outcome.name == "ok":
             result.outcome = Outcome("corrupt", None, "the dump ended without its end mark")
         return ended
@@ -173,11 +180,24 @@ def connect_destroy(buffer: int = EVENTS_BUFFER) -> socket.socket:
     return made
 
 
-def _ends_dump(view: memoryview, start: int, size: int) -> bool:
-    """Whether a datagram seems to end with NLMSG_DONE or to be an NLMSG_ERROR (a hint only)."""
-    tail = start + max(size - 20, 0)
-    return view[tail : tail + 6] == _DONE or view[start + 4 : start + 6] == _ERROR
+class _Ends:
+    """Tells a dump's last datagram; no message has its number by accident."""
+
+    def __init__(self, seq: int, portid: int) -> None:
+        self._ours = struct.pack("=II", seq, portid)
+        self.well = False
+        """Whether it ended with NLMSG_DONE and no error."""
+
+    def are_in(self, view: memoryview, start: int, size: int) -> bool:
+        """Whether a datagram ends with NLMSG_DONE or is an NLMSG_ERROR."""
+        tail = start + max(size - _DONE_SIZE, 0)
+        if view[tail : tail + 6] == _DONE and view[tail + 8 : tail + 16] == self._ours:
+            self.well = view[tail + 16 : tail + 20] == _NO_ERROR
+            return True
+        return view[start + 4 : start + 6] == _ERROR and view[start + 8 : start + 16] == self._ours
 
 
-_DONE = struct.pack("=IH", 20, NLMSG_DONE)
+_DONE_SIZE = 20
+_DONE = struct.pack("=IH", _DONE_SIZE, NLMSG_DONE)
 _ERROR = struct.pack("=H", NLMSG_ERROR)
+_NO_ERROR = bytes(4)

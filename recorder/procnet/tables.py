@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +72,9 @@ def _not_blank(data: bytes) -> int:
     return sum(not line.isspace() for line in data.split(b"\n") if line)
 
 
+_REMEMBERED = 512
+"""Contents of files whose counts are remembered: those of a namespace mostly stay as they are."""
+
 _SOCKSTAT = {
     b"TCP": "TCP",
     b"UDP": "UDP",
@@ -82,7 +87,8 @@ _SOCKSTAT = {
 }
 
 
-def in_use(protocols: bytes, sockstat: bytes, sockstat6: bytes) -> dict[str, int]:
+@lru_cache(maxsize=_REMEMBERED)
+def in_use(protocols: bytes, sockstat: bytes, sockstat6: bytes) -> Mapping[str, int]:
     """Return how many sockets of each protocol a namespace has, from its files of these names.
 
     The keys are the names of /proc/net/protocols, and ``tw``, TCP's TIME-WAIT of both families, and

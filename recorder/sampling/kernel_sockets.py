@@ -33,6 +33,8 @@ class KernelSockets:
 
     def of(self, unheld: Callable[[Inodes], Inodes]) -> int:
         """Count those among what is sought, given which of some no process holds."""
+        if not (self.subscriptions.size or self.listeners.size):
+            return 0
         listeners = unheld(self.listeners).size
         return int(unheld(self.subscriptions).size) + min(listeners, 1)
 
@@ -55,29 +57,42 @@ class KernelSockets:
 NONE = KernelSockets(NO_INODES, NO_INODES, NO_INODES)
 
 
-def find(gathered: Mapping[str, Gathered]) -> KernelSockets:
-    """Return those of the namespace whose tables were gathered last."""
-    if not any(key in gathered and gathered[key].latest_rows for key in ("smc", "tipc")):
+def find(gathered: Mapping[str, Gathered], netns: int) -> KernelSockets:
+    """Return those of a namespace."""
+    if not any(key in gathered and gathered[key].rows for key in ("smc", "tipc")):
         return NONE
-    return KernelSockets(_carriers(gathered), *_tipc(gathered))
+    mine = {
+        key: _Rows(gathered[key].decoder.columns, np.flatnonzero(gathered[key].netns() == netns))
+        for key in ("smc", "tipc", "tcp", "/proc/net/tcp")
+        if key in gathered
+    }
+    return KernelSockets(_carriers(mine), *_tipc(mine))
 
 
-def _carriers(gathered: Mapping[str, Gathered]) -> Inodes:
-    if "smc" not in gathered:
+@dataclass(frozen=True)
+class _Rows:
+    """Some rows of a table."""
+
+    columns: Columns
+    places: npt.NDArray[np.int64]
+
+
+def _carriers(tables: Mapping[str, _Rows]) -> Inodes:
+    if "smc" not in tables:
         return NO_INODES
-    smc = _ends(gathered["smc"])
+    smc = _ends(tables["smc"])
     found = [NO_INODES]
     for key in ("tcp", "/proc/net/tcp"):
-        if key in gathered:
-            mine = np.isin(_ends(gathered[key]), smc)
-            found.append(_column(gathered[key], "inode")[mine].astype(np.uint32))
+        if key in tables:
+            mine = np.isin(_ends(tables[key]), smc)
+            found.append(_column(tables[key], "inode")[mine].astype(np.uint32))
     return np.concatenate(found)
 
 
-def _tipc(gathered: Mapping[str, Gathered]) -> tuple[Inodes, Inodes]:
-    if "tipc" not in gathered:
+def _tipc(tables: Mapping[str, _Rows]) -> tuple[Inodes, Inodes]:
+    if "tipc" not in tables:
         return NO_INODES, NO_INODES
-    table = gathered["tipc"]
+    table = tables["tipc"]
     inodes = _column(table, "inode").astype(np.uint32)
     sequenced = _column(table, "_type") == socket.SOCK_SEQPACKET
     served = _column(table, "_has_con.type") & (_column(table, "con.type") == TIPC_TOP_SRV)
@@ -85,12 +100,12 @@ def _tipc(gathered: Mapping[str, Gathered]) -> tuple[Inodes, Inodes]:
     return inodes[sequenced & served], inodes[sequenced & listens]
 
 
-def _column(table: Gathered, name: str) -> AnyArray:
-    columns: Columns = table.decoder.columns
-    return columns[name][columns.rows - table.latest_rows :]
+def _column(table: _Rows, name: str) -> AnyArray:
+    found: AnyArray = table.columns[name][table.places]
+    return found
 
 
-def _ends(table: Gathered) -> npt.NDArray[np.uint64]:
+def _ends(table: _Rows) -> npt.NDArray[np.uint64]:
     """Return one number for the addresses and ports of each row."""
     words = [_column(table, name) for name in ("local_port", "peer_port")]
     for name in ("_src", "_dst"):

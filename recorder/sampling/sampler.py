@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,9 @@ NEW_SETTINGS = 4
 _FAILED = ("busy", "truncated", "corrupt", "error")
 
 Batches = list[tuple[str, pa.RecordBatch]]
+
+_Read = tuple[Place, Step, Row, Reading]
+"""How a step went in a namespace, and its row."""
 
 
 @dataclass
@@ -328,7 +331,7 @@ class Sampler:
             else:
                 row |= _counted(changes[-1])
         with self._log.measured() as cost:
-            every = self.places.each(places, lambda _: counters.read_namespace())
+            every = self.places.read_counters(places)
         cost["cpu_us"] //= max(len(places), 1)
         for place, files in zip(places, every, strict=True):
             if isinstance(files, OSError):
@@ -350,6 +353,7 @@ class Sampler:
         self.steps.begin()
         self._new_places = []
         dumped: list[Place] = []
+        read: list[_Read] = []
         spent = 0.0
         for place in self.places.in_turn():
             if place.is_empty:
@@ -365,15 +369,39 @@ class Sampler:
                 self._log.note("all", place.inode, outcome="rotated")
                 continue
             began = time.process_time()
-            self._read_place(place)
-            place.cost = time.process_time() - began
+            read += self._read_place(place)
+            cost = time.process_time() - began
+            # what waits to be decoded will take what it took the last time
+            spent += cost + place.cost_later if others else 0.0
+            place.cost, place.cost_later = cost, 0.0
             if place.dumped < 0:
                 self._new_places.append(place.inode)
             place.dumped = self._sample.number
-            spent += place.cost if others else 0.0
             dumped.append(place)
+        self.steps.finish()
+        self._take_readings(dumped, read)
         self._sample.reading = self._reading()
         return dumped
+
+    def _take_readings(self, dumped: list[Place], read: list[_Read]) -> None:
+        """Note what the tables of namespaces had."""
+        inodes: dict[int, list[npt.NDArray[np.uint32]]] = {p.inode: [NO_INODES] for p in dumped}
+        for place, step, row, reading in read:
+            row |= _facts(reading) | {"cpu_us": row["cpu_us"] + reading.cpu_us}
+            place.cost_later += reading.cpu_us / 1e6
+            if wrong := place.compare(step, reading):
+                self._disbelieve(step, wrong, row)
+            inodes[place.inode].append(reading.inodes)
+            if step.name in UNCOUNTED:
+                place.uncounted[step.name] = reading.inodes
+            if reading.dump.unknown:
+                counts = self._sample.unknown.setdefault(step.name, {})
+                for kind, count in reading.dump.unknown.items():
+                    counts[kind] = counts.get(kind, 0) + count
+        for place in dumped:
+            place.cost += place.cost_later
+            place.inodes = np.concatenate(inodes[place.inode])
+            self._kernels[place.inode] = kernel_sockets.find(self.steps.gathered, place.inode)
 
     def _reading(self) -> list[Row]:
         """Return how each table was read so far, and in how many namespaces."""
@@ -385,9 +413,9 @@ class Sampler:
                 rows.append({"step": step.name, "source": source, "why": why, "namespaces": count})
         return rows
 
-    def _read_place(self, place: Place) -> None:
+    def _read_place(self, place: Place) -> list[_Read]:
         number, log = self._sample.number, self._log
-        inodes = [NO_INODES]
+        read: list[_Read] = []
         whole = True
         for step in self.steps:
             if place.skips(step, number):
@@ -395,24 +423,18 @@ class Sampler:
                 step.skip(place.inode)
                 log.note(step.name, place.inode, outcome="skipped_empty", rows=0)
                 continue
-            with log.timed(step.name, place.inode) as row:
+            if step.rests(number):
+                row = log.note(step.name, place.inode)
                 reading = step.read(place, place.inode, number)
-                row |= _facts(reading)
-                if step.name == "tcp" and reading.source == "diag" and self._filter is None:
-                    row["opened"] = 0
-                if wrong := place.compare(step, reading):
-                    self._disbelieve(step, wrong, row)
-            inodes.append(reading.inodes)
-            if step.name in UNCOUNTED:
-                place.uncounted[step.name] = reading.inodes
-            if reading.dump.unknown:
-                counts = self._sample.unknown.setdefault(step.name, {})
-                for kind, count in reading.dump.unknown.items():
-                    counts[kind] = counts.get(kind, 0) + count
-        place.inodes = np.concatenate(inodes)
-        self._kernels[place.inode] = kernel_sockets.find(self.steps.gathered)
+            else:
+                with log.timed(step.name, place.inode) as row:
+                    reading = step.read(place, place.inode, number)
+            if step.name == "tcp" and reading.source == "diag" and self._filter is None:
+                row["opened"] = 0
+            read.append((place, step, row, reading))
         if whole:
             place.whole = number
+        return read
 
     def _disbelieve(self, step: Step, sockets: int, row: Row) -> None:
         """Tell that the kernel did not count sockets of a table, which is read always from now."""
@@ -643,7 +665,9 @@ class Sampler:
         self._add("settings", settings.columns(changed))
 
     def _add(self, table: str, columns: Arrays) -> None:
-        """Add rows to the sample; their number is that of any of the columns."""
+        """Add rows to the sample, if any; their number is that of any of the columns."""
+        if not columns:
+            return
         first = next(iter(columns.values()))
         count = len(first.data if isinstance(first, Values) else first)
         if count:
@@ -651,13 +675,21 @@ class Sampler:
 
     def _add_rows(self, table: str, rows: Iterable[Row]) -> None:
         listed = list(rows)
+        values: dict[str, list[Any]] = {}
+        for place, row in enumerate(listed):
+            for name, value in row.items():
+                if name not in values:
+                    values[name] = [None] * len(listed)
+                values[name][place] = value
         schema = self._makers[table].schema
-        columns = {
-            name: pa.array([row.get(name) for row in listed], schema.field(name).type)
-            for name in schema.names
-            if name not in ("sample", "sample_time")
-        }
-        self._add(table, columns)
+        self._add(
+            table,
+            {
+                name: pa.array(values[name], schema.field(name).type)
+                for name in schema.names
+                if name in values
+            },
+        )
 
     def _batch(self, table: str, count: int, columns: Arrays) -> pa.RecordBatch:
         sample = {

@@ -23,6 +23,7 @@ from recorder.store.directory import Directory
 from recorder.wire.columns import Values
 
 _FILE_BUFFER = 1 << 20
+_PIECES = 1 << 16
 _SAMPLE_TIME = SAMPLES.names.index("sample_time")
 _BOOTTIME = SAMPLES.names.index("boottime_us")
 
@@ -116,6 +117,8 @@ class _Checked:
         self.closed = False
 
     def write(self, data: bytes) -> int:
+        if self.closed:  # the sink gives what no commit covers when it goes
+            return len(data)
         self._crc = zlib.crc32(data, self._crc)
         size = memoryview(data).nbytes
         self._waiting.append(data)
@@ -132,7 +135,7 @@ class _Checked:
         return taken
 
     def flush(self) -> None:
-        if not self._held:
+        if not self._held or self.closed:
             return
         data = memoryview(b"".join(self._waiting))
         self._waiting, self._held = [], 0
@@ -165,9 +168,15 @@ class _Stream:
             self.file = _Checked(folder.create(journal_name(number)), room)
             if sync:
                 folder.sync()
-        self._sink = pa.PythonFile(self.file, mode="w")
+        # a batch is some 300 pieces, each of which would be a call
+        self._sink = pa.BufferedOutputStream(pa.PythonFile(self.file, mode="w"), _PIECES)
         options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
         self.writer = pa.ipc.new_stream(self._sink, journal_schema(table), options=options)
+
+    def take_range(self) -> tuple[int, int, int]:
+        """Return (start, end, CRC-32) of what was written since the last call."""
+        self._sink.flush()
+        return self.file.take_range()
 
     def close(self) -> None:
         # without closing the writer, which would add an end mark no commit covers
@@ -223,7 +232,7 @@ class Journals:
         """Flush the sample's batches of all tables, then write and flush its commit."""
         samples = self._streams["samples"]
         rows = {name: stream.rows for name, stream in self._streams.items() if stream.rows}
-        ranges = {name: stream.file.take_range() for name, stream in self._streams.items()}
+        ranges = {name: stream.take_range() for name, stream in self._streams.items()}
         self.samples += bool(rows.get(SAMPLES.name))
         self.socket_rows += rows.get(SOCKETS.name, 0)
         for name, stream in self._streams.items():
@@ -236,7 +245,7 @@ class Journals:
         )
         crc = str(zlib.crc32(record.encode()))
         samples.writer.write_batch(self._empty, custom_metadata={COMMIT_KEY: record, CRC_KEY: crc})
-        samples.file.take_range()
+        samples.take_range()
         samples.file.flush()
         if self._sync:
             samples.file.sync()

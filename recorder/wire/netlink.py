@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,19 +63,26 @@ class Framing:
     foreign: int = 0
 
 
-def frame(words: Words, datagrams: list[tuple[int, int]], seq: int, portid: int) -> Framing:
+def frame(
+    words: Words, datagrams: Sequence[tuple[int, int]], seq: int, portid: int | Words
+) -> Framing:
     """Find the messages in a chunk.
 
     ``datagrams`` are (start, end) byte positions, starts being multiples of 4 and each start the
-    aligned end of the one before. Message heads are the words that look like one; that they form
-    one unbroken chain proves it. Where they do not, the datagrams are walked one by one.
+    aligned end of the one before; each may have a ``portid`` of its own. Message heads are the
+    words that look like one; that they form one unbroken chain proves it. Where they do not, the
+    datagrams are walked one by one.
     """
     if not datagrams:
         return Framing(np.zeros(0, np.int64), np.zeros(0, np.int64))
     start, end = datagrams[0][0] >> 2, (datagrams[-1][1] + 3) >> 2
+    starts = np.array([datagram[0] for datagram in datagrams]) >> 2
     at = np.flatnonzero(words[start + 2 : end] == seq) + start
     at = at[at + 3 < end]
-    at = at[words[at + 3] == portid]
+    ours = (
+        portid if isinstance(portid, int) else portid[np.searchsorted(starts, at, side="right") - 1]
+    )
+    at = at[words[at + 3] == ours]
     length = words[at].astype(np.int64)
     after = at + ((length + 3) >> 2)
     if not (
@@ -85,28 +92,31 @@ def frame(words: Words, datagrams: list[tuple[int, int]], seq: int, portid: int)
         and np.array_equal(after[:-1], at[1:])
         and int(length.min()) >= HEADER
         and int((at[-1] << 2) + length[-1]) <= datagrams[-1][1]
-        and _all_in([d[0] >> 2 for d in datagrams], at)
+        and _all_in(starts, at)
     ):
         return _walk(words, datagrams, seq, portid)
     return _classify(words, at, length, Framing(at, at))
 
 
-def _all_in(values: list[int], ordered: Offsets) -> bool:
+def _all_in(values: Offsets, ordered: Offsets) -> bool:
     place = np.searchsorted(ordered, values)
     return int(place[-1]) < ordered.size and np.array_equal(ordered[place], values)
 
 
-def _walk(words: Words, datagrams: list[tuple[int, int]], seq: int, portid: int) -> Framing:
+def _walk(
+    words: Words, datagrams: Sequence[tuple[int, int]], seq: int, portid: int | Words
+) -> Framing:
     result = Framing(np.zeros(0, np.int64), np.zeros(0, np.int64))
     heads: list[int] = []
-    for start, end in datagrams:
+    for place, (start, end) in enumerate(datagrams):
+        ours = portid if isinstance(portid, int) else portid[place]
         at = start
         while at < end:
             length = int(words[at >> 2]) if end - at >= HEADER else 0
             if length < HEADER or at + length > end:
                 result.corrupt += 1
                 break
-            if words[(at >> 2) + 2] == seq and words[(at >> 2) + 3] == portid:
+            if words[(at >> 2) + 2] == seq and words[(at >> 2) + 3] == ours:
                 heads.append(at >> 2)
             else:
                 result.foreign += 1

@@ -31,6 +31,7 @@ from analyzer.ss.show import Recorded, Show
 from recorder.host import facts
 from recorder.kernel.tables import QUERIES, Steps
 from recorder.kernel.transport import DiagSocket
+from recorder.kernel.waiting import Waiting
 from recorder.schema import SOCKETS
 from recorder.ssfilter import Filter, FilterError, Host, Port, leaves, parse
 from recorder.ssfilter.rows import Known, matching
@@ -417,8 +418,8 @@ class Kernel:
     def close(self) -> None:
         self._diag.close()
 
-    def dump(self, kind: int, body: bytes, decode: Any) -> Dump:
-        return self._diag.dump(kind, body, decode)
+    def dump(self, kind: int, body: bytes, decode: Any, waiting: Waiting | None = None) -> Dump:
+        return self._diag.dump(kind, body, decode, waiting)
 
     def read_file(self, name: str) -> bytes:
         raise FileNotFoundError(name)
@@ -428,6 +429,7 @@ class Kernel:
         steps.begin()
         for step in steps:
             assert step.read(self, 1, 0).dump.outcome.name in ("ok", "unavailable")
+        steps.finish()
         batches = [
             self._makers.make(each.rows, each.decoder.rows()) for each in steps.gathered.values()
         ]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder.host.counters import Changes, Counters, parse, read_host, read_namespace
+from recorder.host.counters import Changes, Counters, Files, parse, read_host
 from recorder.schema import COUNTERS
 from recorder.store.journal import BatchMaker
 
@@ -36,6 +36,14 @@ FILES = {
     ),
     "file-nr": b"600\t0\t9223372036854775807\n",
 }
+
+
+def read_namespace(proc: Path = Path("/proc")) -> dict[str, bytes]:
+    files = Files(proc)
+    try:
+        return files.read()
+    finally:
+        files.close()
 
 
 def values_of(source: str, text: bytes) -> dict[str, int]:
@@ -170,6 +178,22 @@ def test_missing_files_are_left_out(tmp_path: Path) -> None:
     (limits / "nf_conntrack_count").write_bytes(b"3\n")
     files = read_namespace(tmp_path)
     assert values_of("nf_conntrack", files["nf_conntrack"]) == {"count": 3}
+
+
+def test_files_held_open_tell_what_is_there_now(tmp_path: Path) -> None:
+    net = tmp_path / "thread-self/net"
+    net.mkdir(parents=True)
+    (net / "snmp").write_bytes(SNMP)
+    files = Files(tmp_path)
+    try:
+        assert files.read() == {"snmp": SNMP}
+        later = SNMP.replace(b"7 5", b"70 51")
+        (net / "snmp").write_bytes(later)
+        assert files.read() == {"snmp": later}
+        assert files.reads == 2
+    finally:
+        files.close()
+    assert files.highest == -1
 
 
 def rows_of(counters: Counters, changes: list[Changes], phase: str) -> list[dict[str, object]]:

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable
 
 from recorder.kernel.tables import Steps, parse_query
+from recorder.kernel.waiting import Waiting
 from recorder.wire.netlink import Dump, Framing, Outcome, Words
 
 # as sctp_eps_seq_show() prints it
@@ -18,7 +19,13 @@ class WithoutHandlers:
     def __init__(self, files: dict[str, str]) -> None:
         self.files = files
 
-    def dump(self, kind: int, body: bytes, decode: Callable[[Words, Framing, Dump], None]) -> Dump:
+    def dump(
+        self,
+        kind: int,
+        body: bytes,
+        decode: Callable[[Words, Framing, Dump], None],
+        waiting: Waiting | None = None,
+    ) -> Dump:
         return Dump(Outcome.of_errno(errno.ENOENT, "NLMSG_DONE"))
 
     def read_file(self, name: str) -> bytes:

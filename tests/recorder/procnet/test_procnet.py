@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -390,7 +390,7 @@ def test_the_kernel_counts_what_the_docstring_says() -> None:
     if lacking:
         pytest.skip(lacking)
 
-    def counts() -> dict[str, int]:
+    def counts() -> Mapping[str, int]:
         files = [Path("/proc/thread-self/net", name).read_bytes() for name in _COUNTED]
         return in_use(*files)
 

@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 
 from recorder.kernel.transport import DiagSocket
+from recorder.kernel.waiting import Waiting
 from recorder.wire.columns import AnyArray, Columns
 from recorder.wire.netlink import Decode, Dump, Framing, Words
 
@@ -33,12 +34,16 @@ def poisoned(byte: int) -> Iterator[None]:
         for array in self._arrays.values():
             _fill(array, byte)
 
-    def poisoned_dump(self: DiagSocket, kind: int, body: bytes, decode: Decode) -> Dump:
+    def poisoned_dump(
+        self: DiagSocket, kind: int, body: bytes, decode: Decode, waiting: Waiting | None = None
+    ) -> Dump:
         def then_poisoned(words: Words, framing: Framing, result: Dump) -> None:
             decode(words, framing, result)
             _fill(words, byte)
 
-        return dump(self, kind, body, then_poisoned)
+        result = dump(self, kind, body, then_poisoned, waiting)
+        _fill(self._words, byte)  # what waits is not there
+        return result
 
     with (
         mock.patch.object(Columns, "extend", poisoned_extend),
