@@ -97,14 +97,19 @@ def damages(segment: Segment, columns: Collection[str]) -> Iterator[tuple[str, s
 
 
 def span(segment: Segment) -> tuple[int | None, int | None]:
-    """Return the first and last time in a segment, in microseconds UTC, as its footer has them."""
+    """Return the first and last time in a segment, in microseconds UTC, as its footer has them.
+
+    None where no checksum vouches for the footer: of damaged statistics pyarrow would abort.
+    """
     times: list[int] = []
     with suppress(FileError, OSError, ValueError, pa.ArrowException):
         file = open_regular(segment.path, follow=True)
         try:
-            metadata, _ = read_footer(segment.path, file)
+            metadata, checksums = read_footer(segment.path, file)
         finally:
             os.close(file)
+        if checksums is None:
+            return None, None
         names = metadata.schema.names
         index = min(names.index(name) for name in _TIMES if name in names)
         for group in range(metadata.num_row_groups):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import analyzer
 import sockrec
+from analyzer.reading.integrity import span
 from analyzer.reading.recording import open_recording
 from analyzer.reading.segment import Segment
 from analyzer.sql.engine import Engine
@@ -190,6 +191,18 @@ def test_a_segment_that_was_removed_is_told_with_its_span(recording: Path, table
         assert isinstance(missing, list)
         assert missing[0]["file"] == f"{table}/000002.parquet"
         assert not verify(engine).whole
+
+
+def test_no_time_is_taken_from_a_footer_that_nothing_vouches_for(recording: Path) -> None:
+    """Of damaged statistics pyarrow aborts."""
+    path = recording / "sockets/000002.parquet"
+    (segment,) = (s for s in open_recording(recording).segments if s.path == path)
+    assert segment.samples is not None
+    assert None not in span(segment)
+    path.write_bytes(path.read_bytes().replace(b"crc32:", b"crc33:"))
+    assert span(segment) == (None, None)
+    (segment,) = (s for s in open_recording(path).segments)
+    assert segment.samples is None
 
 
 def test_a_segment_that_was_exchanged_or_cut_is_told(recording: Path) -> None:
