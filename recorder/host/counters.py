@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -47,8 +47,8 @@ _PLAIN_NUMBERS = re.compile(rb"(?:-?\d{1,18}(?: |\Z))*")
 _FILE_NR = (b"allocated", b"free", b"max")
 
 
-def _read(path: str) -> bytes | None:
-    descriptor = _open(path)
+def _read(path: str, directory: int | None = None) -> bytes | None:
+    descriptor = _open(path, directory)
     if descriptor is None:
         return None
     try:
@@ -91,21 +91,14 @@ class Files:
         self._open: dict[str, int] = {}
         self.reads = 0
         """How often they were read."""
-        net = os.open(proc / "thread-self/net", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for name in (*_NET_FILES, _STATISTICS):
-                self._add(name, _open(name, net))
-            for name in _CONNTRACK:
-                self._add(name, _open(f"{proc}/{name}"))
+            with _net(proc) as net:
+                for name, path in _paths(proc):
+                    if (descriptor := _open(path, net)) is not None:
+                        self._open[name] = descriptor
         except OSError:
             self.close()
             raise
-        finally:
-            os.close(net)
-
-    def _add(self, name: str, descriptor: int | None) -> None:
-        if descriptor is not None:
-            self._open[name] = descriptor
 
     @property
     def highest(self) -> int:
@@ -129,13 +122,42 @@ class Files:
         for name, descriptor in self._open.items():
             with contextlib.suppress(OSError):
                 files[name] = _content(descriptor)
-        heads = zip((*_CONNTRACK, _STATISTICS), (b"count ", b"max ", b""), strict=True)
-        parts = [
-            (head, text) for name, head in heads if (text := files.pop(name, None)) is not None
-        ]
-        if parts:
-            files["nf_conntrack"] = b"".join(head + text for head, text in parts)
-        return files
+        return _with_conntrack(files)
+
+
+def read_namespace(proc: Path = Path("/proc")) -> dict[str, bytes]:
+    """Read the same files once, of the network namespace that the thread is in.
+
+    One after another, for which a descriptor or two are enough. Raises OSError.
+    """
+    with _net(proc) as net:
+        found = {name: _read(path, net) for name, path in _paths(proc)}
+    return _with_conntrack({name: text for name, text in found.items() if text is not None})
+
+
+@contextlib.contextmanager
+def _net(proc: Path) -> Iterator[int]:
+    descriptor = os.open(proc / "thread-self/net", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _paths(proc: Path) -> Iterator[tuple[str, str]]:
+    """Yield the names of the files, and their paths as seen from thread-self/net."""
+    for name in (*_NET_FILES, _STATISTICS):
+        yield name, name
+    for name in _CONNTRACK:
+        yield name, f"{proc}/{name}"
+
+
+def _with_conntrack(files: dict[str, bytes]) -> dict[str, bytes]:
+    heads = zip((*_CONNTRACK, _STATISTICS), (b"count ", b"max ", b""), strict=True)
+    parts = [(head, text) for name, head in heads if (text := files.pop(name, None)) is not None]
+    if parts:
+        files["nf_conntrack"] = b"".join(head + text for head, text in parts)
+    return files
 
 
 def read_host(proc: Path = Path("/proc")) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from recorder.host.counters import Files
+from recorder.host.counters import Files, read_namespace
 from recorder.host.limits import lack
 from recorder.host.namespaces import RESERVED, Namespace, Namespaces, NamespacesStep
 from recorder.kernel.closes import Closes
@@ -340,9 +340,14 @@ class Places:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // FILES_SHARE
 
         def first(namespace: Namespace) -> dict[str, bytes]:
-            files = Files()
+            if namespace.home:
+                return read_namespace()
+            try:
+                files = Files()
+            except OSError:  # one after another it may do, or fails for what is wrong
+                return read_namespace()
             found = files.read()
-            if namespace.home or files.highest >= most:
+            if files.highest >= most:
                 files.close()
             else:
                 files.reads += namespace.inode % REOPENED_AFTER  # that not all are due at once

@@ -222,9 +222,12 @@ class Sealer:
         self._child = None
 
 
+_READ_SIZE = 4096  # little, as there may be no more memory when the last answers are read
+
+
 def _read_some(descriptor: int) -> str:
     try:
-        return os.read(descriptor, 65536).decode()
+        return os.read(descriptor, _READ_SIZE).decode()
     except BlockingIOError:
         return ""
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from recorder.format.runs import COUNTS, boot_numbers
+from recorder.host.limits import lack
 from recorder.schema import VERSION
 from recorder.store.append import (
     AppendError,
@@ -195,7 +196,11 @@ class Writer:
         """Seal what is recorded, and say in recording.json how and when it ended."""
         try:
             if self._journals is not None:
-                self._hand_over(self._journals)
+                try:
+                    self._hand_over(self._journals)
+                except (MemoryError, OSError) as error:
+                    self.unsealed[self._journals.number] = lack(error) or str(error)
+                    raise
             self._finish()
             self._note_events()
             for number, why in self.unsealed.items():

@@ -244,7 +244,7 @@ def test_tables_keywords_and_columns_behind_an_alias_are_suggested() -> None:
 
 def test_commands_tables_reports_and_parameters_are_suggested() -> None:
     assert suggested(".ta^") == [".tables"]
-    assert suggested(".schema conn^") == ["connections"]
+    assert suggested(".schema conne^") == ["connections"]
     assert suggested(".report stat^") == ["states"]
     assert "interval=" in suggested(".report states ^")
     assert suggested(".report nosuch ^") == []

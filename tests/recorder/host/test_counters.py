@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder.host.counters import Changes, Counters, Files, parse, read_host
+from recorder.host.counters import Changes, Counters, Files, parse, read_host, read_namespace
 from recorder.schema import COUNTERS
 from recorder.store.journal import BatchMaker
 
@@ -36,14 +36,6 @@ FILES = {
     ),
     "file-nr": b"600\t0\t9223372036854775807\n",
 }
-
-
-def read_namespace(proc: Path = Path("/proc")) -> dict[str, bytes]:
-    files = Files(proc)
-    try:
-        return files.read()
-    finally:
-        files.close()
 
 
 def values_of(source: str, text: bytes) -> dict[str, int]:
@@ -189,7 +181,7 @@ def test_files_held_open_tell_what_is_there_now(tmp_path: Path) -> None:
         assert files.read() == {"snmp": SNMP}
         later = SNMP.replace(b"7 5", b"70 51")
         (net / "snmp").write_bytes(later)
-        assert files.read() == {"snmp": later}
+        assert files.read() == {"snmp": later} == read_namespace(tmp_path)
         assert files.reads == 2
     finally:
         files.close()

@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from recorder.host import counters
 from recorder.host.facts import current_netns
 from recorder.host.namespaces import CURRENT, Namespace, Namespaces
 from recorder.kernel.places import WHOLE_EVERY, Place, Places
@@ -154,7 +153,7 @@ class Counts:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **in_use: int) -> None:
         self.in_use = in_use
-        monkeypatch.setattr(counters, "read_namespace", self.read)
+        monkeypatch.setattr("recorder.kernel.places.read_namespace", self.read)
 
     def read(self) -> dict[str, bytes]:
         lines = [f"{name} 1000 {count} -1 NI\n" for name, count in self.in_use.items()]
