@@ -89,8 +89,6 @@ class Files:
         Raises OSError if it fails for another reason, as without a descriptor left.
         """
         self._open: dict[str, int] = {}
-        self.reads = 0
-        """How often they were read."""
         try:
             with _net(proc) as net:
                 for name, path in _paths(proc):
@@ -117,7 +115,6 @@ class Files:
         ``protocols`` is there too, for procnet.in_use. What nf_conntrack has in three files is one:
         lines ``count N`` and ``max N``, then its statistics.
         """
-        self.reads += 1
         files: dict[str, bytes] = {}
         for name, descriptor in self._open.items():
             with contextlib.suppress(OSError):

@@ -79,6 +79,8 @@ class Place:
     """Sockets by protocol as the kernel counts them, ``used`` and ``tw``."""
     files: Files | None = None
     """Its counters, where descriptors are left to hold them."""
+    readings: int = 0
+    """How often its counters were read."""
 
     @property
     def inode(self) -> int:
@@ -335,8 +337,9 @@ class Places:
         descriptors; they are opened again in turn, as some may be there that were not.
         """
         for place in places:
-            if place.files is not None and place.files.reads >= REOPENED_AFTER:
+            if (place.readings + place.inode) % REOPENED_AFTER == 0:  # not all in one sample
                 place.let_go_of_files()
+            place.readings += 1
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // FILES_SHARE
 
         def first(namespace: Namespace) -> dict[str, bytes]:
@@ -350,7 +353,6 @@ class Places:
             if files.highest >= most:
                 files.close()
             else:
-                files.reads += namespace.inode % REOPENED_AFTER  # that not all are due at once
                 self._places[namespace.inode].files = files
             return found
 
