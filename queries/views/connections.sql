@@ -280,9 +280,10 @@ ended AS (
         AND j.closed IS NOT NULL
         AND j.netid = 'tcp'
         AND (
-          (
-            (j.syn_sent_us IS NOT NULL OR j.syn_recv_us IS NOT NULL) AND coalesce(j.bytes_acked, 0) = 0
-            AND coalesce(j.bytes_received, 0) = 0
+          (j.syn_sent_us IS NOT NULL AND coalesce(j.bytes_acked, 0) = 0)
+          -- Of a request that came to nothing no end is announced.
+          OR (
+            j.syn_recv_us IS NOT NULL AND j.end_us IS NULL AND coalesce(j.bytes_acked, 0) = 0 AND coalesce(j.bytes_received, 0) = 0
           )
           -- A connection that this end opened has at least its SYN acknowledged.
           OR (j.role = 'client' AND j.bytes_acked = 0 AND j.bytes_received = 0)

@@ -128,17 +128,18 @@ def test_a_connection_is_open_unless_a_later_whole_sample_lacks_it(tmp_path: Pat
     assert life(tmp_path / "r", 1, "closed", "closed_us") == ("inferred", micros(time_of(0)))
 
 
-def test_who_was_seen_in_its_handshake_and_heard_something_was_connected(tmp_path: Path) -> None:
-    """A peer that sends and resets at once may leave nothing acknowledged."""
+def test_who_was_seen_in_its_handshake_and_has_an_end_was_connected(tmp_path: Path) -> None:
+    """A peer that resets at once may leave nothing acknowledged, nor received."""
     writer = Writer(tmp_path / "r")
-    requests = [tcp(cookie, "SYN-RECV", inode=0) for cookie in (1, 2)]
+    requests = [tcp(cookie, "SYN-RECV", inode=0) for cookie in (1, 2, 3)]
     writer.sample([tcp(9, "LISTEN")], steps=OK)
     writer.sample([tcp(9, "LISTEN"), *requests], steps=OK)
     nothing = {"sampled": True, "recv_q": 0, "bytes_acked": 0}
     ends = [close(1, bytes_received=75, **nothing), close(2, bytes_received=0, **nothing)]
     writer.sample([tcp(9, "LISTEN")], steps=OK, closes=ends)
     assert life(tmp_path / "r", 1, "role", "attempt", "closed_first") == ("server", None, "peer")
-    assert life(tmp_path / "r", 2, "role", "attempt", "closed_first") == ("server", "failed", None)
+    assert life(tmp_path / "r", 2, "role", "attempt", "closed_first") == ("server", None, "peer")
+    assert life(tmp_path / "r", 3, "role", "attempt", "closed_first") == ("server", "failed", None)
 
 
 def test_what_lived_between_two_samples_is_known_by_its_announcement(tmp_path: Path) -> None:
