@@ -52,10 +52,12 @@ def run_each(
     The rows come in the order of the recordings, their name in front.
     """
     scopes, names = engine.scopes(scope), naming(engine)
+    # A report that lists the first so many; what lists all of them may be longer than memory.
+    few = bool((parameters or {}).get("top", ("", 0))[1])
     with ExitStack() as running:
         engine.turn = (0, len(scopes))
         running.callback(setattr, engine, "turn", (0, 1))
-        first = running.enter_context(engine.run(query, scopes[0], parameters, few=True))
+        first = running.enter_context(engine.run(query, scopes[0], parameters, few=few))
         columns = [name for name in names[0] if name not in first[0].names]
         schema = pa.schema([*((name, pa.string()) for name in columns), *first[0]])
 
@@ -66,7 +68,7 @@ def run_each(
                     running.pop_all().close()
                     engine.turn = (turn, len(scopes))
                     running.callback(setattr, engine, "turn", (0, 1))
-                    result = running.enter_context(engine.run(query, one, parameters, few=True))
+                    result = running.enter_context(engine.run(query, one, parameters, few=few))
                 if result[0] != first[0]:
                     raise QueryError(f"the columns are others for {spoken(name)}")
                 for batch in result[1]:
