@@ -118,7 +118,7 @@ class _Checked:
 
     def write(self, data: bytes) -> int:
         if self.closed:  # the sink gives what no commit covers when it goes
-            return len(data)
+            return memoryview(data).nbytes
         self._crc = zlib.crc32(data, self._crc)
         size = memoryview(data).nbytes
         self._waiting.append(data)
@@ -129,7 +129,12 @@ class _Checked:
         return size
 
     def take_range(self) -> tuple[int, int, int]:
-        """Return (start, end, CRC-32) of what was written since the last call."""
+        """Return (start, end, CRC-32) of what was written since the last call.
+
+        Raises ValueError if the file is closed: nothing can be committed there any more.
+        """
+        if self.closed:
+            raise ValueError("the journal is closed")
         taken = (self.start, self.end, self._crc)
         self.start, self._crc = self.end, 0
         return taken
@@ -174,7 +179,7 @@ class _Stream:
         self.writer = pa.ipc.new_stream(self._sink, journal_schema(table), options=options)
 
     def take_range(self) -> tuple[int, int, int]:
-        """Return (start, end, CRC-32) of what was written since the last call."""
+        """Return (start, end, CRC-32) of what was written since the last call, as its file does."""
         self._sink.flush()
         return self.file.take_range()
 

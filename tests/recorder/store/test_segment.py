@@ -186,6 +186,23 @@ def seal_sockets(directory: Path, columns: dict[str, Values | pa.Array]) -> list
     return read(directory)
 
 
+def test_nothing_is_committed_in_journals_that_are_closed(tmp_path: Path) -> None:
+    """What is written behind the close goes nowhere: that must not look like a sample."""
+    opened = Directory.open(tmp_path)
+    journals = Journals(opened, 1)
+    columns: dict[str, Values | pa.Array] = {"cookie": Values(np.array([1], np.uint64))}
+    journals.append("sockets", BatchMaker(SOCKETS).make(1, columns))
+    journals.commit(0)
+    journals.close()
+    whole = (tmp_path / "samples/000001.arrows").read_bytes()
+    journals.append("sockets", BatchMaker(SOCKETS).make(1, columns))
+    with pytest.raises(ValueError, match="the journal is closed"):
+        journals.commit(1)
+    opened.close()
+    assert (tmp_path / "samples/000001.arrows").read_bytes() == whole
+    assert journals.socket_rows == 1
+
+
 def test_a_word_that_stands_twice_in_a_dictionary_is_not_taken_for_the_only_one(
     tmp_path: Path,
 ) -> None:
