@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import socket
 import sys
 from collections.abc import Mapping
 
-from samples.incident import HEALTHY, Incident, main, run, sysctl
+from samples import stalled_sender
+from samples.incident import Incident, main, sysctl
 from samples.services import with_background
 from samples.stage import Facts, Stage
 from samples.stalled_sender import (
-    CLONE_NEWNET,
     COLLECTOR,
     GATEWAY,
     LINE,
     PER_SECOND,
     connect_to_collector,
     connect_to_network,
+    read_behind_gateway,
     unacknowledged,
 )
 
@@ -28,29 +26,12 @@ def collector(stage: Stage) -> Facts:
 
     Its link stays up, but nobody answers there any more who has that address.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "cannot make a network namespace")
-    run("ip", "link", "add", "gw0", "type", "veth", "peer", "name", "eth0", "netns", "1")
-    run("ip", "link", "set", "lo", "up")
-    run("ip", "address", "add", f"{COLLECTOR[0]}/32", "dev", "lo")
-    run("ip", "address", "add", f"{GATEWAY}/24", "dev", "gw0")
-    run("ip", "link", "set", "gw0", "up")
-    listener = socket.create_server(COLLECTOR)
-    listener.settimeout(10)
-    connection, _ = listener.accept()
-    connection.settimeout(0.1)
-    received = 0
-    lost = None
-    while not stage.over():
-        if lost is None and stage.now() >= HEALTHY:
-            run("ip", "link", "set", "gw0", "arp", "off")
-            run("ip", "address", "delete", f"{COLLECTOR[0]}/32", "dev", "lo")
-            run("ip", "address", "delete", f"{GATEWAY}/24", "dev", "gw0")
-            lost = stage.now()
-        with contextlib.suppress(TimeoutError):
-            received += len(connection.recv(65536))
-    return {"received": received, "lost_at": lost}
+    return read_behind_gateway(
+        stage,
+        ("ip", "link", "set", "gw0", "arp", "off"),
+        ("ip", "address", "delete", f"{COLLECTOR[0]}/32", "dev", "lo"),
+        ("ip", "address", "delete", f"{GATEWAY}/24", "dev", "gw0"),
+    )
 
 
 def log_shipper(stage: Stage) -> Facts:
@@ -73,15 +54,7 @@ def log_shipper(stage: Stage) -> Facts:
 
 def numbers(facts: Mapping[str, Facts], stage: Stage) -> Facts:
     """Return the truth: what was sent, and what the peer says it has received."""
-    shipper, peer = facts["log-shipper"], facts["collector"]
-    return {
-        "began_us": stage.utc_us(peer["lost_at"]),
-        "bytes_sent": shipper["sent"],
-        "bytes_received_by_peer": peer["received"],
-        "send_q_at_end": shipper["unacknowledged"],
-        "lines_refused": shipper["refused"],
-        "connections": 1,
-    }
+    return {**stalled_sender.numbers(facts, stage), "connections": 1}
 
 
 INCIDENT = Incident(

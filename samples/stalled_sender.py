@@ -29,6 +29,15 @@ def collector(stage: Stage) -> Facts:
 
     From then on that gateway takes every packet and drops it without a word.
     """
+    return read_behind_gateway(
+        stage,
+        ("ip", "address", "delete", f"{COLLECTOR[0]}/32", "dev", "lo"),
+        ("ip", "route", "add", "blackhole", f"{COLLECTOR[0]}/32"),
+    )
+
+
+def read_behind_gateway(stage: Stage, *loss: tuple[str, ...]) -> Facts:
+    """Be that host, and run the commands that make the loss when the healthy beginning is over."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "cannot make a network namespace")
@@ -45,8 +54,8 @@ def collector(stage: Stage) -> Facts:
     lost = None
     while not stage.over():
         if lost is None and stage.now() >= HEALTHY:
-            run("ip", "address", "delete", f"{COLLECTOR[0]}/32", "dev", "lo")
-            run("ip", "route", "add", "blackhole", f"{COLLECTOR[0]}/32")
+            for command in loss:
+                run(*command)
             lost = stage.now()
         with contextlib.suppress(TimeoutError):
             received += len(connection.recv(65536))

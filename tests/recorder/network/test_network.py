@@ -41,6 +41,19 @@ def do(name: str, *lines: str) -> None:
         subprocess.run([tool, "-n", name, *words], check=True, capture_output=True)
 
 
+def flood(name: str) -> None:
+    """Send more to a neighbour on the link than a slow queue takes."""
+    do(name, "ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev left nud permanent")
+
+    def send() -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as sender:
+            for _ in range(20):
+                with contextlib.suppress(OSError):  # ENOBUFS: the queue is full
+                    sender.sendto(bytes(1000), ("10.9.0.2", 9))
+
+    entered(name, send)
+
+
 @pytest.fixture
 def name() -> Iterator[str]:
     """A namespace with a pair of interfaces that lead to each other, where nobody sends."""
@@ -131,15 +144,7 @@ def test_qdiscs_count_what_tc_says(name: str) -> None:
         "root",
         "tbf",
     )
-    do(name, "ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev left nud permanent")
-
-    def flood() -> None:
-        with socket.socket(type=socket.SOCK_DGRAM) as sender:
-            for _ in range(20):
-                with contextlib.suppress(OSError):  # ENOBUFS: the queue is full
-                    sender.sendto(bytes(1000), ("10.9.0.2", 9))
-
-    entered(name, flood)
+    flood(name)
     limit = time.monotonic() + 30
     while True:
         before = ask(name, "tc", "-s", "qdisc", "show", "dev", "left")[0]
@@ -368,15 +373,7 @@ QUEUES = {
 def test_queues_of_every_kind_count_what_tc_says(kind: str, name: str) -> None:
     for line in QUEUES[kind]:
         made_or_skipped(name, line)
-    do(name, "ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev left nud permanent")
-
-    def flood() -> None:
-        with socket.socket(type=socket.SOCK_DGRAM) as sender:
-            for _ in range(20):
-                with contextlib.suppress(OSError):  # ENOBUFS: the queue is full
-                    sender.sendto(bytes(1000), ("10.9.0.2", 9))
-
-    entered(name, flood)
+    flood(name)
     limit = time.monotonic() + 30
     while True:
         before = ask(name, "tc", "-s", "qdisc", "show", "dev", "left")
