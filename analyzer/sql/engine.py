@@ -78,6 +78,8 @@ _CALL = re.compile(r'"function_name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 # The relations of this schema, by name.
 _RAW = re.compile(r'"raw"', re.IGNORECASE)
 
+# Of what follows no more is asked than of any other query: that it is one SELECT. With options, as
+# ANALYZE, it is none.
 _EXPLAIN = re.compile(r"\s*(?:--[^\n]*\n\s*)*EXPLAIN\b", re.IGNORECASE)
 
 # DuckDB 2.0 takes 160 MB to see that there is no end to a thousand brackets, and 2.6 GB for 5,000.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from types import TracebackType
 
 from analyzer.sql.engine import Engine
 from analyzer.sql.header import Query
@@ -17,7 +16,7 @@ MOST_ROWS = 500_000
 
 
 class Shared:
-    """Parts and views that several queries of one scope are made of, kept until the block is left.
+    """Parts and views that several queries of one scope are made of, kept until it is closed.
 
     They lie in DuckDB's own memory, of which it moves to disk what does not fit; of their columns
     those that somebody asks for. None of them may look at a parameter of a query.
@@ -36,7 +35,7 @@ class Shared:
         names = [name for name in self._below(query) if self._is_there(name)]
         if self._engine.missing == self._missing:
             return names
-        self.drop()  # a file turned out to be damaged: from what there is now
+        self.close()  # a file turned out to be damaged: from what there is now
         self._missing = self._engine.missing
         return ()
 
@@ -58,18 +57,7 @@ class Shared:
                 )
         return self._there.get(name, False)  # not if a file turned out to be damaged
 
-    def drop(self) -> None:
-        """Give back their memory."""
+    def close(self) -> None:
+        """Give back their memory; what is asked for afterwards is computed anew."""
         self._engine.drop_kept()
         self._there = {}
-
-    def __enter__(self) -> Shared:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.drop()

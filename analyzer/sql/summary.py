@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
@@ -197,7 +198,7 @@ def summarize(
     checked: list[Query] = []
     unchecked: list[Unchecked] = []
     asked = [f for f in findings.values() if not any(need in lacks for need in f.needs)]
-    with Shared(engine, scope, asked) as shared:
+    with closing(Shared(engine, scope, asked)) as shared:
         for done, finding in enumerate(findings.values()):
             report(done, len(findings))
             if why := [lacks[need] for need in finding.needs if need in lacks]:

@@ -324,8 +324,10 @@ def lay_scope(
     wherever it is named; what is named more than once is computed once. Raises ScopeError.
     """
     pieces_of_run = _lay_functions(connection, scope, _used(names), kept)
-    texts = [(piece.query.sql, piece.query.uses) for piece in pieces_of_run]
-    again = named_again([(before or "", names or ()), *texts])
+    again: Collection[str] = ()
+    if before is not None:
+        texts = [(piece.query.sql, piece.query.uses) for piece in pieces_of_run]
+        again = named_again([(before, names or ()), *texts])
     ctes = []
     stored = ((name, f"SELECT * FROM {table}") for name, table in kept.items())
     for name, select in chain(

@@ -38,9 +38,6 @@ _NO_MEMORY = re.compile(
     re.IGNORECASE,
 )
 
-# Of what follows no more is asked than of any other query: that it is one SELECT. With options, as
-# ANALYZE, it is none.
-
 # That it costs a copy of rows that are few.
 warnings.filterwarnings("ignore", "Arrow output on a DB-API result", UserWarning)
 

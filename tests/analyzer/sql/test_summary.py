@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
@@ -442,7 +443,7 @@ def test_a_file_that_turns_out_damaged_is_not_in_what_is_shared(tmp_path: Path) 
             query = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'kept'"
             return set(engine.table(query)["table_name"].to_pylist())
 
-        with Shared(engine, WHOLE, list(read_findings().values())) as shared:
+        with closing(Shared(engine, WHOLE, list(read_findings().values()))) as shared:
             assert "listeners" in shared.of(finding)
             assert set(shared.of(finding)) <= tables()
             lost = Missing("sockets/000009.parquet", "damaged", 1, None, None)
