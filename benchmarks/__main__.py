@@ -1,8 +1,10 @@
 """Measure what recorder and reports cost, against a bare receive loop, ss and a bare scan.
 
-    python -m benchmarks [--parts sockets families namespaces beneath closes reports ss memory]
+    python -m benchmarks [--parts sockets families namespaces beneath closes reports ss memory
+                                  left_on]
                          [--sockets 20000 100000] [--layouts uniform mixed] [--rounds 7] [--live 60]
                          [--recording DIR] [--times 3] [--threads 2] [--findings] [--markdown]
+                         [--minutes 30]
 
 What counts is ratios: machines differ, and so do their hours. What the recorder costs is CPU time,
 what an answer costs is the time until it is there.
@@ -18,6 +20,7 @@ from benchmarks.parts import (
     beneath,
     closes,
     families,
+    left_on,
     memory,
     namespaces,
     reports,
@@ -47,8 +50,11 @@ def main() -> None:
         ),
         "ss": lambda: ss.run(options.recording, options.times),
         "memory": lambda: memory.run(options.threads, markdown=options.markdown),
+        "left_on": lambda: left_on.run(options.minutes),
     }
-    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument(
+        "--parts", nargs="+", choices=parts, default=[p for p in parts if p != "left_on"]
+    )
     alone = parser.add_argument_group("of part sockets")
     alone.add_argument("--sockets", type=int, nargs="+", default=[20_000, 100_000])
     alone.add_argument("--layouts", nargs="+", choices=sockets.LAYOUTS, default=sockets.LAYOUTS)
@@ -60,6 +66,8 @@ def main() -> None:
     asked.add_argument("--threads", type=int, default=2)
     asked.add_argument("--findings", action="store_true", help="ask each finding alone too")
     asked.add_argument("--markdown", action="store_true", help="print tables for the README")
+    long = parser.add_argument_group("of part left_on, which runs only where it is named")
+    long.add_argument("--minutes", type=float, default=30)
     options = parser.parse_args()
     leave_out_pandas()
     for part in options.parts:

@@ -157,22 +157,22 @@ class Recorder:
             first = pa.ipc.open_stream(journal).read_next_batch()["sample_time"][0].as_py()
         self._begun = first.replace(tzinfo=UTC).timestamp() + SETTLE_S
         time.sleep(max(0.0, self._begun - time.time()))
-        self._sampler_s = _cpu_of(self.pid)
-        self._sealer_s = sum(map(_cpu_of, _children(self.pid)))
+        self._sampler_s = cpu_of(self.pid)
+        self._sealer_s = sum(map(cpu_of, children_of(self.pid)))
 
     def finish(self) -> Live:
         """End it a whole number of intervals after it was begun."""
         time.sleep((self._begun - time.time()) % INTERVAL_S)
-        ended, sampler_s = time.time(), _cpu_of(self.pid)
+        ended, sampler_s = time.time(), cpu_of(self.pid)
         self._child.send_signal(signal.SIGINT)
         peaks: dict[str, int] = {}
         sealer_s = 0.0
         while self._child.poll() is None:
             _raise_to(peaks, "sampler", self.pid)
-            for sealer in _children(self.pid):
+            for sealer in children_of(self.pid):
                 _raise_to(peaks, "sealer", sealer)
                 with suppress(OSError):
-                    sealer_s = _cpu_of(sealer)
+                    sealer_s = cpu_of(sealer)
             time.sleep(0.01)
         if self._child.returncode:
             raise LiveError(f"the recorder ended with {self._child.returncode}")
@@ -212,7 +212,8 @@ def record(directory: Path, seconds: float, *options: str) -> Live:
         return recorder.finish()
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process began and that are there."""
     try:
         return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
@@ -227,6 +228,6 @@ def _raise_to(peaks: dict[str, int], name: str, pid: int) -> None:
                 peaks[name] = max(peaks.get(name, 0), int(line.split()[1]))
 
 
-def _cpu_of(pid: int) -> float:
+def cpu_of(pid: int) -> float:
     """Return the CPU seconds of a living process, by the clock of clock_getcpuclockid(3)."""
     return time.clock_gettime(~pid << 3 | 2)
