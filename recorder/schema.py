@@ -3,7 +3,8 @@
 A column has two Arrow types. In a *journal* it keeps the kernel's width (``u32``), which halves
 what a sample costs to write; in a sealed *segment*, and in every view, integers are signed
 (``int64``), because differences of unsigned counters fail in DuckDB and turn into decimals in
-Spark. ``public_schema`` and ``journal_schema`` give the two forms.
+Spark. ``public_schema`` and ``journal_schema`` give the two forms. A segment has moments in place
+of ages, which ``segment_schema`` gives.
 
 A column never changes its type or meaning: a new name is added and VERSION raised.
 """
@@ -460,6 +461,44 @@ SOCKETS = Table(
     ("netns", "cookie", "sample"),
     _SAMPLE + _SOCKET + _OWNER + ATTRIBUTES + TCP_INFO,
 )
+
+AGES = ("expires_ms", "last_data_sent_ms", "last_data_recv_ms", "last_ack_recv_ms")
+"""Columns of sockets that a segment does not have: views make them of MOMENTS."""
+
+MOMENTS = _columns(
+    (
+        "read_ms",
+        "i32",
+        "keep",
+        "ms",
+        "How long after sample_time, in whole ms, the socket was read, counted from where the "
+        "columns below are as they are now; NULL if it has neither an age nor a timer. 'Now' is "
+        "sample_time and this, from 1970 on.",
+    ),
+    (
+        "ack_recv_at_ms",
+        "i64",
+        "keep",
+        "ms",
+        "When an acknowledgement was last received: last_ack_recv_ms is now less this.",
+    ),
+    (
+        "data_sent_to_ack_ms",
+        "i64",
+        "keep",
+        "ms",
+        "last_data_sent_ms less last_ack_recv_ms, which is taken for 0 if it is NULL.",
+    ),
+    (
+        "data_recv_to_ack_ms",
+        "i64",
+        "keep",
+        "ms",
+        "last_data_recv_ms less last_ack_recv_ms, likewise.",
+    ),
+    ("expires_at_ms", "i64", "keep", "ms", "When the timer fires: expires_ms is this less now."),
+)
+"""Columns of sockets that only a segment has: they change when something happens."""
 
 SAMPLES = Table(
     "samples",
@@ -1216,7 +1255,23 @@ def journal_schema(table: Table) -> pa.Schema:
 
 
 def public_schema(table: Table) -> pa.Schema:
-    """Return the Arrow schema of the table's segments and views."""
+    """Return the Arrow schema of the table's views."""
+    return _schema(table.columns)
+
+
+def segment_columns(table: Table) -> tuple[Column, ...]:
+    """Return the columns of the table's segments; older ones have those of the view."""
+    if table != SOCKETS:
+        return table.columns
+    return tuple(column for column in table.columns if column.name not in AGES) + MOMENTS
+
+
+def segment_schema(table: Table) -> pa.Schema:
+    """Return the Arrow schema of the table's segments, in the types of views."""
+    return _schema(segment_columns(table))
+
+
+def _schema(columns: tuple[Column, ...]) -> pa.Schema:
     import pyarrow as pa
 
-    return pa.schema([(c.name, _arrow_type(KINDS[c.kind][1])) for c in table.columns])
+    return pa.schema([(c.name, _arrow_type(KINDS[c.kind][1])) for c in columns])

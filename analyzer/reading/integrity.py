@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from analyzer.reading.memory import check_room_for_threads
 from analyzer.reading.segment import Identity, Segment, identity
+from recorder.format.ages import in_segment
 from recorder.format.checksums import Chunk, read_footer
 from recorder.format.files import FileError, open_regular
 
@@ -39,7 +40,8 @@ class Checker:
         """
         work = []
         for segment in segments:
-            wanted = frozenset(columns.get(segment.table.name, ())) & set(segment.columns)
+            asked = columns.get(segment.table.name, ())
+            wanted = frozenset(in_segment(segment.table, asked, segment.columns))
             if new := wanted - self._whole.get(segment.identity, frozenset()):
                 work.append((segment, new))
         if not work:

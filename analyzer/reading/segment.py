@@ -21,6 +21,7 @@ from recorder.schema import (
     TABLES,
     SockrecError,
     Table,
+    segment_columns,
 )
 
 MAX_COLUMNS = 1_000
@@ -55,6 +56,7 @@ Identity = tuple[int, int, int, int]
 class Segment:
     """One checked Parquet file; ``facts`` is the text of recording.json that it carries.
 
+    ``columns`` are those of the file: where it has moments, ages are made of them.
     ``footer`` is the checksum of its footer, which is right, or empty if it carries none.
     ``checksums`` are kept of a large file, whose footer takes longer to parse than to keep.
     """
@@ -200,7 +202,8 @@ def _check_columns(path: Path, schema: pq.ParquetSchema, table: Table) -> tuple[
         raise SegmentError(f"{path}: {len(schema):,} columns")
     if not len(schema):
         raise SegmentError(f"{path}: no columns")
-    kinds = {column.name: column.kind for column in table.columns}
+    known = (*table.columns, *segment_columns(table))  # an older one has those of the view
+    kinds = {column.name: column.kind for column in known}
     names: list[str] = []
     for index in range(len(schema)):
         column = schema.column(index)

@@ -7,7 +7,7 @@ import re
 from functools import cache
 
 from analyzer.sharing.addresses import parse
-from recorder.schema import TABLES
+from recorder.schema import MOMENTS, TABLES
 
 PROGRAMS = frozenset(
     """
@@ -120,7 +120,8 @@ def is_protocol(value: str) -> bool:
 def vocabulary() -> frozenset[str]:
     """Return the words, in small letters, that the recorder, its schema and the kernel use."""
     texts = [table.doc for table in TABLES.values()]
-    texts += [f"{c.name} {c.doc} {c.unit}" for t in TABLES.values() for c in t.columns]
+    columns = [*MOMENTS, *(column for table in TABLES.values() for column in table.columns)]
+    texts += [f"{column.name} {column.doc} {column.unit}" for column in columns]
     texts += [os.strerror(number) for number in range(1, 134)]
     texts += [*TABLES, *_OURS]
     return frozenset(word.lower() for text in texts for word in _PIECE.findall(text))

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from analyzer.reading.journal import Journal
 from analyzer.reading.recording import Recording
 from analyzer.reading.segment import Segment
+from recorder.format.ages import NEEDS, age, in_segment
 from recorder.format.files import open_regular
 from recorder.format.writing import ROW_GROUP_ROWS
 from recorder.schema import Table, public_schema
@@ -109,9 +110,12 @@ class TableRows:
 
     def _array(self, batch: pa.RecordBatch, name: str, first_sample: int) -> pa.Array:
         kind = self._kinds[name]
-        if name not in batch.schema.names:
+        if name in batch.schema.names:
+            array = batch.column(name)
+        elif set(NEEDS.get(name, [name])) <= set(batch.schema.names):
+            array = age(batch, name)
+        else:
             return pa.nulls(batch.num_rows, kind)
-        array = batch.column(name)
         if array.type != kind:
             array = array.cast(kind, safe=False)  # the kernel's unsigned 64 bits wrap
         if name == "sample" and first_sample:
@@ -164,7 +168,7 @@ def _batches(blocks: Sequence[_Block], names: Sequence[str]) -> Iterator[pa.Reco
         yield from _of_journal(source, names)
     else:
         groups = [block.row_group for block in blocks]
-        yield from _of_segment(source, groups, [name for name in names if name in source.columns])
+        yield from _of_segment(source, groups, in_segment(source.table, names, source.columns))
 
 
 def _of_segment(

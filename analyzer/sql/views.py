@@ -18,7 +18,17 @@ from analyzer.reading.segment import Segment
 from analyzer.sql.complaint import complaint
 from analyzer.sql.library import Piece, closure, named_again, names_in, pieces
 from analyzer.sql.reads import MADE, Columns
-from recorder.schema import CLOSES, KINDS, SOCKETS, TABLES, SockrecError, Table, public_schema
+from recorder.format.ages import NEEDS
+from recorder.schema import (
+    CLOSES,
+    KINDS,
+    SOCKETS,
+    TABLES,
+    Column,
+    SockrecError,
+    Table,
+    public_schema,
+)
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -693,15 +703,30 @@ def _segments_select(
     )
 
 
+# Of what columns of a segment it is made, see recorder.format.ages.
+_NOW = "coalesce(epoch_us(sample_time) // 1000, 0) + read_ms"
+_ACKED = f"{_NOW} - ack_recv_at_ms"
+_AGES = {
+    "last_ack_recv_ms": _ACKED,
+    "last_data_sent_ms": f"data_sent_to_ack_ms + coalesce({_ACKED}, 0)",
+    "last_data_recv_ms": f"data_recv_to_ack_ms + coalesce({_ACKED}, 0)",
+    "expires_ms": f"expires_at_ms - ({_NOW})",
+}
+
+
 def _selection(table: Table, present: Sequence[str], columns: Collection[str]) -> str:
     """Return these columns of the table in its order, NULL of their type where a file has none."""
     return ", ".join(
-        column.name
-        if column.name in present
-        else f"CAST(NULL AS {KINDS[column.kind][2]}) AS {column.name}"
+        column.name if column.name in present else f"{_made_of(column, present)} AS {column.name}"
         for column in table.columns
         if column.name in columns
     )
+
+
+def _made_of(column: Column, present: Sequence[str]) -> str:
+    if column.name in NEEDS and set(NEEDS[column.name]) <= set(present):
+        return _AGES[column.name]
+    return f"CAST(NULL AS {KINDS[column.kind][2]})"
 
 
 def _stream_name(table: Table, part: int | None) -> str:

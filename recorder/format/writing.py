@@ -20,10 +20,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recorder.format import checksums
+from recorder.format import ages, checksums
 from recorder.format.files import FileError
 from recorder.format.segments import SealedFile
-from recorder.schema import ATTRIBUTES, METADATA_PREFIX, TCP_INFO, VERSION, Table, public_schema
+from recorder.schema import (
+    ATTRIBUTES,
+    METADATA_PREFIX,
+    MOMENTS,
+    TCP_INFO,
+    VERSION,
+    Table,
+    public_schema,
+    segment_columns,
+    segment_schema,
+)
 
 ROW_GROUP_ROWS = 80_000
 """A multiple of 8, so that a row group begins at a byte of a bitmap."""
@@ -32,7 +42,7 @@ DICTIONARY_BYTES = 32 << 10
 """A column of more distinct values than this holds (in a row group) is written plain."""
 COMPRESSION_LEVEL = 3
 
-UNSELECTIVE = frozenset((*ATTRIBUTES, *TCP_INFO))
+UNSELECTIVE = frozenset((*ATTRIBUTES, *TCP_INFO, *MOMENTS))
 """Columns without minimum and maximum in the file; they cost a tenth of the time of writing."""
 
 _MANY_ROWS = 1_200_000
@@ -80,11 +90,8 @@ def write_segment(
     have a multiple of ROW_GROUP_ROWS. ``ahead`` may make the next while one is written; ``path``
     serves messages. Raises SockrecError or OSError.
     """
-    documentation = {c.name: {"unit": c.unit, "doc": c.doc} for c in table.columns}
-    # text stays a dictionary up to Parquet's own encoder; without the Arrow schema in the file
-    # (store_schema below) every reader sees plain strings
-    text = pa.dictionary(pa.int32(), pa.string())
-    fields = [f.with_type(text) if f.type == pa.string() else f for f in public_schema(table)]
+    documentation = {c.name: {"unit": c.unit, "doc": c.doc} for c in segment_columns(table)}
+    schema = _encoded(segment_schema(table))
     told = dict(metadata) | {
         METADATA_PREFIX + "table": table.name,
         METADATA_PREFIX + "columns": json.dumps(documentation, separators=(",", ":")),
@@ -92,11 +99,10 @@ def write_segment(
     made = ahead(_sorted_columns(table, rows, order, columns_at_once) for rows, order in parts)
     columns: SortedColumns | None = next(made)
     assert columns is not None
-    schema = pa.schema(fields)
     with _writer(file, table, schema, columns, level) as writer:
         row_groups = 0
         while columns is not None:
-            for row_group in _row_groups(schema, columns):
+            for row_group in _row_groups(table, schema, columns):
                 writer.write_table(row_group, row_group_size=ROW_GROUP_ROWS)
                 row_groups += 1
                 del row_group  # before the next one is made
@@ -290,9 +296,21 @@ def _only_word(column: pa.ChunkedArray) -> pa.Scalar | None:
     return pa.scalar(words.pop(), pa.string()) if len(words) == 1 else None
 
 
-def _row_groups(schema: pa.Schema, columns: SortedColumns) -> Iterator[pa.Table]:
-    for arrays in zip(*(columns[f.name].pieces(f.type) for f in schema), strict=True):
-        yield pa.Table.from_arrays(list(arrays), schema=schema)
+def _encoded(schema: pa.Schema) -> pa.Schema:
+    """Return a schema in which texts are dictionaries.
+
+    They stay so up to Parquet's own encoder. Without the Arrow schema in the file (store_schema
+    below) every reader sees plain strings.
+    """
+    text = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema([f.with_type(text) if f.type == pa.string() else f for f in schema])
+
+
+def _row_groups(table: Table, schema: pa.Schema, columns: SortedColumns) -> Iterator[pa.Table]:
+    recorded = _encoded(public_schema(table))
+    for arrays in zip(*(columns[f.name].pieces(f.type) for f in recorded), strict=True):
+        rows = dict(zip(recorded.names, arrays, strict=True))
+        yield pa.Table.from_arrays(ages.moments(table, rows), schema=schema)
 
 
 def _repeated(value: pa.Scalar, kind: pa.DataType, rows: int) -> pa.Array:
@@ -327,18 +345,27 @@ def _writer(
         schema,
         compression="zstd",
         compression_level=level,
-        use_dictionary=[name for name, column in columns.items() if column.dictionary],
+        use_dictionary=_repeating(table, columns),
         dictionary_pagesize_limit=DICTIONARY_BYTES,
         write_page_checksum=True,
         # a page per column of a row group: pages of 20,000 rows, the default, took 18 % more bytes
         max_rows_per_page=ROW_GROUP_ROWS,
         # where the socket is, not how it fares: what queries select by
-        write_statistics=[c.name for c in table.columns if c not in UNSELECTIVE],
+        write_statistics=[c.name for c in segment_columns(table) if c not in UNSELECTIVE],
         store_schema=False,
         sorting_columns=pq.SortingColumn.from_ordering(
             schema, [(name, "ascending") for name in table.order]
         ),
     )
+
+
+def _repeating(table: Table, columns: SortedColumns) -> list[str]:
+    """Return the columns of a segment that are to be written with a dictionary."""
+    names = [column.name for column in segment_columns(table)]
+    made = {column.name for column in MOMENTS} - {"read_ms"}
+    return [
+        name for name in names if name in made or (name in columns and columns[name].dictionary)
+    ]
 
 
 def _few_values(numbers: AnyArray) -> bool:

@@ -35,6 +35,7 @@ from tests.analyzer.support.recordings import (
     time_of,
     write_segment,
 )
+from tests.recorder.support.recorded import in_view
 
 PLACES = st.integers(0, (1 << 32) - 1)
 
@@ -44,7 +45,8 @@ def rows(recording: Recording, table: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for segment in recording.segments:
         if segment.table.name == table:
-            found += pa.parquet.read_table(segment.path).to_pylist()
+            read = pa.parquet.read_table(segment.path)
+            found += (in_view(read) if "read_ms" in segment.columns else read).to_pylist()
     stream = streams(recording).get(f"journal_{table}")
     if stream is not None:
         found += pa.RecordBatchReader.from_stream(stream).read_all().to_pylist()

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recorder.schema import TABLES, VERSION, journal_schema, public_schema
+from recorder.schema import SOCKETS, TABLES, VERSION, journal_schema, public_schema, segment_schema
 
 Row = dict[str, Any]
 
@@ -231,7 +231,12 @@ class Writer:
             key=lambda row: [(row.get(key) is not None, row.get(key)) for key in contract.order],
         )
         write_segment(
-            self.path(table, ".parquet"), table, rows, self.facts, columns=self.columns[table]
+            self.path(table, ".parquet"),
+            table,
+            rows,
+            self.facts,
+            columns=self.columns[table],
+            moments=self.facts["version"] > 1,
         )
 
     def seal(self, *, keep_journals: bool = False) -> None:
@@ -257,18 +262,43 @@ def write_segment(
     facts: Mapping[str, Any],
     /,
     columns: Collection[str] | None = None,
+    moments: bool = False,
     **replaced: str,
 ) -> None:
-    """Write a Parquet file of a table; ``replaced`` overrides its sockrec.* metadata."""
+    """Write a Parquet file of a table; ``replaced`` overrides its sockrec.* metadata.
+
+    Ages are in it as recordings of before had them, or as the ``moments`` that they count from.
+    """
     metadata = {
         "version": str(facts["version"]),
         "table": table,
         "recording": json.dumps(dict(facts)),
     } | replaced
-    fields = [f for f in public_schema(TABLES[table]) if columns is None or f.name in columns]
+    contract = TABLES[table]
+    fields = [f for f in public_schema(contract) if columns is None or f.name in columns]
+    if moments:
+        fields = list(segment_schema(contract))
+        rows = [_with_moments(row) for row in rows] if contract == SOCKETS else rows
     schema = pa.schema(fields, {f"sockrec.{key}": value for key, value in metadata.items()})
     arrays = [pa.array([row.get(f.name) for row in rows], f.type) for f in schema]
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, write_page_checksum=True)
+
+
+def _with_moments(row: Row) -> Row:
+    """Return a row of sockets with the moments that its ages count from."""
+    age, left = row.get("last_ack_recv_ms"), row.get("expires_ms")
+    sample_time = row.get("sample_time")
+    read = 7 * row.get("cookie", 0) % 1000 if (age, left) != (None, None) else None
+    made: Row = {"read_ms": read}
+    if read is not None:
+        since = datetime(1970, 1, 1) if sample_time is None else sample_time
+        now = (since - datetime(1970, 1, 1)) // timedelta(milliseconds=1) + read
+        made["ack_recv_at_ms"] = None if age is None else now - age
+        made["expires_at_ms"] = None if left is None else now + left
+    for what in ("data_sent", "data_recv"):
+        other = row.get(f"last_{what}_ms")
+        made[f"{what}_to_ack_ms"] = None if other is None else other - (age or 0)
+    return row | made
 
 
 def every_table(directory: Path) -> Writer:

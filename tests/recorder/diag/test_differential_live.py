@@ -13,7 +13,6 @@ from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 
 from recorder.host.namespaces import CURRENT, Namespaces
@@ -21,8 +20,9 @@ from recorder.kernel.places import Places
 from recorder.kernel.tables import parse_query
 from recorder.owners.owners import Owners
 from recorder.sampling.sampler import Sampler
-from recorder.schema import SOCKETS, public_schema
+from recorder.schema import SOCKETS
 from tests.recorder.support.poison import poisoned
+from tests.recorder.support.recorded import sealed
 from tests.recorder.support.rows import Row, public, release
 from tests.recorder.support.ss_oracle import Oracle
 from tests.recorder.support.ss_words import SsRow, parse
@@ -85,9 +85,7 @@ def by_command(directory: Path) -> pa.Table:
     command = [sys.executable, "-m", "sockrec", "record", "-n", "2", "-i", "300ms", "-q"]
     subprocess.run([*command, "-o", str(target)], check=True, timeout=120)
     (segment,) = sorted((target / "sockets").glob("*.parquet"))
-    table = pq.read_table(segment)
-    assert table.schema.equals(public_schema(SOCKETS))
-    return table.filter(pc.field("sample") == 1)
+    return sealed(segment, SOCKETS).filter(pc.field("sample") == 1)
 
 
 def of_workload(table: pa.Table, truths: list[Truth]) -> list[Row]:

@@ -24,7 +24,7 @@ from recorder.schema import (
     VERSION,
     Table,
     journal_schema,
-    public_schema,
+    segment_schema,
 )
 from recorder.store import journal
 from recorder.store.directory import Directory
@@ -40,10 +40,12 @@ from tests.recorder.support.journals import (
     segment_path,
     write,
 )
+from tests.recorder.support.recorded import sealed
 
 
 def read(directory: Path, table: str = "sockets", number: int = 1) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(segment_path(directory, table, number)).to_pylist()
+    path = segment_path(directory, table, number)
+    rows: list[dict[str, Any]] = sealed(path, TABLES[table]).to_pylist()
     return rows
 
 
@@ -75,14 +77,14 @@ def test_a_segment_has_public_types_checksums_and_tells_what_it_is(tmp_path: Pat
     seal(tmp_path, 1)
     for table in (SOCKETS, SAMPLES, OWNERS):
         file = pq.ParquetFile(segment_path(tmp_path, table.name, 1))
-        assert file.schema_arrow.remove_metadata().equals(public_schema(table))
+        assert file.schema_arrow.remove_metadata().equals(segment_schema(table))
         told = file.metadata.metadata
         assert told[b"sockrec.table"].decode() == table.name
         assert json.loads(told[b"sockrec.recording"]) == FACTS
-        assert set(json.loads(told[b"sockrec.columns"])) == set(table.names)
+        assert list(json.loads(told[b"sockrec.columns"])) == segment_schema(table).names
     damaged = bytearray(segment_path(tmp_path, "sockets", 1).read_bytes())
     place = pq.ParquetFile(segment_path(tmp_path, "sockets", 1)).metadata
-    column = place.row_group(1).column(SOCKETS.names.index("bytes_acked"))
+    column = place.row_group(1).column(segment_schema(SOCKETS).names.index("bytes_acked"))
     damaged[column.data_page_offset + column.total_compressed_size // 2] ^= 16
     (tmp_path / "damaged.parquet").write_bytes(damaged)
     with pytest.raises(OSError, match="CRC"):
