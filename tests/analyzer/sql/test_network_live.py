@@ -38,6 +38,11 @@ link set isp up
 addr add 10.8.0.1/24 dev wan
 neigh add 10.8.0.2 lladdr 02:00:00:00:00:02 dev wan nud permanent
 route add 10.20.0.0/16 via 10.8.0.2
+link add twin type veth peer name double
+link set twin up
+link set double up
+addr add fd00:7::1/64 dev double nodad
+addr add fd00:7::1/64 dev twin
 link add quiet type veth peer name calm
 link set quiet up
 link set calm up
@@ -97,7 +102,7 @@ def found(recorded: Path) -> dict[str, list[str]]:
                     read_findings()[name].sql, Scope(), read_findings()[name].values({})
                 ).to_pylist()
             ]
-            for name in ("interface_faults", "interface_queue", "next_hop")
+            for name in ("duplicate_address", "interface_faults", "interface_queue", "next_hop")
         }
 
 
@@ -105,6 +110,12 @@ def test_a_link_that_goes_down_is_told_and_no_other(found: dict[str, list[str]])
     assert sorted(found["interface_faults"]) == [
         "interface calm was set down and stayed down",
         "interface quiet went down and stayed down",
+    ]
+
+
+def test_an_address_that_is_held_twice_is_named(found: dict[str, list[str]]) -> None:
+    assert found["duplicate_address"] == [
+        "address fd00:7::1 of interface twin is that of another host on the link too, and not used"
     ]
 
 
