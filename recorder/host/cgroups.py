@@ -79,10 +79,12 @@ _PODMAN = re.compile(r"podman-\d+\.scope")
 _NAMED = (
     (re.compile(r"lxc\.(?:payload|monitor)\.(.+)"), "lxc"),
     (re.compile(r"(.+)\.libvirt-lxc"), "lxc"),
+    (re.compile(r"system\.slice:docker:([0-9a-z]{25})"), "docker"),  # a step of a build
     (re.compile(r"systemd-nspawn@(.+)\.service"), "systemd-nspawn"),
     (re.compile(rf"titus-[a-z]+@(?:.*__)?{_UUID}\.service"), "titus"),
 )
 _BELOW = {
+    "docker/buildkit": (re.compile(r"([0-9a-z]{25})"), "docker"),
     **dict.fromkeys(("lxc", "lxc.payload", "lxc.monitor"), (re.compile(r"(.+)"), "lxc")),
     # garden keeps those apart that take more than their share of the CPU
     **dict.fromkeys(

@@ -67,6 +67,14 @@ PATHS = [
     (f"/docker/{A}.scope", Origin(f"{A}.scope", None, "docker", A)),
     (f"/system.slice:docker:{A}", Origin(runtime="docker", container=A)),
     (
+        "/system.slice/system.slice:docker:jvifp9a6b1lxa1kuw8bwfcovf",
+        Origin(None, "system.slice", "docker", "jvifp9a6b1lxa1kuw8bwfcovf"),
+    ),
+    (
+        "/docker/buildkit/jvifp9a6b1lxa1kuw8bwfcovf",
+        Origin(runtime="docker", container="jvifp9a6b1lxa1kuw8bwfcovf"),
+    ),
+    (
         f"/ecstasks.slice/ecstasks-{STATIC}.slice/docker-{A}.scope",
         Origin(f"docker-{A}.scope", f"ecstasks-{STATIC}.slice", "docker", A),
     ),
@@ -326,6 +334,15 @@ def test_the_daemon_of_a_hybrid_host_tells_the_runtime() -> None:
     for unit, runtime in (("k3s-agent", "containerd"), ("crio", "cri-o"), ("sshd", None)):
         _, origin = of_process(f"{pods}0::/system.slice/{unit}.service\n".encode())
         assert origin == Origin(None, None, runtime, A, POD)
+
+
+def test_a_process_of_mesos_is_in_its_unit_too() -> None:
+    """Two hierarchies name the container, the others the session of who began it."""
+    text = (
+        b"11:devices:/user.slice/user-0.slice/session-2.scope\n9:cpu,cpuacct:/mesos/%b\n8:misc:/\n"
+        b"6:memory:/mesos/%b\n1:name=systemd:/mesos_executors.slice\n"
+    ) % (POD.encode(), POD.encode())
+    assert of_process(text) == (f"/mesos/{POD}", Origin(runtime="mesos", container=POD))
 
 
 def test_lines_that_are_none_change_nothing() -> None:
