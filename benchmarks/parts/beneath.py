@@ -1,20 +1,26 @@
-"""What looking at processes and at the network beneath adds to a sample."""
+"""What looking at processes, at the network beneath and at connection tracking adds to a sample."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from statistics import median
 
-from benchmarks.measure import show
+import pyarrow.compute as pc
+
+from benchmarks.live import Live, record
+from benchmarks.measure import floor_live, scratch, show
 from benchmarks.namespaces import held
+from benchmarks.population import population
 from recorder.host import facts
 from recorder.host.namespaces import Namespaces, raise_descriptor_limit
 from recorder.kernel.closes import Closes
@@ -28,6 +34,29 @@ from tests.workloads.netns import lacking
 PROCESSES, NAMESPACES, LISTENERS = 1_000, 200, 3
 SAMPLES = 24
 """Samples that are taken with and without, in turn."""
+
+SOCKETS, HOLDERS, SECONDS = 100_000, 300, 20
+
+LEFT_OUT = {
+    "owners and processes": ("--no-owners", "--conntrack"),
+    "the network": ("--no-network", "--conntrack"),
+    "connection tracking": (),
+}
+"""Options of the command that leave out a part."""
+
+STEPS = ("owners", "processes", "network", "conntrack")
+
+_TRACKED = """
+table inet bench {
+  chain seen {
+    type filter hook input priority 0
+    ct state established counter
+  }
+}
+"""
+"""A rule that asks for the state of connections, without which the kernel tracks none."""
+
+_CLONE_NEWNET = 0x40000000
 
 _IMPORT = """
 import numpy, pyarrow, time
@@ -55,6 +84,58 @@ def run() -> None:
     with held(NAMESPACES, LISTENERS):
         print(f"{NAMESPACES} network namespaces with {LISTENERS} listeners each:")
         _compare("_network")
+    _alone(_leave_out)
+
+
+def _leave_out() -> None:
+    """Record many sockets with all there is, and without each part; then beside namespaces."""
+    if shutil.which("nft"):
+        subprocess.run(["nft", "-f", "-"], input=_TRACKED, text=True, check=True)
+    with population(SOCKETS, processes=HOLDERS, active=0.1):
+        base = floor_live(8)
+        print(f"{SOCKETS:,} sockets of {HOLDERS} processes, recorded at 1 Hz:")
+        show("floor, once a second", base, base)
+        _each_left_out(base)
+        with held(NAMESPACES, LISTENERS):
+            print(
+                f"the same beside {NAMESPACES} network namespaces with {LISTENERS} listeners each:"
+            )
+            _each_left_out(base)
+
+
+def _each_left_out(base: float) -> None:
+    whole = _live("with all", base, "--conntrack")
+    costs = whole.costs()
+    for step in STEPS:
+        # a table of connections is not looked at in each sample: of all of them the mean
+        rows = whole.samples.filter(pc.field("step") == step)
+        seconds = (pc.sum(rows["cpu_us"]).as_py() or 0) / 1e6 / whole.count
+        note = f"{costs[step].rows:,} rows" if step in costs else "not taken"
+        show(f"  its step {step}", seconds, base, note)
+    for name, options in LEFT_OUT.items():
+        _live(f"without {name}", base, *options)
+
+
+def _live(name: str, base: float, *options: str) -> Live:
+    with scratch() as directory:
+        live = record(directory / "recording", SECONDS, *options)
+    show(f"{name}: CPU a sample", live.sample_s, base, live.memory())
+    return live
+
+
+def _alone(action: Callable[[], None]) -> None:
+    """Do something in a network namespace of its own, whose connections may be tracked."""
+    pid = os.fork()
+    if not pid:
+        try:
+            assert not ctypes.CDLL(None).unshare(_CLONE_NEWNET)
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            action()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
 def _compare(part: str) -> None:

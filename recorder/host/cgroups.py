@@ -46,7 +46,8 @@ _UID = r"([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})"
 
 _POD = re.compile(rf"(?:^|-)pod{_UID}(?:\.slice|$)")
 _PREFIXED = re.compile(
-    rf"(?:.*:)?(docker|libpod|crio|cri-containerd|nerdctl)[-:](?:conmon-|payload-)?{_ID}(?:\.scope)?"
+    rf"(?:.*:)?(docker|libpod|crio|cri-containerd|nerdctl|kata)[-:_]"
+    rf"(?:conmon-|payload-)?{_ID}(?:\.scope)?"
 )
 _RUNTIME_OF_PREFIX = {
     "docker": "docker",
@@ -54,32 +55,55 @@ _RUNTIME_OF_PREFIX = {
     "crio": "cri-o",
     "cri-containerd": "containerd",
     "nerdctl": "containerd",
+    "kata": "kata",
 }
-_BARE = re.compile(rf"{_ID}|[0-9a-f]{{32}}-\d+")
+_BARE = re.compile(rf"({_ID}|[0-9a-f]{{32}}-\d+|(?P<uuid>{_UUID}))(?:\.scope)?")
+"""What nobody but a runtime calls a cgroup; below ``ecs`` a UUID is that of a task."""
+_RUNTIME_OF_ABOVE = {
+    "ecs": "docker",
+    "kata_overhead": "kata",  # the sandbox of the pod or container whose whole path follows
+}
+"""Runtimes that name their containers plainly, somewhere below a cgroup of their own."""
 _RUNTIME_OF_PARENT = {
     "docker": "docker",
     "moby": "docker",
     "default": "containerd",
     "k8s.io": "containerd",
+    "libpod_parent": "podman",
+    "mesos": "mesos",
+    "titus": "titus",
+    "vc": "kata",
 }
+_PODMAN = re.compile(r"podman-\d+\.scope")
+"""What holds the containers of a user's podman in v1, named for the process that began it."""
 _NAMED = (
-    (re.compile(rf"kata_{_ID}"), "kata"),
     (re.compile(r"lxc\.(?:payload|monitor)\.(.+)"), "lxc"),
+    (re.compile(r"(.+)\.libvirt-lxc"), "lxc"),
+    (re.compile(r"system\.slice:docker:([0-9a-z]{25})"), "docker"),  # a step of a build
     (re.compile(r"systemd-nspawn@(.+)\.service"), "systemd-nspawn"),
-    (re.compile(rf"titus-executor@[^/]*__{_UUID}\.service"), "titus"),
+    (re.compile(rf"titus-[a-z]+@(?:.*__)?{_UUID}\.service"), "titus"),
 )
 _BELOW = {
+    "docker/buildkit": (re.compile(r"([0-9a-z]{25})"), "docker"),
     **dict.fromkeys(("lxc", "lxc.payload", "lxc.monitor"), (re.compile(r"(.+)"), "lxc")),
-    "garden": (re.compile(r"([0-9A-Za-z-]+)"), "garden"),
-    "mesos": (re.compile(_UUID), "mesos"),
-    "titus": (re.compile(_UUID), "titus"),
+    # garden keeps those apart that take more than their share of the CPU
+    **dict.fromkeys(
+        ("garden", "garden/good", "garden/bad"),
+        (re.compile(r"(?!(?:good|bad)$)([0-9A-Za-z-]+)"), "garden"),
+    ),
 }
-_MACHINE = re.compile(r"machine-(?:lxc-\d+-|(rkt)-)?(?!qemu-)(.+)\.scope")
+_MACHINE = re.compile(r"machine-(?:lxc-(?:\d+-)?|(rkt)-)?(?!qemu-)(.+)\.scope")
 _RUNTIME_OF_DAEMON = {
     "containerd.service": "containerd",
     "crio.service": "cri-o",
     "docker.service": "docker",
+    **dict.fromkeys(
+        ("k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service"),
+        "containerd",
+    ),
 }
+_DELETED = " (deleted)"
+"""What the kernel appends to the path of a cgroup that is gone."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +157,7 @@ def of_process(text: bytes) -> tuple[str | None, Origin]:
     hierarchy. A runtime that it does not name is told by the daemon's unit.
     """
     parts = [line.split(b":", 2) for line in text.split(b"\n")]
-    paths = {part[1]: decode(part[2]) for part in parts if len(part) == 3}
+    paths = {part[1]: decode(part[2]).removesuffix(_DELETED) for part in parts if len(part) == 3}
     ordered = [paths.get(b""), paths.get(b"name=systemd"), *paths.values()]
     told = [path for path in ordered if path and path != "/"]
     if not told:
@@ -193,20 +217,29 @@ def _container(names: Sequence[str], place: int) -> tuple[str | None, str] | Non
     name, parent = names[place], names[place - 1] if place else ""
     if found := _PREFIXED.fullmatch(name):
         return _RUNTIME_OF_PREFIX[found[1]], found[2]
-    if _BARE.fullmatch(name):
-        in_ecs = "ecs" in names[:place]
-        return "docker" if in_ecs else _RUNTIME_OF_PARENT.get(parent), name
+    if (found := _BARE.fullmatch(name)) and not (parent == "ecs" and found["uuid"]):
+        return _runtime_above(names[:place]), found[1]
     for pattern, runtime in _NAMED:
         if found := pattern.fullmatch(name):
             return runtime, found[1]
-    if parent in _BELOW:
-        pattern, runtime = _BELOW[parent]
-        if found := pattern.fullmatch(name):
-            return runtime, found[1]
-    if parent == "machine.slice" and (found := _MACHINE.fullmatch(name)):
+    for above in (parent, "/".join(names[max(0, place - 2) : place])):
+        if above in _BELOW:
+            pattern, runtime = _BELOW[above]
+            if found := pattern.fullmatch(name):
+                return runtime, found[1]
+    if parent.endswith(".slice") and (found := _MACHINE.fullmatch(name)):
         lxc = "lxc" if name.startswith("machine-lxc-") else "systemd-nspawn"
         return found[1] or lxc, found[2]
     return None
+
+
+def _runtime_above(names: Sequence[str]) -> str | None:
+    """Return the runtime that the names above a container's own tell; None if they do not."""
+    for name in reversed(names):
+        if name in _RUNTIME_OF_ABOVE:
+            return _RUNTIME_OF_ABOVE[name]
+    parent = names[-1] if names else ""
+    return "podman" if _PODMAN.fullmatch(parent) else _RUNTIME_OF_PARENT.get(parent)
 
 
 class Cgroups:

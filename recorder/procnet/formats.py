@@ -50,7 +50,7 @@ def _inet_pattern(digits: int, *, tcp: bool) -> re.Pattern[bytes]:
     address = rb"([0-9A-F]{%d}):([0-9A-F]{4}) " % digits
     return re.compile(
         rb"^ *\d+: " + address + address + rb"([0-9A-F]{2}) ([0-9A-F]{8,16}):([0-9A-F]{8,16}) "
-        rb"([0-9A-F]{2}):([0-9A-F]{8,16}) ([0-9A-F]{8}) +(\d{1,10}) +(\d{1,10}) (\d{1,10}) \d+ "
+        rb"([0-9A-F]{2}):([0-9A-F]{8,16}) ([0-9A-F]{8}) +(-?\d{1,10}) +(\d{1,10}) (\d{1,10}) \d+ "
         + POINTER
         + own
         + rb" *$",
@@ -108,7 +108,9 @@ class InetFormat:
         dst, dst_words = _addresses(peer)
         timers, timeouts = hexadecimal(timer, 2), hexadecimal(retrans, 8)
         probe_counts = decimal(probes)
-        ticks = np.minimum(hexadecimal(when, 8), 1 << 32)
+        # of a timer that is late old kernels print a number below zero
+        late = np.array([item[0] in b"89ABCDEF" for item in when], np.bool_)
+        ticks = np.where(late, 0, np.minimum(hexadecimal(when, 8), 1 << 32))
         values: dict[str, AnyArray] = {
             "_family": np.full(len(uid), socket.AF_INET6 if v6 else socket.AF_INET, np.uint8),
             "_src": src,
@@ -122,7 +124,7 @@ class InetFormat:
             "retrans": np.where(timers == 1, timeouts, probe_counts.astype(np.uint64)),
             "recv_q": hexadecimal(rx, 8),
             "send_q": hexadecimal(tx, 8),
-            "uid": decimal(uid),
+            "uid": decimal(uid) & 0xFFFFFFFF,  # before Linux 3.5 printed signed
             "inode": decimal(inode),
         }
         words = [*src_words.T, *dst_words.T, values["local_port"], values["peer_port"]]
@@ -290,17 +292,20 @@ class PacketFormat:
 
 
 class NetlinkFormat:
-    """Netlink sockets; /proc tells no user, and before Linux 2.6.33 no inode."""
+    """Netlink sockets; /proc tells no user, and of old kernels neither drops nor inodes.
+
+    Drops are told since Linux 2.6.30, inodes since 2.6.33.
+    """
 
     files = ("netlink",)
     types: Mapping[str, npt.DTypeLike] = {
         **KEY,
-        **dict.fromkeys(("_protocol", "_told"), "u1"),
+        **dict.fromkeys(("_protocol", "_told", "_counted"), "u1"),
         **dict.fromkeys(("local_id", "recv_q", "send_q", "drops"), "u4"),
     }
     PATTERN = re.compile(
         rb"^" + POINTER + rb" +(\d{1,3}) +(-?\d{1,10}) +[0-9a-f]{8} +(\d{1,10}) +(\d{1,10}) +\S+ +"
-        rb"\d+ +(-?\d{1,10})(?: +(\d{1,10}))? *$",
+        rb"\d+(?: +(-?\d{1,10})(?: +(\d{1,10}))?)? *$",
         re.MULTILINE,
     )
 
@@ -313,11 +318,12 @@ class NetlinkFormat:
             "_protocol": decimal(protocol),
             # older kernels print these signed
             "local_id": decimal(portid) & 0xFFFFFFFF,
-            "drops": decimal(drops) & 0xFFFFFFFF,
+            "drops": decimal([item or b"0" for item in drops]) & 0xFFFFFFFF,
             "recv_q": decimal(rmem),
             "send_q": decimal(wmem),
             "inode": decimal([item or b"0" for item in inode]),
             "_told": np.array([item is not None for item in inode], np.uint8),
+            "_counted": np.array([item is not None for item in drops], np.uint8),
             "uid": np.zeros(len(inode), np.uint32),
         }
         return Lines(values, pointer_keys(pointer))
@@ -331,10 +337,8 @@ class NetlinkFormat:
             "local_addr": netlink_diag.protocol_names(columns["_protocol"]),
             "rmem_alloc": Values(columns["recv_q"]),
             "wmem_alloc": Values(columns["send_q"]),
-            **{
-                name: Values(columns[name])
-                for name in ("local_id", "recv_q", "send_q", "drops", "cookie")
-            },
+            "drops": Values(columns["drops"], columns["_counted"] != 0),
+            **{name: Values(columns[name]) for name in ("local_id", "recv_q", "send_q", "cookie")},
         }
 
 

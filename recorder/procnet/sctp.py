@@ -21,20 +21,25 @@ class SctpFormat:
 
     An association shares the inode of its endpoint. The family is IPv6 if any address is, which
     a socket of IPv4 cannot have. The peer is the primary address, which has the star.
+
+    Lines without columns of memory are those of Linux 2.6, which counts the states of associations
+    from 1; 3.0 to 3.8, where this does not run, print the same columns and count from 0. Before
+    2.6.23 a line ends with the addresses.
     """
 
     files = ("sctp/eps", "sctp/assocs")
     QUEUES = ("send_q", "recv_q")
     MEMORY = ("wmem_alloc", "wmem_queued", "sndbuf", "rcvbuf")
     """Told since Linux 3.9."""
+    STREAMS = ("_instrms", "_outstrms")
     types: Mapping[str, npt.DTypeLike] = {
         **KEY,
-        **dict.fromkeys(("_association", "_state", "_told"), "u1"),
+        **dict.fromkeys(("_association", "_state", "_told", "_counted"), "u1"),
         **dict.fromkeys(("local_port", "peer_port"), "u2"),
         **dict.fromkeys(("_locals", "_peers", "_primary"), "O"),
         **dict.fromkeys(QUEUES, "u4"),
         **dict.fromkeys(MEMORY, "i4"),
-        **dict.fromkeys(("_instrms", "_outstrms"), "u2"),
+        **dict.fromkeys(STREAMS, "u2"),
     }
     ENDPOINT = re.compile(
         rb"^ *" + POINTER + rb" +" + POINTER + rb" +\d+ +(\d{1,3}) +\d+ +(\d{1,5}) +(\d{1,10}) +"
@@ -42,10 +47,11 @@ class SctpFormat:
         re.MULTILINE,
     )
     ASSOCIATION = re.compile(
-        rb"^ *" + POINTER + rb" +" + POINTER + rb" +\d+ +\d+ +(\d{1,3}) +\d+ +\d+ +(\d{1,10}) +"
-        rb"(\d{1,10}) +(\d{1,10}) +(\d{1,10}) +(\d{1,5}) +(\d{1,5}) +([0-9A-Fa-f.:* ]*)<-> "
-        rb"([0-9A-Fa-f.:* ]*)\t *\d+ +(\d{1,5}) +(\d{1,5}) +\d+ +\d+ +\d+ +\d+"
-        rb"(?: +(-?\d{1,10}) +(-?\d{1,10}) +(-?\d{1,10}) +(-?\d{1,10}))? *$",
+        rb"^ *" + POINTER + rb" +" + POINTER + rb" +\d+ +\d+ +(\d{1,3}) +\d+ +-?\d+ +(\d{1,10}) +"
+        rb"(\d{1,10}) +(\d{1,10}) +(\d{1,10}) +(\d{1,5}) +(\d{1,5}) +([0-9A-Fa-f.:* ]*)<->[ \t]*"
+        rb"((?:\*?[0-9A-Fa-f]+[.:][0-9A-Fa-f.:]+(?:[ \t]+|$))*)"
+        rb"(?:\d+ +(\d{1,5}) +(\d{1,5}) +\d+ +\d+ +\d+ +-?\d+"
+        rb"(?: +(-?\d{1,10}) +(-?\d{1,10}) +(-?\d{1,10}) +(-?\d{1,10}))?)? *$",
         re.MULTILINE,
     )
 
@@ -62,21 +68,23 @@ class SctpFormat:
             count = len(uid)
             values["_association"] = np.zeros(count, np.uint8)
             peers, peer_port = [b""] * count, [b"0"] * count
-            queues, streams = [[b"0"] * count] * 2, [[b"0"] * count] * 2
+            queues, streams = [[b"0"] * count] * 2, [[b""] * count] * 2
             memory = [[b""] * count] * 4
         else:
             pointer, _, state, tx, rx, uid, inode, local_port, peer_port, own, peers = fields[:11]
             values["_association"] = np.ones(len(uid), np.uint8)
             streams, queues, memory = fields[11:13], [tx, rx], fields[13:]
-        values["_told"] = np.array([bool(item) for item in memory[0]], np.uint8)
+        for name, optional in (("_told", memory), ("_counted", streams)):
+            values[name] = np.array([bool(item) for item in optional[0]], np.uint8)
         for name, texts in (
             *zip(self.QUEUES, queues, strict=True),
-            *zip(self.MEMORY, ([item or b"0" for item in each] for each in memory), strict=True),
-            *zip(("_instrms", "_outstrms"), streams, strict=True),
+            *zip(self.MEMORY, memory, strict=True),
+            *zip(self.STREAMS, streams, strict=True),
             *(("_state", state), ("local_port", local_port), ("peer_port", peer_port)),
             *(("uid", uid), ("inode", inode)),
         ):
-            values[name] = decimal(texts)
+            values[name] = decimal([item or b"0" for item in texts])
+        values["_state"] = values["_state"] - (values["_association"] & (values["_told"] == 0))
         # a reference count, which is 1 while nothing is allocated
         values["wmem_alloc"] = np.maximum(values["wmem_alloc"] - 1, 0)
         for name, texts in (("_locals", own), ("_peers", peers)):
@@ -94,15 +102,15 @@ class SctpFormat:
         association = columns["_association"] != 0
         own, peers = columns["_locals"].tolist(), columns["_peers"].tolist()
         details = [
-            _json({"locals": mine, "peers": other, "instrms": i, "outstrms": o})
-            if connected
-            else _json({"locals": mine})
-            for mine, other, i, o, connected in zip(
+            _json(
+                {"locals": mine}
+                | ({"peers": other} if connected else {})
+                | ({"instrms": i, "outstrms": o} if counted else {})
+            )
+            for mine, other, i, o, connected, counted in zip(
                 own,
                 peers,
-                columns["_instrms"].tolist(),
-                columns["_outstrms"].tolist(),
-                association.tolist(),
+                *(columns[name].tolist() for name in (*self.STREAMS, "_association", "_counted")),
                 strict=True,
             )
         ]

@@ -64,10 +64,12 @@ LIVE: Runs = (
         "tests/recorder/host/test_counters.py",
         "tests/recorder/host/test_namespaces.py",
         "tests/recorder/kernel/test_closes.py",
+        "tests/recorder/network",
         "tests/recorder/owners/test_owners_ground_truth.py",
         "tests/recorder/sampling/test_sampler_live.py",
         "tests/recorder/test_unprivileged.py",
     ),
+    ("tests/analyzer/sql/test_network_live.py", "-k", "vrf"),
 )
 
 INCIDENTS = "tests/kernels/test_incidents.py"

@@ -38,6 +38,11 @@ link set isp up
 addr add 10.8.0.1/24 dev wan
 neigh add 10.8.0.2 lladdr 02:00:00:00:00:02 dev wan nud permanent
 route add 10.20.0.0/16 via 10.8.0.2
+link add twin type veth peer name double
+link set twin up
+link set double up
+addr add fd00:7::1/64 dev double nodad
+addr add fd00:7::1/64 dev twin
 link add quiet type veth peer name calm
 link set quiet up
 link set calm up
@@ -97,7 +102,7 @@ def found(recorded: Path) -> dict[str, list[str]]:
                     read_findings()[name].sql, Scope(), read_findings()[name].values({})
                 ).to_pylist()
             ]
-            for name in ("interface_faults", "interface_queue", "next_hop")
+            for name in ("duplicate_address", "interface_faults", "interface_queue", "next_hop")
         }
 
 
@@ -105,6 +110,12 @@ def test_a_link_that_goes_down_is_told_and_no_other(found: dict[str, list[str]])
     assert sorted(found["interface_faults"]) == [
         "interface calm was set down and stayed down",
         "interface quiet went down and stayed down",
+    ]
+
+
+def test_an_address_that_is_held_twice_is_named(found: dict[str, list[str]]) -> None:
+    assert found["duplicate_address"] == [
+        "address fd00:7::1 of interface twin is that of another host on the link too, and not used"
     ]
 
 
@@ -209,6 +220,76 @@ def test_the_interface_and_next_hop_are_those_that_ip_gives(tmp_path: Path) -> N
     counts = {row["dev"]: row["connections"] + row["failed"] + row["open"] for row in by}
     assert counts.keys() == {dev for dev, _ in told.values()}
     assert all(row["peer_addr"] is None and row["port"] is None for row in by)
+
+
+VRF = """
+link add red type vrf table 100
+link set red up
+link add left type veth peer name right
+link set left master red
+link add wan type veth peer name isp
+addr add 10.9.0.1/24 dev left
+addr add 10.8.0.1/24 dev wan
+link set left up
+link set right up
+link set wan up
+link set isp up
+route add default via 10.8.0.2
+route add 10.40.0.0/16 via 10.9.0.2 table 100
+link add tunnel type gre local 10.8.0.1 remote 10.8.0.2
+addr add 10.50.0.1/24 dev tunnel
+link set tunnel up
+route add 10.60.0.0/16 dev tunnel
+route add 10.61.0.0/16 via 10.50.0.2
+"""
+
+BOUND = [
+    ("", "10.60.0.7"),
+    ("", "10.61.0.7"),
+    ("", "10.33.0.7"),
+    ("", "10.40.0.7"),
+    ("red", "10.40.0.7"),
+    ("red", "10.9.0.7"),
+    ("red", "10.34.0.7"),
+]
+"""Device that a socket is bound to, and whom it calls."""
+
+BOUND_CALLS = """
+assert not libc.setns(os.open({path!r}, os.O_RDONLY), 0x40000000)
+calls, answer = [], []
+for dev, peer in {bound!r}:
+    one = socket.socket()
+    one.setblocking(False)
+    if dev: one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, dev.encode())
+    one.connect_ex((peer, 80))
+    calls.append(one)
+    answer.append("%s:%d" % one.getsockname())
+"""
+
+
+def test_the_hop_through_a_tunnel_is_told_and_one_of_a_vrf_never_wrong(tmp_path: Path) -> None:
+    with namespace() as name, Child() as child:
+        for line in VRF.strip().splitlines():
+            try:
+                ip("-n", name, *line.split())
+            except subprocess.CalledProcessError as error:
+                pytest.skip(f"needs a kernel that can: {line} ({error.stderr.strip()})")
+        ends = child.run(BOUND_CALLS.format(path=str(MOUNTS / name), bound=BOUND))
+        options = ("-i", "500ms", "-d", "1s", "--netns", name, "--no-closes")
+        subprocess.run(record(tmp_path / "r", *options), check=True, timeout=60)
+        told = []
+        for dev, peer in BOUND:
+            words = ["ip", "-n", name, "-j", "route", "get", peer, *(["vrf", dev] if dev else [])]
+            (way,) = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
+            told.append((way["dev"], way.get("gateway", peer)))
+    with analyzer.open(tmp_path / "r") as opened:
+        rows = opened.report("connections", top=0).table().to_pylist()
+    found = {row["local"]: (row["dev"], row["next_hop"]) for row in rows}
+    ways = [found[end] for end in ends]
+    # what a route of a VRF leads to is unknown, as no socket's VRF is asked for
+    assert ways[:3] == told[:3]
+    assert [dev for dev, _ in ways[:3]] == ["tunnel", "tunnel", "wan"]
+    assert all(way in (truth, (None, None)) for way, truth in zip(ways, told, strict=True)), ways
 
 
 HOLE = [

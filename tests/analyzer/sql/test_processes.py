@@ -226,6 +226,21 @@ def ask(path: Path, name: str) -> list[Row]:
         return list(opened.engine.table(finding.sql, Scope(), finding.values({})).to_pylist())
 
 
+def test_what_was_before_the_first_look_is_held_against_nothing(tmp_path: Path) -> None:
+    """As of a queue whose first had waited for a minute when the recording began."""
+    looks: dict[int, dict[int, Row]] = {
+        7: {0: {"state": "T"}},
+        8: {0: {"utime_us": 0}, 8: {"utime_us": 8_000_000}},
+        9: {4: {"state": "D", "wchan": "nfs_wait"}},
+    }
+    (did,) = doing(play(tmp_path / "r", looks), (-60, 8))
+    assert did == {
+        7: "it was stopped by a signal, as SIGSTOP, for 8 s of that time",
+        8: "it used 100 % of a core",
+        9: "it was in uninterruptible sleep in nfs_wait() for 4 s of that time",
+    }
+
+
 def test_a_full_queue_says_what_its_process_did(tmp_path: Path) -> None:
     doors = [
         door

@@ -68,6 +68,13 @@ def stuck(one):
     libc.syscall({CLONE or 0}, 0x4000 | signal.SIGCHLD, 0, 0, 0, 0)
     signal.pause()
 
+def hung(one):
+    assert not libc.unshare(0x20000) and not libc.mount(None, b"/", None, 0x44000, None)
+    served = os.open("/dev/fuse", os.O_RDWR)  # by nobody, as is NFS whose server is gone
+    how = b"fd=%d,rootmode=40000,user_id=0,group_id=0" % served
+    assert not libc.mount(b"nobody", b"/tmp", b"fuse", 0, how)
+    os.stat("/tmp/file")
+
 def spin(one):
     for _ in range(3): threading.Thread(target=idle, daemon=True).start()
     while True: pass
@@ -76,6 +83,7 @@ answer = dict(
     stopped=be("stopped", lambda listener: signal.pause()),
     full=be("full", full), unixfull=be("unixfull", full, socket.AF_UNIX),
     locked=be("locked", accepting(locked)), stuck=be("stuck", accepting(stuck)),
+    hung=be("hung", accepting(hung)),
     spinning=be("spinning", accepting(spin)),
 )
 """
@@ -90,7 +98,7 @@ for name in ("stopped", "full", "unixfull"):
         try: one.connect(where[name])
         except OSError: pass
         waiting.append(one)
-for name in ("locked", "stuck", "spinning"):
+for name in ("locked", "stuck", "hung", "spinning"):
     one = socket.create_connection(where[name])
     one.setblocking(False)
     senders.append(one)
@@ -134,12 +142,15 @@ CAUSES = {
     "unixfull": r"unixfull \(pid \d+\) has no descriptor left \(64 of 64\), so that accept\(\)",
     "locked": r"; it was idle: 8 of its 8 threads waited in futex\(\)",
     "stuck": r"; it was in uninterruptible sleep in \w+\(\) for \d+ s of that time",
+    "hung": r"; it was in uninterruptible sleep in \w*(fuse|request_wait)\w*\(\) for \d+ s of that",
     "spinning": r"; (one of its 4 threads \(spinning\)|it) used \d+ % of a core",
 }
 
 
 @pytest.mark.parametrize("name", CAUSES)
 def test_a_finding_names_the_cause(name: str, said: dict[str, str]) -> None:
+    if name == "hung" and not os.path.exists("/dev/fuse"):
+        pytest.skip("needs FUSE in the kernel")
     assert re.search(CAUSES[name], said[name]), said[name]
 
 

@@ -64,6 +64,22 @@ PATHS = [
         Origin(f"docker-{A}.scope", "user-1000.slice", "docker", A),
     ),
     (f"/actions_job/{A}", Origin(container=A)),
+    (f"/docker/{A}.scope", Origin(f"{A}.scope", None, "docker", A)),
+    (f"/system.slice:docker:{A}", Origin(runtime="docker", container=A)),
+    (
+        "/system.slice/system.slice:docker:jvifp9a6b1lxa1kuw8bwfcovf",
+        Origin(None, "system.slice", "docker", "jvifp9a6b1lxa1kuw8bwfcovf"),
+    ),
+    (
+        "/docker/buildkit/jvifp9a6b1lxa1kuw8bwfcovf",
+        Origin(runtime="docker", container="jvifp9a6b1lxa1kuw8bwfcovf"),
+    ),
+    (
+        f"/ecstasks.slice/ecstasks-{STATIC}.slice/docker-{A}.scope",
+        Origin(f"docker-{A}.scope", f"ecstasks-{STATIC}.slice", "docker", A),
+    ),
+    (f"/ecs/{POD}", Origin()),
+    (f"/ecs/{POD}/{A}", Origin(runtime="docker", container=A)),
     (
         "/ecs/55091c13-b8cf-4801-b527-f4601742204d/432624d2150b349fe35ba397284dea788c2bf66b",
         Origin(),
@@ -100,6 +116,11 @@ PATHS = [
         f"{USER}/user.slice/libpod-{A}.scope/container/system.slice/httpd.service",
         Origin("httpd.service", "user-1000.slice", "podman", A),
     ),
+    (f"/libpod_parent/{A}", Origin(runtime="podman", container=A)),
+    (
+        f"{USER}/user.slice/podman-22679.scope/{A}",
+        Origin("podman-22679.scope", "user-1000.slice", "podman", A),
+    ),
     # containerd
     (
         f"{KUBEPODS}/{POD_SLICE}/cri-containerd-{A}.scope",
@@ -124,6 +145,11 @@ PATHS = [
     ),
     (f"/default/{A}", Origin(runtime="containerd", container=A)),
     (f"/k8s.io/{A}", Origin(runtime="containerd", container=A)),
+    (f"/{POD_SLICE}:cri-containerd:{A}", Origin(None, None, "containerd", A, POD)),
+    (
+        f"{KUBEPODS}/{POD_SLICE}/cri-containerd-{A}",
+        Origin(None, POD_SLICE, "containerd", A, POD),
+    ),
     # cri-o
     (
         f"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{POD_}.slice"
@@ -139,10 +165,17 @@ PATHS = [
         Origin(f"crio-conmon-{A}.scope", POD_SLICE, "cri-o", A, POD),
     ),
     (f"/kubepods/burstable/pod{POD}/crio-{A}", Origin(None, None, "cri-o", A, POD)),
+    (f"/../crio-{A}.scope", Origin(f"crio-{A}.scope", None, "cri-o", A)),
     # kubelet with the cgroupfs driver: the path does not tell the runtime
     (f"/kubepods/burstable/pod{POD}/{A}", Origin(None, None, None, A, POD)),
     (f"/kubepods/pod{POD}/{A}", Origin(None, None, None, A, POD)),
     (f"/kubepods/besteffort/pod{STATIC}/{A}", Origin(None, None, None, A, STATIC)),
+    (f"/../../../burstable/pod{POD}/{A}", Origin(None, None, None, A, POD)),
+    (f"/kubepods/besteffort/pod{POD}/{A}/kube-proxy", Origin(None, None, None, A, POD)),
+    (
+        f"/kubepods/besteffort/pod{POD}/15aa6e53-b09a-40c7-8558-c6c31e36c88a",
+        Origin(None, None, None, "15aa6e53-b09a-40c7-8558-c6c31e36c88a", POD),
+    ),
     (f"{KUBEPODS}/{POD_SLICE}", Origin(None, POD_SLICE, None, None, POD)),
     (
         f"{KUBEPODS}/{POD_SLICE}/docker-{A}.scope",
@@ -163,6 +196,10 @@ PATHS = [
         Origin("ssh.service", "system.slice", "lxc", "101"),
     ),
     (f"/lxc.payload.dock/docker/{A}", Origin(runtime="docker", container=A)),
+    ("/lxc.payload.my-box_1/.lxc", Origin(runtime="lxc", container="my-box_1")),
+    ("/user/1000.user/3.session/lxc/web1", Origin(runtime="lxc", container="web1")),
+    ("/machine/web.libvirt-lxc", Origin(runtime="lxc", container="web")),
+    ("/machine/vm.libvirt-qemu/emulator", Origin()),
     # systemd-nspawn and libvirt
     (
         "/machine.slice/systemd-nspawn@web.service/payload/system.slice/nginx.service",
@@ -177,11 +214,22 @@ PATHS = [
         Origin("machine-lxc-4242-web.scope", "machine.slice", "lxc", "web"),
     ),
     (
+        r"/machine.slice/machine-lxc\x2dweb.scope",
+        Origin("machine-lxc-web.scope", "machine.slice", "lxc", "web"),
+    ),
+    (
+        "/tenants.slice/machine-web.scope/payload",
+        Origin("machine-web.scope", "tenants.slice", "systemd-nspawn", "web"),
+    ),
+    (
         r"/machine.slice/machine-qemu\x2d1\x2dvm.scope/libvirt/emulator",
         Origin("machine-qemu-1-vm.scope", "machine.slice"),
     ),
     # kata, rkt, Cloud Foundry's garden, Mesos and Titus
     (f"/kubepods/burstable/pod{POD}/kata_{A}", Origin(None, None, "kata", A, POD)),
+    (f"/kata_overhead/{A}", Origin(runtime="kata", container=A)),
+    (f"/kata_overhead/kubepods/pod{POD}/{A}", Origin(None, None, "kata", A, POD)),
+    (f"/vc/{A}", Origin(runtime="kata", container=A)),
     (
         rf"/machine.slice/machine-rkt\x2d{POD}.scope/system.slice/web.service",
         Origin("web.service", "machine.slice", "rkt", POD),
@@ -199,6 +247,17 @@ PATHS = [
         "/garden/6f265890-5165-7fab-6b52-18d1",
         Origin(runtime="garden", container="6f265890-5165-7fab-6b52-18d1"),
     ),
+    (
+        "/system.slice/garden.service/garden/6f265890-5165-7fab-6b52-18d1",
+        Origin("garden.service", "system.slice", "garden", "6f265890-5165-7fab-6b52-18d1"),
+    ),
+    (
+        "/garden/good/6f265890-5165-7fab-6b52-18d1",
+        Origin(runtime="garden", container="6f265890-5165-7fab-6b52-18d1"),
+    ),
+    ("/garden/bad", Origin()),
+    (f"/uuid/{POD}", Origin(container=POD)),
+    (f"/titus/{POD}", Origin(runtime="titus", container=POD)),
     (f"/mesos/{POD}", Origin(runtime="mesos", container=POD)),
     (
         f"/mesos/{POD}/mesos/077d75a1-d7b6-4e55-8114-13f925fe4f49",
@@ -260,6 +319,35 @@ def test_the_container_of_a_process_is_told_by_any_hierarchy(name: str, origin: 
     assert found == origin
     assert path is not None
     assert describe(path).container == origin.container
+
+
+def test_a_cgroup_that_is_gone_has_the_name_it_had() -> None:
+    """The kernel says so in the path, for as long as a process is left in it."""
+    text = f"0::/system.slice/docker-{A}.scope (deleted)\n".encode()
+    path, origin = of_process(text)
+    assert path == f"/system.slice/docker-{A}.scope"
+    assert origin == Origin(f"docker-{A}.scope", "system.slice", "docker", A)
+
+
+def test_the_daemon_of_a_hybrid_host_tells_the_runtime() -> None:
+    pods = f"4:memory:/kubepods/burstable/pod{POD}/{A}\n1:name=systemd:/kubepods/pod{POD}/{A}\n"
+    for unit, runtime in (("k3s-agent", "containerd"), ("crio", "cri-o"), ("sshd", None)):
+        _, origin = of_process(f"{pods}0::/system.slice/{unit}.service\n".encode())
+        assert origin == Origin(None, None, runtime, A, POD)
+
+
+def test_a_process_of_mesos_is_in_its_unit_too() -> None:
+    """Two hierarchies name the container, the others the session of who began it."""
+    text = (
+        b"11:devices:/user.slice/user-0.slice/session-2.scope\n9:cpu,cpuacct:/mesos/%b\n8:misc:/\n"
+        b"6:memory:/mesos/%b\n1:name=systemd:/mesos_executors.slice\n"
+    ) % (POD.encode(), POD.encode())
+    assert of_process(text) == (f"/mesos/{POD}", Origin(runtime="mesos", container=POD))
+
+
+def test_lines_that_are_none_change_nothing() -> None:
+    text = f"other_line\n\n12:rdma:/\n2:pids:/docker/{A}\n3:cpu:/invalid".encode()
+    assert of_process(text) == (f"/docker/{A}", Origin(runtime="docker", container=A))
 
 
 @pytest.mark.parametrize(

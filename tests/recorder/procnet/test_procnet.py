@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -406,8 +407,15 @@ def test_the_kernel_counts_what_the_docstring_says() -> None:
         client = socket.create_connection(listener.getsockname())
         steps.append(("TCP unaccepted", counts()["TCP"]))
         server, _ = listener.accept()
+        # more than the server has room for: an orphan without that is soon in TIME-WAIT
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while client.send(bytes(1 << 16)):
+                pass
         client.close()
         steps.append(("TCP orphan", counts()["TCP"]))
+        while server.recv(1 << 20):
+            pass
         server.close()
         steps += [("TCP time-wait", counts()["TCP"]), ("tw", counts()["tw"])]
         held.append(socket.socket(v4, dgram))
@@ -565,10 +573,11 @@ def test_an_association_between_families_is_one_of_ipv6() -> None:
 
 
 def test_sctp_associations_before_the_columns_of_memory() -> None:
+    """Linux 2.6 begins to count the states of associations with an empty one: 4 is ESTABLISHED."""
     (row,), dump = read("sctp", {"sctp/assocs": (DATA / "sctp-assocs-rhel6").read_bytes()})
     assert dump.bad == 0
     expected = {
-        "state": "SHUTDOWN_PENDING",
+        "state": "ESTAB",
         "local_addr": "10.0.200.114",
         "local_port": 37379,
         "peer_addr": "10.0.100.94",
@@ -593,6 +602,49 @@ def test_the_peer_of_an_sctp_association_is_its_primary_address() -> None:
     assert (row["wmem_alloc"], row["sndbuf"]) == (0, 4194304)
 
 
+ASSOCIATION = (
+    b"ffff88045ac7e000 ffff88062077aa00 2   1   %d  1205  963        0        0     200 273361167 "
+    b"11567 11166  10.0.0.102 10.0.0.70 <-> *10.0.0.109 10.0.0.77"
+)
+OLD_TIMES = b" 1000     2     3   10    0    0        0"
+ADDRESSES = '"locals":["10.0.0.102","10.0.0.70"],"peers":["10.0.0.109","10.0.0.77"]'
+
+
+@pytest.mark.parametrize(
+    ("state", "rest", "expected"),
+    [
+        (4, b"     " + OLD_TIMES, ',"instrms":2,"outstrms":3'),  # with no tab, as a terminal has it
+        (4, b" \t" + OLD_TIMES, ',"instrms":2,"outstrms":3'),
+        (4, b" ", ""),  # before 2.6.23
+        (4, b"", ""),
+        (
+            3,
+            b" \t" + OLD_TIMES + b"        1       -7   212992   212992",
+            ',"instrms":2,"outstrms":3',
+        ),
+    ],
+)
+def test_sctp_associations_of_every_age(state: int, rest: bytes, expected: str) -> None:
+    line = ASSOCIATION % state + rest + b"\n"
+    rows, dump = read("sctp", {"sctp/assocs": b" ASSOC\n" + line + line.replace(b"273", b"274")})
+    assert dump.bad == 0
+    assert [row["inode"] for row in rows] == [273361167, 274361167]
+    for row in rows:
+        assert (row["state"], row["peer_addr"], row["peer_port"]) == ("ESTAB", "10.0.0.109", 11166)
+        assert row["details"] == "{" + ADDRESSES + expected + "}"
+
+
+def test_sctp_associations_whose_sockets_the_kernel_hides() -> None:
+    """Its addresses in memory are zeros, and what nobody has accepted has no inode."""
+    line = SCTP["sctp/assocs"].splitlines(keepends=True)[1].replace(b"5001", b"0")
+    line = line.replace(b"00000000aaaa0002 00000000bbbb0001", b"       0        0")
+    text = b" ASSOC\n" + line + line.replace(b"49152", b"49153")
+    rows, dump = read("sctp6", {"sctp/assocs": text})
+    assert dump.bad == 0
+    assert [(row["inode"], row["peer_port"]) for row in rows] == [(0, 49152), (0, 49153)]
+    assert rows[0]["cookie"] != rows[1]["cookie"]
+
+
 def test_sctp_memory_may_be_below_zero() -> None:
     text = SCTP["sctp/assocs"].replace(b"        2   212992", b"     -932   212992")
     (row,), dump = read("sctp6", {"sctp/assocs": text})
@@ -612,6 +664,21 @@ def test_netlink_before_the_column_of_inodes() -> None:
     assert {row["local_addr"] for row in rows} >= {"rtnl", "xfrm", "genl"}
 
 
+def test_netlink_before_the_column_of_drops() -> None:
+    text = (
+        b"sk       Eth Pid    Groups   Rmem     Wmem     Dump     Locks\n"
+        b"ddf0c800 0   0      00000000 0        0        00000000 2\n"
+        b"dcc2ba00 15  2687   00000001 768      0        00000000 2\n"
+    )
+    rows, dump = read("netlink", {"netlink": text})
+    assert dump.bad == 0
+    names = ("local_addr", "local_id", "recv_q", "drops", "inode")
+    assert [tuple(row[name] for name in names) for row in rows] == [
+        ("rtnl", 0, 0, None, None),
+        ("uevent", 2687, 768, None, None),
+    ]
+
+
 TCP_LINE = (
     b"   %d: 0100007F:1F90 0100007F:D431 01 00000000:00000000 00:00000000 00000000  1000        0 "
     b"4711 2 0000000000000000 20 4 30 10 -1\n"
@@ -624,6 +691,45 @@ def test_a_cut_line_of_tcp_is_broken_and_shifts_nothing(lost: int) -> None:
     (row,), dump = read("tcp", {"tcp": b"sl\n" + TCP_LINE % 0 + cut})
     assert dump.bad == 1
     assert (row["rto_us"], row["ato_us"], row["snd_cwnd"]) == (200_000, 40_000, 10)
+
+
+@pytest.mark.parametrize("when", [b"FFFFFFFFFFFFFFFE", b"FFFFFFFE", b"00000000"])
+def test_a_timer_that_is_late_is_due_now(when: bytes) -> None:
+    """Before Linux 3.10 its time is printed below zero, in as many bits as the machine has."""
+    line = (TCP_LINE % 0).replace(b" 00:00000000 ", b" 02:" + when + b" ")
+    (row,), dump = read("tcp", {"tcp": b"sl\n" + line})
+    assert dump.bad == 0
+    assert (row["timer"], row["expires_ms"]) == ("keepalive", 0)
+
+
+@pytest.mark.parametrize("printed", [b"  -2", b"4294967294"])
+def test_users_that_older_kernels_print_signed(printed: bytes) -> None:
+    line = (TCP_LINE % 0).replace(b"  1000 ", b" " + printed + b" ")
+    (row,), dump = read("tcp", {"tcp": b"sl\n" + line})
+    assert dump.bad == 0
+    assert row["uid"] == 2**32 - 2
+
+
+@pytest.mark.parametrize("pointer", [b"0", b"c1a2b3c4", b"ffff88007cab32c0", b"(____ptrval____)"])
+def test_rows_of_every_width(pointer: bytes) -> None:
+    """Pointers of 32 bits, hidden and hashed ones; numbers past their columns; no padding."""
+    inet = (
+        b"%5d: 00000000:%04X 00000000:0000 07 00000000:00000000 00:00000000 00000000 %5d        0 "
+    )
+    tails = {"udp": b"15376 2 %s", "raw": b"15376 2 %s 0      "}
+    for step, tail in tails.items():
+        line = (inet % (12345, 68, 4294967294) + tail % pointer).rstrip() + b"\n"
+        (row,), dump = read(step, {step: b"sl\n" + line})
+        assert dump.bad == 0
+        assert (row["local_port"], row["inode"], row["drops"]) == (68, 15376, 0)
+    packet = b"%s 3      10   88cc   1200000 1 213000 4294967294      4294967295" % pointer
+    (row,), dump = read("packet", {"packet": b"sk\n" + packet + b"\n"})
+    assert dump.bad == 0
+    assert (row["netid"], row["interface"], row["inode"]) == ("p_dgr", 1200000, 2**32 - 1)
+    unix = b"%s: 00000003 00000000 00000000 0001 03   378\n" % pointer
+    rows, dump = read("unix", {"unix": b"Num\n" + unix + unix.replace(b"  378", b"29692 /a  b ")})
+    assert dump.bad == 0
+    assert [(row["inode"], row["local_addr"]) for row in rows] == [(378, None), (29692, "/a  b ")]
 
 
 def test_drops_that_older_kernels_print_signed() -> None:
