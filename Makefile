@@ -65,7 +65,7 @@ format: $(VENV)/.dev ## let ruff repair what it can
 	$(BIN)/ruff format $(CHECKED)
 
 torture: $(VENV)/.dev ## break what can break for SECONDS=60, and compare with what is known to be true
-	$(BIN)/python -m tests.torture --seconds $(SECONDS)
+	$(BIN)/python tests/alone.py -m tests.torture --seconds $(SECONDS)
 
 bench: $(VENV)/.runtime ## measure CPU, bytes and lateness against the targets (minutes)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
