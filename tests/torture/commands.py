@@ -20,31 +20,34 @@ ASKING, MAKING, CHANGING = KINDS = [
 ]
 COMMANDS = {
     ASKING: (
-        "info r",
-        "verify r",
-        "summary r",
-        "report states r",
-        "ss -tan r",
-        "sql r 'SELECT * FROM samples ORDER BY sample'",
+        "info victim",
+        "verify victim",
+        "summary victim",
+        "report states victim",
+        "ss -tan victim",
+        "sql victim 'SELECT * FROM samples ORDER BY sample'",
     ),
     MAKING: (
-        "cut r -o out",
-        "compact r -o out",
-        "merge r -o out",
-        "save r -o out",
-        "bundle r --redact none -o out.zip",
-        "export r --format parquet -o out.parquet",
-        "record -o out -n 3 -i 50ms --netns current",
+        "cut victim -o made",
+        "compact victim -o made",
+        "save victim -o made",
+        "bundle victim --redact none -o made.zip",
+        "export victim --format parquet -o made.parquet",
+        "record -o made -n 3 -i 50ms --netns current",
     ),
     CHANGING: (
-        "recover r",
-        "recover --salvage r",
-        "record --append r -n 3 -i 50ms --netns current",
+        "recover victim",
+        "recover --salvage victim",
+        "record --append victim -n 3 -i 50ms --netns current",
     ),
 }
-PATHS = "/r out tmp 00000 .arrows .parquet .tmp samples sockets segments.jsonl recording".split()
+PATHS = (
+    "victim made spill 00000 .arrows .parquet .tmp samples/ sockets segments.jsonl recording.json"
+).split()
 RECORDED = 3
 """Samples of the commands above."""
+
+_NAMELESS = {f"sockrec: {os.strerror(number)}" for number in faults.ERRORS}
 
 Said = CompletedProcess[str]
 _unharmed: dict[tuple[Path, str], Said] = {}
@@ -75,20 +78,22 @@ def play(
 
 
 def _copy(original: Path, place: Path) -> Path:
-    recording = place / "r"
+    recording = place / "victim"
     shutil.copytree(original, recording)
     recording.chmod(0o700)
-    (place / "tmp").mkdir()
+    (place / "spill").mkdir()
     return recording
 
 
 def _run(words: str, place: Path, more: dict[str, str]) -> Said:
     """Run a command beside the recording; what fails does so in one line."""
-    environment = dict(os.environ) | {"TMPDIR": str(place / "tmp"), "COLUMNS": "200"} | more
+    environment = dict(os.environ) | {"TMPDIR": str(place / "spill"), "COLUMNS": "200"} | more
     said = run(shlex.split(words), environment, place)
     told = said.stderr.splitlines()
     if said.returncode and told and not told[-1].startswith(("sockrec: ", "recording ")):
         raise TortureError(f"fails, and ends in {told[-1]!r}")
+    if said.returncode and told and told[-1] in _NAMELESS:
+        raise TortureError(f"fails by {told[-1]!r}, and names no file")
     return said
 
 
@@ -110,13 +115,13 @@ def _check_said(said: Said, expected: Said) -> None:
 
 def _check_made(place: Path, truth: Read, said: Said, words: str) -> None:
     """Raise TortureError unless what is made is whole, or not there."""
-    made = sorted(path for path in place.iterdir() if path.name not in ("r", "tmp"))
+    made = sorted(path for path in place.iterdir() if path.name not in ("victim", "spill"))
     new = words.startswith("record")
     if said.returncode and not new:
         if made:
             raise TortureError(f"fails and leaves {[path.name for path in made]}: {said.stderr}")
         return
-    if [path.name for path in made] == ["out.parquet"]:
+    if [path.name for path in made] == ["made.parquet"]:
         return
     if not made or len(made) > 1:
         if new and said.returncode and not made:
