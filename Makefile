@@ -7,6 +7,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 BENCH_ARGS ?=
 N ?= 20
 SECONDS ?= 60
+KINDS ?=
 LIVE ?=
 SAMPLES ?=
 KERNEL_ARGS ?=
@@ -65,7 +66,7 @@ format: $(VENV)/.dev ## let ruff repair what it can
 	$(BIN)/ruff format $(CHECKED)
 
 torture: $(VENV)/.dev ## break what can break for SECONDS=60, and compare with what is known to be true
-	$(BIN)/python -m tests.torture --seconds $(SECONDS)
+	$(BIN)/python tests/alone.py -m tests.torture --seconds $(SECONDS) $(KINDS)
 
 bench: $(VENV)/.runtime ## measure CPU, bytes and lateness against the targets (minutes)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

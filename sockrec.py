@@ -251,9 +251,11 @@ def _said(error: Exception) -> str:
 def run() -> None:
     """Run the command in a process of its own, watched over, if it is to read a recording."""
     leave_out_pandas()
-    reading = analyzer.cli.READING | analyzer.cli_sharing.READING
-    if next((word for word in sys.argv[1:] if not word.startswith("-")), "") in reading:
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if command in analyzer.cli.READING | analyzer.cli_sharing.READING:
         supervise()
+    elif command in recorder.cli.READING:
+        supervise("run it again where there is more")
     main()
 
 

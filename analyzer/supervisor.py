@@ -14,15 +14,17 @@ _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _MAX_SAID = 1 << 16
 _LOADER_GAVE_UP = 127
 """What the dynamic loader exits with, for want of memory for what belongs to a thread."""
+_LESS_MEMORY = "give less as --memory, or narrow it by --from, --to or --where"
 _NO_MEMORY = "std::bad_alloc"
 """What C++ says as it gives up where nobody takes the error."""
 
 
-def supervise() -> None:
+def supervise(less_memory: str = _LESS_MEMORY) -> None:
     """Go on in a child; this process passes on signals and its exit status, and never returns.
 
     To be called before there are threads. What a library says as it gives up, in words for who
-    wrote it, is kept from standard error, and told in one line.
+    wrote it, is kept from standard error, and told in one line; ``less_memory`` says what to do
+    where memory is short.
     """
     if sys.stderr is None:  # it is closed: what is opened next must not take its number
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 2)
@@ -31,7 +33,7 @@ def supervise() -> None:
     parent = os.getpid()
     child = os.fork()
     if child:
-        _leave(_wait(child), said)
+        _leave(_wait(child), said, less_memory)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
@@ -63,7 +65,7 @@ def _wait(child: int) -> int:
             os.kill(child, came.si_signo)
 
 
-def _leave(status: int, said: int) -> NoReturn:
+def _leave(status: int, said: int, less_memory: str) -> NoReturn:
     """End as the child did, and say why if it did not."""
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) != _LOADER_GAVE_UP:
         os._exit(os.WEXITSTATUS(status))
@@ -78,13 +80,12 @@ def _leave(status: int, said: int) -> NoReturn:
             "out of memory: the query needs more than --memory allows: narrow it by --from, --to "
             "or --where, or raise --memory"
         )
+    elif number == signal.SIGBUS:
+        words = "a file was cut short while it was read, or the disk fails"
     elif number != signal.SIGKILL:
         words = f"the engine gave up by {signal.Signals(number).name}{what}"
     else:
-        words = (
-            "it was killed, as the kernel does where memory is short: give less as --memory, or "
-            "narrow it by --from, --to or --where"
-        )
+        words = f"it was killed, as the kernel does where memory is short: {less_memory}"
     line = f"sockrec: {words}"
     os.write(2, "".join(c if c.isprintable() else repr(c)[1:-1] for c in line).encode() + b"\n")
     os._exit(1)

@@ -24,6 +24,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions
 app.add_typer(import_app, name="import", help="Make a recording of what others wrote down.")
 
 
+READING = frozenset({"recover", "save"})
+"""The commands that read what was recorded, and may meet a disk or a file that fails meanwhile."""
+
 BEHIND = "sockrec.behind"
 """In the context: how many words stand behind a --."""
 

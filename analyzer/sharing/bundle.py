@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,19 +19,27 @@ from analyzer import Analysis
 from analyzer.reading.archive import MANIFEST
 from analyzer.reading.spill import Folder
 from analyzer.sharing import manifest as manifests
-from analyzer.sharing.output import Report, described, new_place, write_recording
+from analyzer.sharing.output import (
+    Report,
+    TooLargeError,
+    described,
+    new_place,
+    write_recording,
+)
 from analyzer.sharing.pages import pages, readme
 from analyzer.sharing.pseudonyms import Pseudonyms, read_map, write_map
 from analyzer.sharing.redaction import Redaction
 from analyzer.sharing.search import Wanted, as_json, search
-from analyzer.sharing.selection import select
+from analyzer.sharing.selection import Selection, select
 from analyzer.sharing.words import Level
 from analyzer.sharing.zipped import write_zip
 from analyzer.sql.views import Scope
-from recorder.schema import RECORDING_FILE, SOCKETS, TABLES, SockrecError
+from recorder.schema import RECORDING_FILE, SOCKETS, SockrecError
 
 FOLDER = MANIFEST.partition("/")[0]
-COMPRESSION_LEVEL = 9
+COMPRESSION_LEVEL = 7
+"""Levels 8 to 11 take more time for no fewer bytes."""
+
 MAX_SIZE = 25_000_000
 """What GitHub takes of a zip."""
 
@@ -76,12 +84,11 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """What is chosen of a recording, and became of it: rows by table, and files if written."""
+    """What is chosen of a recording, by table how many rows, and what is to be made of it."""
 
     rows: dict[str, int]
     facts: dict[str, Any]
     redaction: Redaction | None
-    written: tuple[Path, ...]
 
     @property
     def pseudonyms(self) -> Pseudonyms | None:
@@ -99,26 +106,16 @@ def bundle(
     No bundle is there if it fails. If it would be larger than wished, the
     earlier part of the time is left out, until it fits.
     """
-    scope, whole = wish.scope, None
+    scope, had = wish.scope, dict[str, int]()
     with new_place(out) as place, _scratch() as scratch:
         _check_map(wish)
         for attempt in range(_TRIES):
-            folder = scratch / str(attempt)
-            draft = _draft(opened, replace(wish, scope=scope), report, folder)
-            whole = whole or draft
-            size = sum(path.stat().st_size for path in draft.written)
-            left = None if whole is draft else _left_out(whole, draft, scope, wish.max_size)
-            if size <= wish.max_size:
-                files = _files(draft, folder, out.name)
-                account = None if draft.redaction is None else draft.redaction.account
-                listed = manifests.manifest(
-                    wish.level, draft.facts.get("cut"), left, account, draft.rows, _digests(files)
-                )
-                files[manifests.NAME] = as_json(listed).encode()
-                write_zip(place, FOLDER, files)
-                size = place.stat().st_size
-            if size <= wish.max_size:
+            folder, narrower = scratch / str(attempt), replace(wish, scope=scope)
+            try:
+                draft, files = _written(opened, narrower, had, folder, place, out.name, report)
                 break
+            except TooLargeError as error:
+                size = error.size
             place.unlink(missing_ok=True)
             shutil.rmtree(folder)
             scope = _narrower(opened, scope, size, wish.max_size, out)
@@ -129,12 +126,55 @@ def bundle(
             search(place, _wanted(draft.redaction), str(out))
         report(1.0)
         _keep_map(wish, draft.pseudonyms)
-    return Made(list(_told(whole, draft, scope, wish, size)), size, list(files))
+        size = place.stat().st_size
+    narrowed = scope if scope != wish.scope else None
+    return Made(list(_told(had, draft, narrowed, wish, size)), size, files)
+
+
+def _written(
+    opened: Analysis,
+    wish: Wish,
+    had: dict[str, int],
+    folder: Path,
+    place: Path,
+    name: str,
+    report: Callable[[float], None],
+) -> tuple[_Draft, list[str]]:
+    """Choose, redact and write the zip, with a folder to work in; return what files it has.
+
+    ``had`` is how many rows the whole has, to be filled in if it is empty: then this is the whole.
+    Raises TooLargeError if the zip is larger than wished, or would be.
+    """
+    draft, selection = _draft(opened, wish, report)
+    left = _left_out(had, draft, wish) if had else None
+    had |= {} if had else draft.rows
+    redaction = draft.redaction
+    written = write_recording(
+        folder,
+        selection,
+        draft.facts,
+        _step(report, "write"),
+        rewrite=redaction.rewrite if redaction else lambda table: None,
+        level=COMPRESSION_LEVEL,
+        most=wish.max_size,
+    )
+    del selection  # its places, before pages are made
+    files = _files(written, folder, "incident.zip" if redaction else name, redaction is not None)
+    account = None if redaction is None else redaction.account
+    listed = manifests.manifest(
+        wish.level, draft.facts.get("cut"), left, account, draft.rows, _digests(files)
+    )
+    files[manifests.NAME] = as_json(listed).encode()
+    write_zip(place, FOLDER, files)
+    size = place.stat().st_size
+    if size > wish.max_size:
+        raise TooLargeError(size)
+    return draft, list(files)
 
 
 def plan(opened: Analysis, wish: Wish) -> Made:
     """Return what a bundle would be, and write nothing."""
-    draft = _draft(opened, wish, lambda share: None)
+    draft, _ = _draft(opened, wish, lambda share: None)
     rows = [f"rows       {name} {count:,}" for name, count in draft.rows.items()]
     files = [f"{table}/000001.parquet" for table in draft.rows]
     account = None if draft.redaction is None else draft.redaction.account
@@ -142,9 +182,9 @@ def plan(opened: Analysis, wish: Wish) -> Made:
 
 
 def _draft(
-    opened: Analysis, wish: Wish, report: Callable[[float], None], folder: Path | None = None
-) -> _Draft:
-    """Choose and redact, and write the recording if a folder is given."""
+    opened: Analysis, wish: Wish, report: Callable[[float], None]
+) -> tuple[_Draft, Selection]:
+    """Choose, and find out what is to be redacted."""
     selection = select(opened.engine, wish.scope, _step(report, "select"))
     (recording,) = opened.engine.recordings
     facts = described(recording.facts, selection)
@@ -156,32 +196,22 @@ def _draft(
         )
         facts = redaction.facts(facts)
     _step(report, "redact")(1, 1)
-    written: list[Path] = []
-    if folder is not None:
-        written = write_recording(
-            folder,
-            selection,
-            facts,
-            _step(report, "write"),
-            rewrite=redaction.rewrite if redaction else lambda table: None,
-            level=COMPRESSION_LEVEL,
-        )
-    counts = {name: len(selection.places[name]) for name in TABLES}
+    counts = {name: len(places) for name, places in selection.places.items()}
     rows = {name: count for name, count in counts.items() if count}
-    return _Draft(rows, facts, redaction, tuple(written))
+    return _Draft(rows, facts, redaction), selection
 
 
-def _files(draft: _Draft, folder: Path, name: str) -> dict[str, bytes | Path]:
-    """Return the files of a bundle but for the manifest, by name."""
-    redacted = draft.redaction is not None
+def _files(
+    written: Sequence[Path], folder: Path, name: str, redacted: bool
+) -> dict[str, bytes | Path]:
+    """Return the files of a bundle but for the manifest, by name; the page calls the zip so."""
     pa.default_memory_pool().release_unused()  # what writing took
     files: dict[str, bytes | Path] = {}
-    shown = "incident.zip" if redacted else name
-    files["README.md"] = readme(shown, FOLDER, redacted=redacted).encode()
+    files["README.md"] = readme(name, FOLDER, redacted=redacted).encode()
     with analyzer.open(folder, memory_limit=_PAGES_MEMORY) as made:
         for page, text in pages(made, redacted=redacted):
             files[page] = text.encode(errors="replace")
-    for path in draft.written:
+    for path in written:
         files[str(path.relative_to(folder))] = path
     return files
 
@@ -201,14 +231,15 @@ def _digests(files: Mapping[str, bytes | Path]) -> dict[str, bytes | str]:
     return found
 
 
-def _left_out(whole: _Draft, draft: _Draft, scope: Scope, most: int) -> dict[str, Any]:
+def _left_out(had: Mapping[str, int], draft: _Draft, wish: Wish) -> dict[str, Any]:
     """Return what the manifest says was left out, so that the rest is small enough."""
-    before = scope.start if draft.redaction is None else draft.redaction.moment(scope.start)
-    rows = {name: count - draft.rows.get(name, 0) for name, count in whole.rows.items()}
+    start, redaction = wish.scope.start, draft.redaction
+    before = start if redaction is None else redaction.moment(start)
+    rows = {name: count - draft.rows.get(name, 0) for name, count in had.items()}
     return {
         "before_us": before,
         "rows": {name: count for name, count in rows.items() if count},
-        "why": f"more than {most:,} bytes",
+        "why": f"more than {wish.max_size:,} bytes",
     }
 
 
@@ -228,15 +259,17 @@ def _too_large(out: Path, size: int, most: int) -> BundleError:
     )
 
 
-def _told(whole: _Draft, draft: _Draft, scope: Scope, wish: Wish, size: int) -> Iterator[str]:
+def _told(
+    had: Mapping[str, int], draft: _Draft, narrowed: Scope | None, wish: Wish, size: int
+) -> Iterator[str]:
     rows = ", ".join(f"{count:,} {name}" for name, count in draft.rows.items())
     yield f"rows       {rows}"
-    if whole is not draft and scope.start is not None:
-        begins = datetime.fromtimestamp(scope.start / 1e6, UTC)
-        had, has = (one.rows.get(SOCKETS.name, 0) for one in (whole, draft))
+    if narrowed is not None and narrowed.start is not None:
+        begins = datetime.fromtimestamp(narrowed.start / 1e6, UTC)
+        all_rows, has = (rows.get(SOCKETS.name, 0) for rows in (had, draft.rows))
         yield (
             f"left out   the earlier part of the time, before {begins:%Y-%m-%d %H:%M:%S} UTC, with "
-            f"{had - has:,} of {had:,} rows of sockets: all of it takes more than "
+            f"{all_rows - has:,} of {all_rows:,} rows of sockets: all of it takes more than "
             f"{wish.max_size:,} bytes (--max-size); --from, --to and --where choose another part"
         )
     account = None if draft.redaction is None else draft.redaction.account

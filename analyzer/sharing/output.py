@@ -20,8 +20,8 @@ from analyzer.sharing.selection import Selection
 from recorder.format.files import LIST_FILE, named, segment_name
 from recorder.format.segments import Sealed, SealedFile
 from recorder.format.writing import (
-    COLUMNS_AT_ONCE,
     COMPRESSION_LEVEL,
+    SortedColumns,
     key_values,
     read_back,
     write_segment,
@@ -36,7 +36,7 @@ from recorder.schema import (
 )
 
 _VALUES_AT_ONCE = 800_000
-"""Of columns that are read together: of more rows it is fewer columns."""
+"""Of columns that are read together: the fewer the rows, the more columns."""
 
 COUNTS = ("samples", "socket_rows")
 """What recording.json counts, and verify compares."""
@@ -47,8 +47,20 @@ Report = Callable[[int, int], None]
 """Is told how much is done, of how much."""
 
 
+_SLACK = 0.1
+"""How far from the truth a guess may be that is made of few rows; of all of them it is none."""
+
+
 class OutputError(SockrecError):
     """What cannot be written where it was to be."""
+
+
+class TooLargeError(OutputError):
+    """What would be larger than it may be; ``size`` is what it comes to, or would."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"comes to {size:,} bytes")
+        self.size = size
 
 
 @contextmanager
@@ -103,18 +115,28 @@ def write_recording(
     *,
     rewrite: Callable[[Table], Rewrite | None] = lambda table: None,
     level: int = COMPRESSION_LEVEL,
+    most: int | None = None,
 ) -> list[Path]:
     """Write what is chosen as a recording of one number, and the context under the next.
 
     The folder must not exist; it is readable by its owner only. ``facts`` is recording.json, as
     ``described`` gives it; ``rewrite`` gives what is made of the columns of a table. Returns its
-    files. Raises SockrecError or OSError.
+    files. Raises SockrecError or OSError, TooLargeError as soon as it is clear that they come to
+    more than ``most`` bytes.
     """
     folder.mkdir(mode=0o700)
     text = json.dumps(facts, indent=1)
     written = [folder / RECORDING_FILE]
     lines = b""
-    done = 0
+    done = size = 0
+
+    def grown(rows: int, file_size: int) -> None:
+        share = (done + rows) / max(selection.count, 1)
+        report(done + rows, selection.count)
+        guess = int((size + file_size) / share)
+        if most is not None and guess * (1 - _SLACK * (1 - share)) > most:
+            raise TooLargeError(guess)
+
     for number, places in _numbers(selection):
         files: dict[str, SealedFile] = {}
         span: tuple[int, int | None, int | None] = (0, None, None)
@@ -123,10 +145,10 @@ def write_recording(
             if len(order) or table == SAMPLES:
                 rows = TableRows(table, selection.parts, rewrite(table))
                 path = folder / table.name / segment_name(number)
-                files[table.name] = _write(path, rows, order, text, level)
+                files[table.name] = _write(path, rows, order, text, level, grown)
                 written.append(path)
                 done += len(order)
-                report(done, selection.count)
+                size += files[table.name].bytes
             if table == SAMPLES:
                 span = _span(rows, order)
         lines += Sealed(number, *span, files).line()
@@ -168,16 +190,31 @@ def _cut(before: object, selection: Selection) -> dict[str, Any]:
 
 
 def _write(
-    path: Path, rows: TableRows, order: npt.NDArray[np.int64], facts: str, level: int
+    path: Path,
+    rows: TableRows,
+    order: npt.NDArray[np.int64],
+    facts: str,
+    level: int,
+    grown: Callable[[int, int], None],
 ) -> SealedFile:
+    """Write a segment; ``grown`` is told rows and bytes of it after each part."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "w+b") as file:
-            columns = max(1, min(COLUMNS_AT_ONCE, _VALUES_AT_ONCE // max(len(order), 1)))
+            columns = max(1, _VALUES_AT_ONCE // max(len(order), 1))
             parts = rows.in_parts(order)
             told = key_values(facts)
-            write_segment(rows.table, parts, file, path, told, columns, level, _ahead)
+
+            def in_turn(items: Iterator[SortedColumns]) -> Iterator[SortedColumns]:
+                done = 0
+                for item in _ahead(items):
+                    done += len(next(iter(item.values())))
+                    yield item
+                    if done:
+                        grown(done, file.tell())
+
+            write_segment(rows.table, parts, file, path, told, columns, level, in_turn)
             found = read_back(path, file.fileno())
     except OSError as error:
         raise named(error, path) from error

@@ -9,7 +9,7 @@ asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -165,20 +165,17 @@ def _numbers(rows: TableRows, *names: str) -> list[Numbers]:
     found = []
     for name in names:
         batches = list(rows.read([rows.table.names.index(name)]))
-        if not batches:
-            found.append(np.zeros(0, np.int64))
-            continue
-        column = pa.Table.from_batches(batches).column(0)
-        if pa.types.is_dictionary(column.type):
-            column = column.unify_dictionaries()
-            array = column.combine_chunks()
-            array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-            column = array.indices
-        column = column.cast(pa.int64())
-        if column.null_count:
-            column = column.fill_null(_NULL)
-        found.append(np.asarray(column))
+        column = pa.Table.from_batches(batches).column(0) if batches else pa.array([], pa.int64())
+        found.append(_as_numbers(column))
     return found
+
+
+def _as_numbers(column: pa.ChunkedArray | pa.Array) -> Numbers:
+    if pa.types.is_dictionary(column.type):
+        array = column.unify_dictionaries().combine_chunks()
+        column = (array.chunk(0) if isinstance(array, pa.ChunkedArray) else array).indices
+    column = column.cast(pa.int64())
+    return np.asarray(column.fill_null(_NULL) if column.null_count else column)
 
 
 def _words(rows: TableRows, name: str, words: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -239,72 +236,128 @@ def _sockets(
     if keys is None:
         kept = aside[order]
         return (order[~kept], order[kept]) if kept.any() else (order, order[:0])
-    netns, cookie, sample, times = _numbers(rows, "netns", "cookie", "sample", "sample_time")
+    inside = _inside(rows, scope)
     chosen = ~aside
     if keys.sockets is not None:
-        chosen &= _member((netns, cookie), keys.sockets)
-    own = chosen & _within(times, scope)
+        chosen &= _member(_numbers(rows, "netns", "cookie"), keys.sockets)
+    own = chosen & inside
     if scope.start is not None:
-        own |= _baseline(order, netns, cookie, times, chosen, own, scope.start)
-    context = _context(rows, netns, cookie, sample, own, _within(times, scope))
+        earlier_rows = chosen & _inside(rows, replace(scope, start=None, end=scope.start))
+        own |= _baseline(rows, order, own, earlier_rows)
+    context = _context(rows, inside) & ~own
     return order[own[order]], order[context[order]]
 
 
+def _inside(rows: TableRows, scope: Scope) -> npt.NDArray[np.bool_]:
+    """Tell which rows are of the time of a scope."""
+    place = rows.table.names.index(time_column(rows.table))
+    found = [
+        _within(np.asarray(batch.column(0).cast(pa.int64())), scope) for batch in rows.read([place])
+    ]
+    return np.concatenate(found) if found else np.zeros(0, bool)
+
+
 def _baseline(
+    rows: TableRows,
     order: Places,
-    netns: Numbers,
-    cookie: Numbers,
-    times: Numbers,
-    chosen: npt.NDArray[np.bool_],
     own: npt.NDArray[np.bool_],
-    start: int,
+    before: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.bool_]:
     """Tell which row is the last before the scope of a socket that has a row in it."""
     found = np.zeros(len(order), bool)
     if not len(order):
         return found
     # In their order the rows of a socket are neighbours, the earlier first.
-    ns, key, wanted = netns[order], cookie[order], own[order]
-    begins = np.concatenate(([True], (ns[1:] != ns[:-1]) | (key[1:] != key[:-1])))
-    socket = np.cumsum(begins) - 1
+    begins = np.zeros(len(order), bool)
+    for name in ("netns", "cookie"):  # one at a time, as each takes eight bytes a row
+        (column,) = _numbers(rows, name)
+        column = column[order]
+        begins[1:] |= column[1:] != column[:-1]
+        del column
+    socket = np.cumsum(begins, dtype=np.int32)
     has = np.zeros(int(socket[-1]) + 1, bool)
-    has[socket[wanted]] = True
-    before = (times[order] < start) & chosen[order]
-    places = np.flatnonzero(before & has[socket])
+    has[socket[own[order]]] = True
+    places = np.flatnonzero(before[order] & has[socket])
     last = np.full(len(has), -1, np.int64)
     last[socket[places]] = places  # the last assignment counts
     found[order[last[last >= 0]]] = True
     return found
 
 
-def _context(
-    rows: TableRows,
-    netns: Numbers,
-    cookie: Numbers,
-    sample: Numbers,
-    own: npt.NDArray[np.bool_],
-    inside: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.bool_]:
-    """Tell which rows reports look at whatever the scope, and are not chosen.
+def _context(rows: TableRows, inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Tell which rows reports look at whatever the scope.
 
     Of listeners and UDP sockets each row within the time, as what they dropped must not be called
     unseen, and else the first of each that differs in its process; of TCP sockets at a port that is
     listened on the first of each address; and the first of each process in each namespace.
     """
-    port, pid, comm, address = _numbers(rows, "local_port", "pid", "comm", "local_addr")
     listens = _words(rows, "state", ("LISTEN",)) & _words(rows, "netid", _LISTEN)
-    looked_at = listens | _words(rows, "netid", _UDP)
-    found = looked_at & inside
-    outside = np.flatnonzero(looked_at & ~inside)
-    kind = looked_at.astype(np.int64) + listens
-    found[_first(_codes(netns, cookie, kind, port, pid, comm), sample, outside)] = True
-    tcp = _words(rows, "netid", ("tcp",))
-    place = _codes(netns, port)
-    at_door = np.flatnonzero(tcp & np.isin(place, place[listens]))
-    found[_first(_codes(place, address), sample, at_door)] = True
-    held = np.flatnonzero(pid != _NULL)
-    found[_first(_codes(netns, pid), sample, held)] = True
-    return found & ~own
+    udp = _words(rows, "netid", _UDP) & ~listens
+    found = (listens | udp) & inside
+    for kind in (listens, udp):
+        names = ("netns", "cookie", "local_port", "pid", "comm")
+        found[_first_of_each(rows, names, kind & ~inside)] = True
+    at_door = _words(rows, "netid", ("tcp",)) & _at(rows, _doors(rows, listens))
+    found[_first_of_each(rows, ("netns", "local_port", "local_addr"), at_door)] = True
+    (pid,) = _numbers(rows, "pid")
+    found[_first_of_each(rows, ("netns", "pid"), pid != _NULL)] = True
+    return found
+
+
+def _places(rows: TableRows) -> Iterator[Numbers]:
+    """Yield, for each batch of rows, one number for namespace and local port."""
+    names = [rows.table.names.index(name) for name in ("netns", "local_port")]
+    for batch in rows.read(names):
+        netns, port = (
+            np.asarray(column.cast(pa.int64()).fill_null(-1)) for column in batch.columns
+        )
+        yield (netns << 17) + port
+
+
+def _doors(rows: TableRows, listens: npt.NDArray[np.bool_]) -> Numbers:
+    """Return the ports that are listened on, each with its namespace."""
+    found: list[Numbers] = [np.zeros(0, np.int64)]
+    first = 0
+    for places in _places(rows):
+        found.append(np.unique(places[listens[first : first + len(places)]]))
+        first += len(places)
+    return np.unique(np.concatenate(found))
+
+
+def _at(rows: TableRows, doors: Numbers) -> npt.NDArray[np.bool_]:
+    """Tell which rows are at some ports of some namespaces."""
+    found = [np.isin(places, doors) for places in _places(rows)]
+    return np.concatenate(found) if found else np.zeros(0, bool)
+
+
+def _first_of_each(rows: TableRows, names: Sequence[str], among: npt.NDArray[np.bool_]) -> Places:
+    """Return, of some rows, the place of the one of each key that has the least sample.
+
+    A batch at a time, so that memory holds no more than what differs.
+    """
+    columns = sorted(rows.table.names.index(name) for name in (*names, "sample"))
+    kept: list[pa.RecordBatch] = []
+    places: list[Places] = [np.zeros(0, np.int64)]
+    first = 0
+    for batch in rows.read(columns):
+        there = np.flatnonzero(among[first : first + len(batch)])
+        if len(there):
+            some = pa.Table.from_batches([batch.take(pa.array(there))])
+            one = _first(*_keys(some, names), np.arange(len(there)))
+            kept.append(batch.take(pa.array(there[one])))
+            places.append(there[one] + first)
+        first += len(batch)
+    if not kept:
+        return places[0]
+    found = np.concatenate(places)
+    return found[_first(*_keys(pa.Table.from_batches(kept), names), np.arange(len(found)))]
+
+
+def _keys(rows: pa.Table, names: Sequence[str]) -> tuple[Numbers, Numbers]:
+    """Return one number for each row, equal where all the columns are, and its sample."""
+    return _codes(*(_as_numbers(rows.column(name)) for name in names)), _as_numbers(
+        rows.column("sample")
+    )
 
 
 def _others(rows: TableRows, order: Places, scope: Scope, keys: _Keys) -> Places:

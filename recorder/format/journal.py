@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from recorder.format.files import open_regular, read_range
+from recorder.format.files import named, open_regular, read_range
 from recorder.format.messages import custom_metadata
 from recorder.schema import SAMPLES, SockrecError
 
@@ -74,9 +74,15 @@ class JournalFile:
         """Return ranges of bytes in memory; one that begins the file is mapped, not read.
 
         For a file that nobody else changes: where a mapped one shrinks, the process is killed.
+        Raises JournalError if it is shorter than that by now, or OSError.
         """
         if len(ranges) == 1 and ranges[0][0] == 0:
-            return pa.py_buffer(mmap.mmap(self._file, ranges[0][1], prot=mmap.PROT_READ))
+            try:
+                return pa.py_buffer(mmap.mmap(self._file, ranges[0][1], prot=mmap.PROT_READ))
+            except OSError as error:
+                raise named(error, self.path) from error
+            except ValueError as error:
+                raise JournalError(f"{self.path}: was cut short meanwhile") from error
         return pa.py_buffer(b"".join(self.read(start, end - start) for start, end in ranges))
 
 

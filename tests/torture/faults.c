@@ -1,12 +1,14 @@
 /* Makes chosen system calls of a process fail: LD_PRELOAD=faults.so FAULT_CALL=pwrite FAULT_PATH=000001.parquet …
  *
- * FAULT_CALL   openat, read, pread, write, pwrite, fsync, fdatasync, renameat, mmap, fallocate
+ * FAULT_CALL   open, read, pread, write, pwrite, mmap, fsync, fdatasync, rename, unlink, link, stat, mkdir,
+ *              readdir, fallocate, ftruncate, flock, copy; each with what does the same by other names
  * FAULT_PATH   what the path of the file must contain
  * FAULT_AFTER  calls that succeed first
  * FAULT_COUNT  calls that fail then
  * FAULT_ERRNO  what they fail with
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +17,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -59,10 +64,23 @@ static int fails(const char *call, int file)
 		va_start(list, flags); \
 		mode_t mode = va_arg(list, mode_t); \
 		va_end(list); \
-		return fails_path("openat", path) ? -1 : real(folder, path, flags, mode); \
+		return fails_path("open", path) ? -1 : real(folder, path, flags, mode); \
 	}
 OPENAT(openat)
 OPENAT(openat64)
+
+#define OPEN(name) \
+	int name(const char *path, int flags, ...) \
+	{ \
+		REAL(name); \
+		va_list list; \
+		va_start(list, flags); \
+		mode_t mode = va_arg(list, mode_t); \
+		va_end(list); \
+		return fails_path("open", path) ? -1 : real(path, flags, mode); \
+	}
+OPEN(open)
+OPEN(open64)
 
 #define PREAD(name) \
 	ssize_t name(int file, void *data, size_t size, off_t place) \
@@ -106,11 +124,64 @@ int fdatasync(int file)
 	return fails("fdatasync", file) ? -1 : real(file);
 }
 
-int renameat(int from_folder, const char *from, int to_folder, const char *to)
+/* A call that is about a path, or about a file that is open. */
+#define BY_PATH(call, path, name, parameters, arguments) \
+	int name parameters \
+	{ \
+		REAL(name); \
+		return fails_path(call, path) ? -1 : real arguments; \
+	}
+#define BY_FILE(call, name, parameters, arguments) \
+	int name parameters \
+	{ \
+		REAL(name); \
+		return fails(call, file) ? -1 : real arguments; \
+	}
+BY_PATH("rename", to, rename, (const char *from, const char *to), (from, to))
+BY_PATH("rename", to, renameat, (int from_at, const char *from, int to_at, const char *to), (from_at, from, to_at, to))
+BY_PATH("link", to, link, (const char *from, const char *to), (from, to))
+BY_PATH("link", to, linkat, (int from_at, const char *from, int to_at, const char *to, int flags), (from_at, from, to_at, to, flags))
+BY_PATH("unlink", path, unlink, (const char *path), (path))
+BY_PATH("unlink", path, unlinkat, (int at, const char *path, int flags), (at, path, flags))
+BY_PATH("mkdir", path, mkdir, (const char *path, mode_t mode), (path, mode))
+BY_PATH("mkdir", path, mkdirat, (int at, const char *path, mode_t mode), (at, path, mode))
+BY_PATH("stat", path, stat, (const char *path, struct stat *found), (path, found))
+BY_PATH("stat", path, stat64, (const char *path, struct stat64 *found), (path, found))
+BY_PATH("stat", path, lstat, (const char *path, struct stat *found), (path, found))
+BY_PATH("stat", path, lstat64, (const char *path, struct stat64 *found), (path, found))
+BY_PATH("stat", path, fstatat, (int at, const char *path, struct stat *found, int flags), (at, path, found, flags))
+BY_PATH("stat", path, fstatat64, (int at, const char *path, struct stat64 *found, int flags), (at, path, found, flags))
+BY_FILE("stat", fstat, (int file, struct stat *found), (file, found))
+BY_FILE("stat", fstat64, (int file, struct stat64 *found), (file, found))
+BY_FILE("ftruncate", ftruncate, (int file, off_t size), (file, size))
+BY_FILE("ftruncate", ftruncate64, (int file, off64_t size), (file, size))
+BY_FILE("flock", flock, (int file, int how), (file, how))
+BY_FILE("fallocate", fallocate, (int file, int how, off_t start, off_t size), (file, how, start, size))
+BY_FILE("fallocate", fallocate64, (int file, int how, off64_t start, off64_t size), (file, how, start, size))
+
+#define READDIR(name, entry) \
+	struct entry *name(DIR *folder) \
+	{ \
+		REAL(name); \
+		return fails("readdir", dirfd(folder)) ? NULL : real(folder); \
+	}
+READDIR(readdir, dirent)
+READDIR(readdir64, dirent64)
+
+ssize_t copy_file_range(int from, off64_t *first, int file, off64_t *place, size_t size, unsigned flags)
 {
-	REAL(renameat);
-	return fails_path("renameat", to) ? -1 : real(from_folder, from, to_folder, to);
+	REAL(copy_file_range);
+	return fails("copy", file) ? -1 : real(from, first, file, place, size, flags);
 }
+
+#define SENDFILE(name, offset) \
+	ssize_t name(int file, int from, offset *place, size_t size) \
+	{ \
+		REAL(name); \
+		return fails("copy", file) ? -1 : real(file, from, place, size); \
+	}
+SENDFILE(sendfile, off_t)
+SENDFILE(sendfile64, off64_t)
 
 #define MMAP(name) \
 	void *name(void *where, size_t size, int protection, int flags, int file, off_t place) \

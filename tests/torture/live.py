@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from recorder.format.files import LIST_FILE
 from recorder.format.segments import read_list
 from recorder.schema import SockrecError
 from recorder.store.save import save
+from tests.torture import faults
 from tests.torture.recordings import DEADLINE, TortureError, check_end, command, read
 
 _PROGRAM = """
@@ -46,39 +46,16 @@ with Signals() as signals:
     for number, why in result.unsealed.items():
         sys.exit(f"{number} is not sealed: {why}")
 """
-CALLS = "openat read pread write pwrite fsync renameat mmap fallocate".split()
 PATHS = ["00000", ".arrows", ".parquet", "samples/", "sockets/", "segments.jsonl", "recording.json"]
-ERRORS = [4, 5, 12, 24, 28]
-"""EINTR, EIO, ENOMEM, EMFILE, ENOSPC."""
-
 KINDS = ["kill", "kill the sealing child", "stop the sealing child", "full disk", "faults", "limit"]
 
 
-def compiled(folder: Path) -> Path | None:
-    """Return faults.c as a library to be loaded first, None where there is no compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        return None
-    library = folder / "faults.so"
-    source = Path(__file__).with_name("faults.c")
-    words = [compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(words, check=True, timeout=DEADLINE)
-    return library
-
-
-def play(folder: Path, kind: str, chance: random.Random, faults: Path | None) -> tuple[int, int]:
-    """Play a round; return how many samples were committed, and how many of them are lost."""
+def play(folder: Path, kind: str, chance: random.Random, library: Path | None) -> int:
+    """Play a round; return how many samples were committed. Raises TortureError if one is lost."""
     environment = dict(os.environ)
-    if kind == "faults" and faults is not None:
-        environment |= {
-            "LD_PRELOAD": str(faults),
-            "FAULT_CALL": chance.choice(CALLS),
-            "FAULT_PATH": chance.choice(PATHS),
-            "FAULT_AFTER": str(int(chance.expovariate(1 / 30))),
-            "FAULT_COUNT": chance.choice(["1", "1", "5", "1000000"]),
-            "FAULT_ERRNO": str(chance.choice(ERRORS)),
-        }
-    how = " ".join(f"{k}={v}" for k, v in environment.items() if k.startswith("FAULT_"))
+    if kind == "faults" and library is not None:
+        environment |= faults.chosen(library, PATHS, chance)
+    how = faults.told(environment)
     kept = chance.choice([0.0, 0.0, 0.3, 3600.0])  # seconds; of an hour only a full disk drops
     how += f" keep={kept}"
     with _disk(folder, chance if kind == "full disk" else None) as place:
@@ -115,20 +92,19 @@ def play(folder: Path, kind: str, chance: random.Random, faults: Path | None) ->
         if not (target / "recording.json").exists():
             if truth:
                 raise TortureError(f"recording.json is gone ({kind} {how})")
-            return 0, 0
+            return 0
         truth -= set(range(_dropped(target)))
         before = _samples(target)
-        lost = len(truth - before)
         command("recover", target, may_fail=True)
         after = _samples(target)
         if before - after:
             raise TortureError(f"recover loses {sorted(before - after)} ({kind} {how})")
-        if lost:
+        if truth - before:
             raise TortureError(f"lost {sorted(truth - before)} of {len(truth)} ({kind} {how})")
         _check_kept(place, f"{kind} {how}")
         if kind != "full disk":
             _go_on(target, after, how)
-        return len(truth), lost
+        return len(truth)
 
 
 def _save(target: Path, saved: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,22 +38,37 @@ class Read:
     told: str
 
 
-def command(*args: object, may_fail: bool = True, env: dict[str, str] | None = None) -> str:
+def command(*args: object, may_fail: bool = True) -> str:
     """Run a command of sockrec; return what it said. Raises TortureError for a crash or a hang."""
-    words = [sys.executable, "-m", "sockrec", *map(str, args)]
+    words = list(map(str, args))
+    done = run(words)
+    said = done.stdout + done.stderr
+    if done.returncode and not may_fail:
+        raise TortureError(f"fails: {' '.join(words)}: {said}")
+    return said
+
+
+def run(
+    words: Sequence[str], environment: Mapping[str, str] | None = None, place: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of sockrec somewhere. Raises TortureError for a crash, a hang, or silence."""
+    line = [sys.executable, "-m", "sockrec", *words]
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, timeout=DEADLINE, check=False, env=env
+            line,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+            env=environment,
+            cwd=place,
         )
     except subprocess.TimeoutExpired as error:
         raise TortureError(f"hangs: {' '.join(words)}") from error
-    said = done.stdout + done.stderr
-    check_end(" ".join(words), done.returncode, said)
-    if done.returncode and not may_fail:
-        raise TortureError(f"fails: {' '.join(words)}: {said}")
-    if done.returncode and not done.stderr and args[0] != "verify":
+    check_end(" ".join(words), done.returncode, done.stdout + done.stderr)
+    if done.returncode and not done.stderr and words[0] != "verify":
         raise TortureError(f"fails without a word: {' '.join(words)}")
-    return said
+    return done
 
 
 def check_end(what: str, status: int, said: str) -> None:

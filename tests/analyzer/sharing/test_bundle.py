@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import stat
@@ -23,6 +24,7 @@ from typer.testing import CliRunner, Result
 
 import analyzer
 import sockrec
+from analyzer.reading.archive import seal_is_broken
 from analyzer.sharing.pages import REDACTED
 from analyzer.sharing.pseudonyms import read_map, unredact
 from analyzer.sharing.redaction import Redaction
@@ -260,6 +262,19 @@ def test_the_page_says_how_it_is_opened_and_that_is_so(bundle: Path, tmp_path: P
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert listed["sha256"].keys() == files - {"MANIFEST.json"}
     assert listed["columns"]["dropped"]["owners.cmdline"] == 1
+
+
+def test_the_seal_breaks_with_any_bit(bundle: Path, tmp_path: Path) -> None:
+    """One of each of the last bytes, where the zip says what it is, and of one in 97 before."""
+    other = tmp_path / "changed.zip"
+    shutil.copy(bundle, other)
+    data = bundle.read_bytes()
+    with other.open("r+b", buffering=0) as file:
+        for place in [*range(0, len(data) - 400, 97), *range(len(data) - 400, len(data))]:
+            os.pwrite(file.fileno(), bytes([data[place] ^ 1 << place % 8]), place)
+            assert seal_is_broken(other), place
+            os.pwrite(file.fileno(), data[place : place + 1], place)
+    assert seal_is_broken(other) is False
 
 
 def test_any_bit_that_changes_is_reported(bundle: Path, tmp_path: Path) -> None:
