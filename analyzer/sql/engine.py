@@ -114,7 +114,9 @@ _READABLE = (
 _OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 _TREES: dict[str, str] = {}
-"""Of the queries that are shipped, which are the same for every engine."""
+"""Of the texts that were parsed last: what is shipped is asked again and again, by every engine."""
+
+_MOST_TREES, _LONGEST_KNOWN = 512, 1 << 16
 
 _KEPT = "memory.kept"
 """Where the tables are that several runs read; the database has that name if it lies in memory."""
@@ -143,6 +145,7 @@ class Engine:
         self._checker = Checker(threads)
         self.closed = False
         self._has_raw = False
+        self._functions: dict[str, set[str]] = {}  # what is there of queries/, by catalog
         self._told = [0] * len(recordings)
         self.turn = (0, 1)
         """How many runs are done, of how many that are one to who waits."""
@@ -247,13 +250,22 @@ class Engine:
         return self._tree_of(f"SELECT (\n{sql}\n)" if piece.layer == "functions" else sql)
 
     def _tree_of(self, sql: str) -> str:
-        """Return what is shipped as the tree that DuckDB makes of it."""
-        if sql not in _TREES:
-            trees: list[str] = []
-            with closing(self._connection.cursor()) as cursor:
-                interruptible(cursor, lambda: trees.append(_parse(cursor, sql)))
+        """Return a SELECT as the tree that DuckDB makes of it. Raises QueryError if it is none."""
+        if (known := _TREES.get(sql)) is not None:
+            return known
+        trees: list[str] = []
+        with closing(self._connection.cursor()) as cursor:
+            interruptible(
+                cursor,
+                lambda: trees.append(_parse(cursor, sql)),
+                self._timeout,
+                self._ruleset.enter,
+            )
+        if len(sql) <= _LONGEST_KNOWN:
+            while len(_TREES) >= _MOST_TREES:
+                _TREES.pop(next(iter(_TREES)), None)
             _TREES[sql] = trees[0]
-        return _TREES[sql]
+        return trees[0]
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -341,18 +353,10 @@ class Engine:
             raise QueryError("a query may not hold the character of number zero")
         if _DEEP.search(query):
             raise QueryError("the query is nested too deeply")
-        trees: list[str] = []
         explained = _EXPLAIN.match(query)
-        select = query[explained.end() :] if explained else query
-        with closing(self._connection.cursor()) as cursor:
-            interruptible(
-                cursor,
-                lambda: trees.append(_parse(cursor, select)),
-                self._timeout,
-                self._ruleset.enter,
-            )
-        self._check_tree(trees[0])
-        return trees[0]
+        tree = self._tree_of(query[explained.end() :] if explained else query)
+        self._check_tree(tree)
+        return tree
 
     def _check_tree(self, tree: str) -> None:
         """Check a parsed statement as DuckDB writes it; one that it cannot write has no nodes."""
@@ -417,14 +421,17 @@ class Engine:
         for stream in journals.values():
             stream.columns &= columns.get(stream.table, frozenset())
 
+        place = catalog(parts[0]) if self.several and len(scopes) == 1 else ""
+        functions = self._functions.setdefault(place, set())
+
         def prepare() -> str:
             self._ruleset.enter()
             for name, value in _PROGRESS.items():
                 cursor.execute(f"SET {name} = {value}")
             for name, stream in journals.items():
                 cursor.register(name, stream)
-            if self.several and len(scopes) == 1:
-                cursor.execute(f"USE {catalog(parts[0])}")
+            if place:
+                cursor.execute(f"USE {place}")
             if raw:
                 self._lay_raw()
             narrow = [
@@ -441,13 +448,13 @@ class Engine:
                 self._lay_raw()
             names = names_of(trees[0])
             if len(scopes) > 1:
-                lay_together(cursor, self.recordings, scopes, parameters, names, narrow)
+                lay_together(cursor, self.recordings, scopes, parameters, names, narrow, functions)
                 return query
             only = narrow[parts[0]] if narrow else None
             inline = narrow is not None and takes_inline(query, ctes_of(trees[0]))
             there = {name: f"{_KEPT}.{name}" for name in kept}
             before = query if inline else None
-            ctes = lay_scope(cursor, scopes[0], parameters, names, there, only, before)
+            ctes = lay_scope(cursor, scopes[0], parameters, names, there, only, before, functions)
             return with_inline(query, ctes)
 
         work = Work(

@@ -50,11 +50,11 @@ class Piece:
 
     @property
     def statement(self) -> str:
-        """The statement that creates it for one run."""
+        """The statement that creates it: a function for all runs of a catalog, else for one run."""
         name, sql = self.query.name, self.query.sql
         if self.layer == "functions":
             arguments = ", ".join(self.query.arguments)
-            return f"CREATE OR REPLACE TEMP MACRO {name}({arguments}) AS (\n{sql}\n)"
+            return f"CREATE OR REPLACE MACRO {name}({arguments}) AS (\n{sql}\n)"
         return f"CREATE TEMP VIEW {name} AS {sql}"
 
 

@@ -324,6 +324,7 @@ def lay_scope(
     kept: Mapping[str, str] = MappingProxyType({}),
     narrow: Narrowed | None = None,
     before: str | None = None,
+    functions: set[str] | None = None,
 ) -> str:
     """Create the temporary views of one run, or anew; ``parameters`` gives type and value by name.
 
@@ -331,9 +332,10 @@ def lay_scope(
     but a table for those that are ``kept``; of tables the ``narrow`` ones, if they are. Of several
     recordings the catalog of one is in use. To stand ``before`` a query they are returned as common
     table expressions, rather than created, as each view is bound when it is created and again
-    wherever it is named; what is named more than once is computed once. Raises ScopeError.
+    wherever it is named; what is named more than once is computed once. ``functions`` are those
+    that are there from other runs, and then also those of this one. Raises ScopeError.
     """
-    pieces_of_run = _lay_functions(connection, scope, _used(names), kept)
+    pieces_of_run = _lay_functions(connection, scope, _used(names), functions, kept)
     again: Collection[str] = ()
     if before is not None:
         texts = [(piece.query.sql, piece.query.uses) for piece in pieces_of_run]
@@ -377,7 +379,7 @@ def lay_stored(connection: DuckDBPyConnection, scope: Scope) -> None:
     everything = list(closure(frozenset(pieces())))
     for piece in everything:
         if piece.layer == "functions":
-            connection.execute(piece.statement.replace(" TEMP ", " ", 1))
+            connection.execute(piece.statement)
     wanted = [piece for piece in everything if piece.layer != "functions"]
     for name, select in _relations(connection, scope, None, wanted, "raw", None):
         connection.execute(f"CREATE VIEW {name} AS {select}")
@@ -390,6 +392,7 @@ def lay_together(
     parameters: Mapping[str, tuple[str, Value | None]] | None = None,
     names: Collection[str] | None = None,
     narrow: Sequence[Narrowed] | None = None,
+    functions: set[str] | None = None,
 ) -> None:
     """Create the temporary views of one run over several recordings, each in its own scope.
 
@@ -397,7 +400,7 @@ def lay_together(
     Raises ScopeError.
     """
     used = _used(names)
-    wanted = _lay_functions(connection, scopes[0], used)
+    wanted = _lay_functions(connection, scopes[0], used, functions)
     laid = {
         part: dict(
             _relations(
@@ -458,13 +461,16 @@ def _lay_functions(
     connection: DuckDBPyConnection,
     scope: Scope,
     used: frozenset[str],
+    there: set[str] | None,
     given: Collection[str] = (),
 ) -> list[Piece]:
-    """Create the functions of a run, and return what else of queries/ it uses."""
+    """Create the functions of a run that are not there, and return what else of queries/ it uses."""
     wanted = list(closure(used | _names_of_columns(connection, scope), given))
     for piece in wanted:
-        if piece.layer == "functions":
+        if piece.layer == "functions" and piece.query.name not in (there or ()):
             connection.execute(piece.statement)
+            if there is not None:
+                there.add(piece.query.name)
     return [piece for piece in wanted if piece.layer != "functions"]
 
 

@@ -8,7 +8,7 @@
 -- """
 -- needs = ["tcp", "tcp_info"]
 -- lasts = "seconds"
--- uses = ["is_loopback", "netns_of", "rtt_sockets", "rtt_values", "who"]
+-- uses = ["is_loopback", "netns_of", "rtt_looks", "rtt_sockets", "who"]
 --
 -- [params.floor_ms]
 -- type = "DOUBLE"
@@ -38,7 +38,7 @@ WITH lines AS (
   GROUP BY ns, pid, start_us, comm, peer_addr
   HAVING max(max_us) >= late_us
 ),
-waiting AS (
+waiting AS MATERIALIZED (
   SELECT l.*, s.cookie
   FROM rtt_sockets AS s
   JOIN lines AS l
@@ -49,7 +49,15 @@ bloated AS MATERIALIZED (
   SELECT
     w.ns, w.pid, w.start_us, w.comm, w.peer_addr, w.min_rtt_us, w.late_us,
     quantile_cont(v.rtt_us, 0.95) AS p95_us
-  FROM waiting AS w JOIN rtt_values AS v USING (ns, cookie) CROSS JOIN params AS p
+  FROM waiting AS w
+  -- An idle connection keeps its last value, which counts once.
+  JOIN (
+    SELECT DISTINCT ns, cookie, rtt_us
+    FROM rtt_looks SEMI JOIN waiting USING (ns, cookie)
+    -- Where none waits, as a rule, no row is read.
+    WHERE EXISTS (SELECT 1 FROM waiting)
+  ) AS v USING (ns, cookie)
+  CROSS JOIN params AS p
   GROUP BY w.ns, w.pid, w.start_us, w.comm, w.peer_addr, w.min_rtt_us, w.late_us, p.values
   HAVING p95_us >= w.late_us AND count(DISTINCT v.rtt_us) FILTER (WHERE v.rtt_us >= w.late_us) >= p.values
 ),
@@ -64,7 +72,7 @@ moments AS (
   JOIN sockets AS s
     ON s.ns = b.ns AND s.peer_addr = b.peer_addr AND s.pid IS NOT DISTINCT FROM b.pid
     AND s.start_us IS NOT DISTINCT FROM b.start_us
-  WHERE s.netid = 'tcp' AND s.rtt_us > 0
+  WHERE s.netid = 'tcp' AND s.rtt_us > 0 AND EXISTS (SELECT 1 FROM bloated)
 ),
 connections_of AS (
   SELECT

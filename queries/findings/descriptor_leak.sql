@@ -40,6 +40,9 @@ WITH climbs AS MATERIALIZED (
     ) AS climbs
   FROM descriptor_trends AS g CROSS JOIN params AS p CROSS JOIN (SELECT min(sample) AS sample FROM sockets) AS f
   WHERE is_near OR climbs
+  -- Never so many; but the planner may know that they are few.
+  ORDER BY g.pid, g.start_us
+  LIMIT 1000
 ),
 kept AS (
   -- Of the sockets that it held at half time: those it holds still when four fifths are over.
@@ -58,6 +61,8 @@ picked AS MATERIALIZED (
   SELECT c.*, k.at_half, k.late
   FROM climbs AS c LEFT JOIN kept AS k USING (pid, start_us)
   WHERE c.is_near OR 2 * k.late >= k.at_half
+  ORDER BY c.pid, c.start_us
+  LIMIT 1000
 ),
 held AS (
   SELECT s.pid, s.start_us, s.ns, s.netid, s.local_addr, s.local_port, s.peer_addr, s.peer_port, s.comm

@@ -4,7 +4,7 @@
 -- half of its samples at least; else its sockets, in all of them, as the two are no series. Before a
 -- look they are as many as at that, if it is in the next sample.
 -- """
--- uses = ["process_counts", "process_looks"]
+-- uses = ["process_looks"]
 -- [columns]
 -- pid = "Process."
 -- start_us = "Its start after boot."
@@ -24,10 +24,12 @@ SELECT
 FROM (
   SELECT c.*, l.fds
   FROM (
-    SELECT holder AS pid, start_us, sample, min(sample_time) AS sample_time, min(t_us) AS t_us, CAST(sum(sockets) AS BIGINT) AS sockets
-    FROM process_counts
-    WHERE owner = 'process'
-    GROUP BY holder, start_us, sample
+    SELECT pid, coalesce(start_us, -1) AS start_us, sample, min(sample_time) AS sample_time, min(t_us) AS t_us, count(*) AS sockets
+    FROM sockets
+    WHERE pid IS NOT NULL
+      AND coalesce(owner_by, 'fd') NOT IN ('carried', 'listener')
+      AND (NOT coalesce(subflow, false) OR NOT EXISTS (SELECT 1 FROM sockets WHERE netid = 'mptcp'))
+    GROUP BY pid, coalesce(start_us, -1), sample
   ) AS c
   ASOF LEFT JOIN process_looks AS l ON l.pid = c.pid AND l.start_us = c.start_us AND l.at_us <= c.t_us
 ) AS looked

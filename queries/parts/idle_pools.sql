@@ -25,26 +25,31 @@ WITH bounds AS (
   FROM tcp_reads
   GROUP BY ns
 ),
+lives AS (
+  SELECT
+    ns, cookie, any_value(local_addr) AS local_addr, any_value(local_port) AS local_port,
+    any_value(peer_addr) AS peer_addr, any_value(peer_port) AS peer_port,
+    max_by(pid, sample) AS pid, max_by(start_us, sample) AS start_us, max_by(comm, sample) AS comm,
+    min(sample) AS first_sample, max(sample) AS last_sample, min(t_us) AS first_us, max(t_us) AS last_us,
+    max_by(1000 * least(last_data_sent_ms, last_data_recv_ms), sample) AS idle_us,
+    max_by(last_data_recv_ms <= last_data_sent_ms, sample) AS is_answered
+  FROM sockets
+  WHERE netid = 'tcp' AND state = 'ESTAB' AND inode > 0 AND NOT coalesce(subflow, false)
+  GROUP BY ns, cookie
+),
 held AS (
   SELECT
-    s.ns, s.cookie, CASE WHEN d.ns IS NULL THEN 'client' ELSE 'server' END AS role, unmapped(any_value(s.peer_addr)) AS addr,
-    CASE WHEN d.ns IS NULL THEN any_value(s.peer_port) ELSE any_value(s.local_port) END AS port,
-    max_by(s.pid, s.sample) AS pid, max_by(s.start_us, s.sample) AS start_us, max_by(s.comm, s.sample) AS comm,
-    min(s.sample) > b.first_sample AS came, max(s.sample) AS last_sample, b.last_sample AS ns_last_sample, min(s.t_us) >= b.half_us AS is_late,
-    max(s.t_us) - min(s.t_us) >= 10000000 AS is_old, max_by(1000 * least(s.last_data_sent_ms, s.last_data_recv_ms), s.sample) AS idle_us,
-    max(s.t_us) - min(s.t_us) - 5000000 <= idle_us AND idle_us >= 10000000
-    AND (role = 'server' OR max_by(s.last_data_recv_ms <= s.last_data_sent_ms, s.sample)) AS is_unused,
-    min(s.sample_time) AS since, max(s.sample_time) AS until
-  FROM sockets AS s
+    s.ns, s.pid, s.start_us, s.comm, CASE WHEN d.ns IS NULL THEN 'client' ELSE 'server' END AS role, unmapped(s.peer_addr) AS addr,
+    CASE WHEN d.ns IS NULL THEN s.peer_port ELSE s.local_port END AS port,
+    s.first_sample > b.first_sample AS came, s.last_sample, b.last_sample AS ns_last_sample, s.first_us >= b.half_us AS is_late,
+    s.last_us - s.first_us >= 10000000 AS is_old, s.idle_us,
+    s.last_us - s.first_us - 5000000 <= s.idle_us AND s.idle_us >= 10000000 AND (d.ns IS NOT NULL OR s.is_answered) AS is_unused,
+    make_timestamp(s.first_us) AS since, make_timestamp(s.last_us) AS until
+  FROM lives AS s
   JOIN bounds AS b USING (ns)
   LEFT JOIN doors AS d ON d.ns = s.ns AND d.local_port = s.local_port
-  WHERE s.netid = 'tcp'
-    AND s.state = 'ESTAB'
-    AND s.inode > 0
-    AND NOT coalesce(s.subflow, false)
-    -- The other end of what is within this namespace has a row as a client.
-    AND (d.ns IS NULL OR NOT (is_loopback(s.peer_addr) OR s.peer_addr = s.local_addr))
-  GROUP BY s.ns, s.cookie, d.ns, b.first_sample, b.last_sample, b.half_us
+  -- The other end of what is within this namespace has a row as a client.
+  WHERE d.ns IS NULL OR NOT (is_loopback(s.peer_addr) OR s.peer_addr = s.local_addr)
 ),
 kept AS (
   SELECT h.*, h.last_sample >= coalesce(l.sample, h.ns_last_sample) AS is_open

@@ -1,5 +1,6 @@
 -- title = "TCP connections with a round-trip time"
 -- description = "One row per connection: the least and the longest that samples or its end show."
+-- uses = ["rtt_looks"]
 -- [columns]
 -- ns = "Network namespace."
 -- min_rtt_us = "Least one, by the kernel's own minimum where it tells one."
@@ -11,12 +12,5 @@ SELECT
   min(least(min_rtt_us, rtt_us)) AS min_rtt_us, max(rtt_us) AS max_us,
   -- The first of equals.
   max_by(t_us, rtt_us * 1000000000 - sample) AS peak_us
-FROM sockets
-WHERE netid = 'tcp' AND state <> 'LISTEN' AND rtt_us > 0
+FROM rtt_looks
 GROUP BY ns, cookie
-UNION ALL
-SELECT
-  ns, cookie, peer_addr, peer_port, pid, start_us, comm, least(min_rtt_us, rtt_us) AS min_rtt_us, rtt_us AS max_us,
-  t_us AS peak_us
-FROM closes
-WHERE netid = 'tcp' AND connection AND peer_port <> 0 AND rtt_us > 0 AND NOT coalesce(sampled, false)
