@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -661,6 +661,7 @@ Examples:
 """,
 )
 def service(
+    context: typer.Context,
     options: Annotated[
         list[str] | None,
         typer.Argument(
@@ -677,6 +678,12 @@ def service(
 
     from recorder.service import ServiceError, unit
 
+    assert context.parent is not None
+    commands: Any = context.parent.command
+    # what is wrong is told now, not by a unit that never starts
+    commands.get_command(context.parent, "record").make_context(
+        "record", list(options or []), parent=context.parent
+    )
     command = shutil.which(sys.argv[0]) or shutil.which("sockrec")
     if command is None:
         raise ServiceError(f"{sys.argv[0]}: is no command: install sockrec, or put it in PATH")
