@@ -370,6 +370,12 @@ def record(
     hold_standard_descriptors()
     if append and output:
         raise typer.BadParameter("names the directory, and so does -o", param_hint="--append")
+    if not on:
+        for option, value in (("--exec", run), ("--incidents", incidents)):
+            if value is not None:
+                raise typer.BadParameter(
+                    "is of incidents: say by --on what one is", param_hint=option
+                )
     given = list(words or ())
     behind = ctx.meta.get(BEHIND, 0)
     asked = " ".join(given[: len(given) - behind])

@@ -173,8 +173,9 @@ def test_an_error_lets_no_terminal_escape_through(tmp_path: Path) -> None:
         ("report chrun", "NAME: there is no report 'chrun': did you mean churn?"),
         ("ss", "RECORDING: name one, or say --live"),
         ("--bogus", "no such option: --bogus: 'sockrec -h' shows how to use it"),
+        ("record --exec true", "--exec: is of incidents: say by --on what one is"),
         ("service -- --bogus", "no such option: --bogus: 'sockrec record -h' shows how to use it"),
-        ("service -- -i soon", "--interval: 'soon' is not a duration; write 500ms, 1s, 5m or 1m30s"),
+        ("service -- -i 0s", "--interval: '0s' must be more than nothing and less than 30 years"),
         ("\x1b[2J", "no such command '\\x1b[2J': 'sockrec -h' shows how to use it"),
     ],
 )
