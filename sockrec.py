@@ -105,13 +105,27 @@ def _told(error: Any) -> str:
     where = _where(error)
     if where and error.message:  # what is said of a value says what would be right
         return f"{where}: {error.message.rstrip('.')}"
-    likely = " or ".join(getattr(error, "possibilities", None) or ())
-    text = error.message if likely else error.format_message()
+    likely = " or ".join(_likely(error))
+    guessed = getattr(error, "possibilities", None)
+    text = error.message if guessed else error.format_message()
     text = text[:1].lower() + text[1:].rstrip(".").replace("'. Did", "': did")
     if likely or text.endswith("?"):
         return f"{text}: did you mean {likely}?" if likely else text
     path = error.ctx.command_path if error.ctx else "sockrec"
     return f"{text}: '{path} -h' shows how to use it"
+
+
+def _likely(error: Any) -> list[str]:
+    """Return which options may be meant by one that does not exist.
+
+    What typer proposes is near for its dashes alone.
+    """
+    known = {name.strip("-"): name for name in getattr(error, "possibilities", None) or ()}
+    if not known:
+        return []
+    from difflib import get_close_matches
+
+    return [known[near] for near in get_close_matches(error.option_name.strip("-"), known)]
 
 
 def _where(error: Any) -> str:

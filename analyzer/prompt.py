@@ -31,6 +31,7 @@ from analyzer.screen.pager import paged
 from analyzer.screen.prose import two_columns, width_of
 from analyzer.sql.header import Query, parse_query, read_folder
 from analyzer.sql.views import added
+from analyzer.sql.work import Unparsed
 from recorder.schema import SOCKETS, TABLES, SockrecError
 
 COMMANDS = {
@@ -286,8 +287,10 @@ def is_whole(text: str, check: Callable[[str], None]) -> bool:
         return True
     try:
         check(line)
-    except SockrecError as error:
-        return "Parser Error" not in str(error)  # any other will not go away by more text
+    except Unparsed:
+        return False
+    except SockrecError:
+        return True  # it will not go away by more text
     if line.endswith(","):  # which DuckDB allows
         return False
     # Whole as well, but hardly meant, is what names columns and no table yet.

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -373,6 +373,12 @@ def record(
     hold_standard_descriptors()
     if append and output:
         raise typer.BadParameter("names the directory, and so does -o", param_hint="--append")
+    if not on:
+        for option, value in (("--exec", run), ("--incidents", incidents)):
+            if value is not None:
+                raise typer.BadParameter(
+                    "is of incidents: say by --on what one is", param_hint=option
+                )
     given = list(words or ())
     behind = ctx.meta.get(BEHIND, 0)
     asked = " ".join(given[: len(given) - behind])
@@ -664,6 +670,7 @@ Examples:
 """,
 )
 def service(
+    context: typer.Context,
     options: Annotated[
         list[str] | None,
         typer.Argument(
@@ -680,6 +687,12 @@ def service(
 
     from recorder.service import ServiceError, unit
 
+    assert context.parent is not None
+    commands: Any = context.parent.command
+    # what is wrong is told now, not by a unit that never starts
+    commands.get_command(context.parent, "record").make_context(
+        "record", list(options or []), parent=context.parent
+    )
     command = shutil.which(sys.argv[0]) or shutil.which("sockrec")
     if command is None:
         raise ServiceError(f"{sys.argv[0]}: is no command: install sockrec, or put it in PATH")

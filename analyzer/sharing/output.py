@@ -83,7 +83,8 @@ def new_place(place: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename is None:
             raise
-        raise OutputError(f"{error.filename}: cannot be written: {error.strerror}") from error
+        named = place if error.filename == str(beside) else error.filename
+        raise OutputError(f"{named}: cannot be written: {error.strerror}") from error
 
 
 def _refuse_existing(place: Path) -> None:

@@ -17,6 +17,7 @@ _MOST = 1000
 _MARGIN = 60
 """Characters that are shown of a line on either side of what is wrong."""
 
+_KIND = re.compile(r"^(?:[A-Z][A-Za-z/]* )+Error: ")
 _PLACE = re.compile(r"\n\s*LINE (\d+): (.*)\n( *)\^", re.DOTALL)
 _COLUMN = re.compile(r'Referenced column "(.+?)" not found in FROM clause!', re.DOTALL)
 _MEMBER = re.compile(r'list "(.+?)" does not have a column named "(.+?)"', re.DOTALL)
@@ -61,7 +62,8 @@ def complaint(said: str, query: str, refused: Collection[str] = ()) -> Complaint
         text = f"there is no function {match[1]}{_meant(match[1], known)}"
     else:
         at = None
-        text = bare.split("\n\tCandidate functions:")[0]
+        text = _KIND.sub("", bare.split("\n\tCandidate functions:")[0], count=1)
+        text = re.sub(r"^[A-Z](?=[a-z]* )", lambda first: first[0].lower(), text)
     text = " ".join(text.split())[:_MOST]
     place = _PLACE.search(said)
     # What stands in statements of our own is nothing to who asked.

@@ -51,6 +51,10 @@ class QueryError(SockrecError):
     """A query that is not one SELECT, or that failed."""
 
 
+class Unparsed(QueryError):
+    """A text that is no SQL, or only the beginning of it."""
+
+
 class Work:
     """A query in a thread of its own: DuckDB in the main thread would not notice Ctrl-C.
 
@@ -288,7 +292,8 @@ def query_error(
     if not isinstance(error, duckdb.Error):
         return QueryError(" ".join(text.split())[:1000] or type(error).__name__)
     told = complaint(str(error), query, refused)
-    made = QueryError(told.text or type(error).__name__)
+    kind = Unparsed if isinstance(error, duckdb.ParserException) else QueryError
+    made = kind(told.text or type(error).__name__)
     for line in told.place:
         made.add_note(line)
     return made

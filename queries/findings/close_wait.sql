@@ -4,7 +4,8 @@
 -- descriptor and memory, until it ends. That is always the process's own fault: an error path
 -- without close(), or a pool that does not look. Those that only wait to be accepted do not count,
 -- nor do a process that closes them in the end, and a few that do not get more. How long they wait is
--- known by the kernel's own clock, too: a leak that is older than the recording is found.
+-- known by the kernel's own clock, too: a leak that is older than the recording is found, and one that
+-- began in it is before a minute has passed, if many have come and none was closed.
 -- """
 -- needs = ["tcp"]
 -- uses = ["doing", "fd_limits", "half_closed_holders", "netns_of", "process_looks", "tcp_reads", "who"]
@@ -24,6 +25,16 @@
 -- default = 10
 -- doc = "So many that old are told even if none came while it was recorded: by the kernel's clock they are older than the recording, and nobody closes them."
 --
+-- [params.many]
+-- type = "BIGINT"
+-- default = 20
+-- doc = "So many that came while it was recorded, of which none was closed, are told before they are so old."
+--
+-- [params.many_age_s]
+-- type = "DOUBLE"
+-- default = 10.0
+-- doc = "Seconds in CLOSE-WAIT that each of these has: a process at work closes at once."
+--
 -- [params.critical_percent]
 -- type = "DOUBLE"
 -- default = 50.0
@@ -31,8 +42,11 @@
 WITH counted AS (
   SELECT
     h.*, len(list_filter(h.waits_us, lambda us: us >= 1000000.0 * p.age_s)) AS old,
+    len(list_filter(h.waits_us, lambda us: us >= 1000000.0 * p.many_age_s)) AS young,
     len(list_filter(h.came_us, lambda us: us >= 1000000.0 * p.age_s)) AS forgotten,
-    len(list_filter(h.gave_up_us, lambda us: us >= 1000000.0 * p.age_s)) AS closed_late
+    len(list_filter(h.gave_up_us, lambda us: us >= 1000000.0 * p.age_s)) AS closed_late,
+    -- What one sample shows and the next does not was closed, however soon.
+    h.gave_up_us IS NULL AND len(list_filter(h.came_us, lambda us: us >= 1000000.0 * p.many_age_s)) >= p.many AS is_young
   FROM half_closed_holders AS h CROSS JOIN params AS p
   WHERE h.state = 'CLOSE-WAIT'
 ),
@@ -41,6 +55,7 @@ leaking AS (
   FROM counted AS c CROSS JOIN params AS p
   WHERE (c.forgotten >= p.sockets AND c.now > c.before AND coalesce(c.closed_late, 0) < c.forgotten)
     OR (c.old >= p.old_sockets AND coalesce(c.closed_late, 0) < c.old)
+    OR c.is_young
 ),
 held AS (
   SELECT l.ns, l.holder, l.started, count(*) AS connections
@@ -71,12 +86,13 @@ did AS (
 SELECT
   CASE WHEN 100.0 * n.limit_share >= p.critical_percent THEN 'critical' ELSE 'warning' END AS severity,
   CAST(coalesce(n.share, 0.5) AS DOUBLE) AS score, n.place AS subject, netns_of(n.ns) AS netns, n.pid, n.comm, n.since, n.until,
-  CAST(n.oldest_us / 1000000.0 AS DOUBLE) AS measured, CAST(p.age_s AS DOUBLE) AS threshold,
+  CAST(n.oldest_us / 1000000.0 AS DOUBLE) AS measured, CAST(CASE WHEN n.old > 0 THEN p.age_s ELSE p.many_age_s END AS DOUBLE) AS threshold,
   concat(
     coalesce(who(n.comm, n.pid), 'an unknown process'), ' does not close its connections ', n.side, ' ', n.place, ' that the peers have closed',
     printf(
       ': %,d connections in CLOSE-WAIT, %,d at the beginning, %,d for longer than %.0f s, the oldest for %.0f s',
-      n.now, n.before, n.old, p.age_s, CAST(n.oldest_us / 1000000.0 AS DOUBLE)
+      n.now, n.before, CASE WHEN n.old > 0 THEN n.old ELSE n.young END, CASE WHEN n.old > 0 THEN p.age_s ELSE p.many_age_s END,
+      CAST(n.oldest_us / 1000000.0 AS DOUBLE)
     ),
     CASE
       WHEN n.fd_limit IS NOT NULL

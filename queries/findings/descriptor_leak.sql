@@ -98,7 +98,14 @@ SELECT
     printf(' (%.0f %%)', CAST(100.0 * n.share AS DOUBLE)),
     CASE WHEN n.at_begin IS NOT NULL THEN printf(', %,d at the beginning', n.at_begin) END,
     CASE WHEN n.all_known THEN printf('; %,d of them %s', n.peak_sockets, CASE WHEN n.peak_sockets = 1 THEN 'is a socket' ELSE 'are sockets' END) END,
-    CASE WHEN n.is_place THEN printf('%s %,d of them are %s %s %s', CASE WHEN n.all_known THEN ',' ELSE ':' END, n.there, n.netid, n.side, n.place) END,
+    CASE
+      WHEN n.is_place
+        THEN printf(
+          '%s %s%s %s %s', CASE WHEN n.all_known THEN ',' ELSE ':' END,
+          CASE WHEN n.there < n.peak_sockets THEN printf('%,d of them are ', n.there) WHEN n.there > 1 THEN 'all of them ' ELSE '' END,
+          n.netid, n.side, n.place
+        )
+    END,
     CASE
       WHEN NOT n.is_near
         THEN printf(

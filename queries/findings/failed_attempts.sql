@@ -5,9 +5,11 @@
 -- a network namespace only; a socket that failed keeps its peer if it did not wait for the answer
 -- (a non-blocking connect), and mostly no process that could be seen. If another address of the same
 -- port answers, let the name resolve to that one, or listen on both (localhost is ::1 and 127.0.0.1):
--- where one process alone is known to use that one, and as often, it is probably the same that fails.
+-- where one process alone is known to use that one, and as often, it is probably the same that fails; and
+-- so it is where some attempts to the same place are answered, and one process alone makes these.
 -- Half-open connections that a peer takes back count too, so that they matter only where more
--- attempts fail than such probes explain.
+-- attempts fail than such probes explain. Where the peers are known, a share of the attempts to one
+-- place is enough: whatever else the host opens does not hide a service that refuses.
 -- """
 -- needs = ["counters"]
 -- uses = [
@@ -17,7 +19,7 @@
 -- [params.percent]
 -- type = "DOUBLE"
 -- default = 25.0
--- doc = "Share of the attempts that fail: retries and the probing of several addresses (happy eyeballs) stay below."
+-- doc = "Share of the attempts that fail, of all or of those to one place: retries and the probing of several addresses (happy eyeballs) stay below."
 --
 -- [params.attempts]
 -- type = "BIGINT"
@@ -37,7 +39,7 @@ WITH failing AS (
   ) AS k
   CROSS JOIN params AS p
   -- More failures than attempts are a peer's probes of a listener of ours.
-  WHERE k.failed >= p.attempts AND k.failed <= k.opened AND 100.0 * k.failed >= p.percent * k.opened
+  WHERE k.failed >= p.attempts AND k.failed <= k.opened
 ),
 tried AS MATERIALIZED (
   SELECT
@@ -57,14 +59,16 @@ places AS (
 ),
 named AS (
   SELECT
-    f.*, d.failed AS there, endpoint(d.peer_addr, d.peer_port) AS destination, o.answered, endpoint(o.peer_addr, o.peer_port) AS other,
+    f.*, d.failed AS there, 1.0 * d.failed / (d.failed + d.answered) AS share_there, endpoint(d.peer_addr, d.peer_port) AS destination, o.answered, endpoint(o.peer_addr, o.peer_port) AS other,
     coalesce(2 * s.failed > f.failed, false) AS is_known,
     -- Who tries one address and then the other does both as often.
     coalesce(o.answered BETWEEN d.failed / 2 AND 2 * d.failed, false) AS is_likely,
-    CASE WHEN is_known THEN s.pid WHEN is_likely AND o.comm IS NOT NULL THEN o.pid WHEN is_likely THEN u.pid END AS pid,
-    CASE WHEN is_known THEN s.comm WHEN is_likely AND o.comm IS NOT NULL THEN o.comm WHEN is_likely THEN u.comm END AS comm,
+    coalesce(2 * d.answered >= d.failed, false) AND d.comm IS NOT NULL AS is_same,
+    CASE WHEN is_known THEN s.pid WHEN is_same THEN d.pid WHEN is_likely AND o.comm IS NOT NULL THEN o.pid WHEN is_likely THEN u.pid END AS pid,
+    CASE WHEN is_known THEN s.comm WHEN is_same THEN d.comm WHEN is_likely AND o.comm IS NOT NULL THEN o.comm WHEN is_likely THEN u.comm END AS comm,
     CASE
       WHEN is_known THEN who(s.comm, s.pid)
+      WHEN is_same THEN 'probably ' || who(d.comm, d.pid)
       WHEN is_likely THEN 'probably ' || coalesce(who(o.comm, o.pid), u.who)
     END AS who
   FROM failing AS f
@@ -76,7 +80,7 @@ named AS (
     QUALIFY row_number() OVER (PARTITION BY ns ORDER BY sum(failed) DESC, comm, pid) = 1
   ) AS s USING (ns)
   LEFT JOIN (
-    SELECT ns, peer_addr, peer_port, failed
+    SELECT ns, peer_addr, peer_port, failed, answered, pid, comm
     FROM places
     QUALIFY row_number() OVER (PARTITION BY ns ORDER BY failed DESC, peer_addr, peer_port) = 1
   ) AS d ON d.ns = f.ns AND 2 * d.failed > f.failed
@@ -85,9 +89,9 @@ named AS (
   QUALIFY row_number() OVER (PARTITION BY f.ns ORDER BY o.answered DESC NULLS LAST, o.peer_addr) = 1
 )
 SELECT
-  'warning' AS severity, CAST(n.share AS DOUBLE) AS score, coalesce(n.destination, concat('network namespace ', netns_of(n.ns))) AS subject,
+  'warning' AS severity, CAST(greatest(n.share, n.share_there) AS DOUBLE) AS score, coalesce(n.destination, concat('network namespace ', netns_of(n.ns))) AS subject,
   netns_of(n.ns) AS netns, n.pid, n.comm, n.since, n.until,
-  CAST(100.0 * n.share AS DOUBLE) AS measured, CAST(p.percent AS DOUBLE) AS threshold,
+  CAST(100.0 * greatest(n.share, n.share_there) AS DOUBLE) AS measured, CAST(p.percent AS DOUBLE) AS threshold,
   concat(
     coalesce(n.who, 'an unknown process'), ' in network namespace ', netns_of(n.ns),
     printf(
@@ -95,10 +99,13 @@ SELECT
       CAST(n.failed AS BIGINT), CAST(n.opened AS BIGINT), CAST(100.0 * n.share AS DOUBLE)
     ),
     CASE
-      WHEN n.there = n.failed THEN concat(', all of them to ', n.destination)
+      -- Closes are told to the moment, counters are read in samples.
+      WHEN n.there >= n.failed THEN concat(', all of them to ', n.destination)
       WHEN n.there > 0 THEN printf(', %,d of them to %s', CAST(n.there AS BIGINT), n.destination)
     END,
+    CASE WHEN n.share_there < 1.0 THEN printf(', which are %.0f %% of those there', CAST(100.0 * n.share_there AS DOUBLE)) END,
     CASE WHEN n.there > 0 AND n.answered > 0 THEN concat('; ', n.other, ' answers') END
   ) AS sentence,
   'churn' AS report
 FROM named AS n CROSS JOIN params AS p
+WHERE 100.0 * n.share >= p.percent OR (n.there >= p.attempts AND 100.0 * n.share_there >= p.percent)

@@ -88,7 +88,7 @@ SELECT
     printf(': nothing was read for %.0f s', CAST(n.lasted_us / 1000000.0 AS DOUBLE)),
     printf(', and %,.1f kB lie there of ', CAST(n.waiting / 1000.0 AS DOUBLE)), array_to_string(n.names[1:3], ', '),
     CASE WHEN len(n.names) > 3 THEN printf(' and %,d more', len(n.names) - 3) END,
-    CASE WHEN n.is_full THEN ', who block or get EAGAIN' END,
+    CASE WHEN n.is_full THEN CASE WHEN len(n.names) = 1 THEN ', which blocks or gets EAGAIN' ELSE ', which block or get EAGAIN' END END,
     CASE WHEN n.netid = 'u_dgr' AND n.qlen IS NOT NULL THEN printf(' (%,d datagrams may wait, net.unix.max_dgram_qlen)', n.qlen) END,
     CASE WHEN n.sockets > 1 THEN printf('; that is on %,d of its sockets there', n.sockets) END
   ) AS sentence,

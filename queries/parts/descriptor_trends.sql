@@ -3,7 +3,7 @@
 -- One row per process whose limit is known, of all its descriptors, or of its sockets where no more
 -- is known. A rise is a line through all samples, so that it is the same from any end of the recording
 -- and others may come and go meanwhile; it goes on if the second half rises at no less than half the
--- pace.
+-- pace, and the last quarter at no less than a quarter: who has come to rest a moment ago climbs no more.
 -- """
 -- uses = ["descriptor_counts", "fd_limits", "slope_of"]
 -- [columns]
@@ -40,6 +40,7 @@ trends AS (
     max_by(sample, 1000000000 * descriptors - sample) AS peak_sample, max_by(sockets, 1000000000 * descriptors - sample) AS peak_sockets,
     slope_of(lived, second) AS per_second, regr_r2(lived, second) AS fit,
     slope_of(CASE WHEN 2 * (t_us - begun_us) >= ended_us - begun_us THEN lived END, second) AS late_per_second,
+    slope_of(CASE WHEN 4 * (t_us - begun_us) >= 3 * (ended_us - begun_us) THEN lived END, second) AS last_per_second,
     regr_intercept(lived, second) + slope_of(lived, second) * max(second) AS level,
     min(sample) FILTER (WHERE 2 * (t_us - begun_us) >= ended_us - begun_us) AS half_sample,
     min(sample) FILTER (WHERE 5 * (t_us - begun_us) >= 4 * (ended_us - begun_us)) AS late_sample,
@@ -53,7 +54,7 @@ SELECT
   pid, start_us, fd_limit, all_known, at_first, peak, peak_sample, peak_sockets, per_second, rise_us, half_sample, late_sample,
   first_sample, last_sample, until, levels, times,
   CASE
-    WHEN per_second > 0 AND fit >= 0.6 AND 2 * late_per_second >= per_second
+    WHEN per_second > 0 AND fit >= 0.6 AND 2 * late_per_second >= per_second AND coalesce(4 * last_per_second >= per_second, true)
       THEN greatest(0.0, (fd_limit - level) / per_second)
   END AS left_s
 FROM trends

@@ -62,7 +62,10 @@ PLACES_SHARE = 0.25
 """Share of the interval that the tables of all namespaces but the recorder's own may take."""
 
 SETTINGS_EVERY = 30
-"""Samples after which the settings of a namespace are looked at again."""
+"""Samples after which the settings of a namespace are looked at again,"""
+
+SETTINGS_S = 10.0
+"""or seconds, if these are over before: a limit that was set in an incident is part of it."""
 
 NEW_SETTINGS = 4
 """Namespaces at most whose settings one sample looks at besides those whose turn it is."""
@@ -155,6 +158,7 @@ class Sampler:
         )
         self._counters = Counters()
         self._settings = Settings()
+        self._settings_every = min(SETTINGS_EVERY, max(1, round(SETTINGS_S / interval_s)))
         self._checked: dict[int, int] = {}
         self._kernels: dict[int, KernelSockets] = {}
         explained = owners and choice == EVERYTHING and found is None
@@ -643,18 +647,19 @@ class Sampler:
     def _read_settings(self) -> None:
         """Look at the settings of new namespaces, and of those whose turn it is."""
         number = self._sample.number
-        most = max(1, len(self.places) // SETTINGS_EVERY)
-        due = sorted(self.places, key=lambda place: self._checked.get(place.inode, -SETTINGS_EVERY))
+        every = self._settings_every
+        most = max(1, len(self.places) // every)
+        due = sorted(self.places, key=lambda place: self._checked.get(place.inode, -every))
         due = [
             place
             for place in due[: most + NEW_SETTINGS]
-            if number - self._checked.get(place.inode, -SETTINGS_EVERY) >= SETTINGS_EVERY
+            if number - self._checked.get(place.inode, -every) >= every
         ]
         changed = []
         if any(place.namespace.home for place in due) or len(self._checked) == 0:
             changed.append((HOST, self._settings.changed(HOST, settings.read_host())))
-        every = self.places.each(due, lambda _: settings.read_namespace())
-        for place, values in zip(due, every, strict=True):
+        values_of = self.places.each(due, lambda _: settings.read_namespace())
+        for place, values in zip(due, values_of, strict=True):
             self._checked[place.inode] = number
             if not isinstance(values, OSError):
                 changed.append((place.inode, self._settings.changed(place.inode, values)))

@@ -97,6 +97,11 @@ def save(
     try:
         if not source.exists(RECORDING_FILE):
             raise SaveError(f"{path}: is not a recording: it has no {RECORDING_FILE}")
+        if not source.exists(LIST_FILE):
+            raise SaveError(
+                f"{path}: an older sockrec recorded it, without a list of its segments: "
+                "'sockrec cut' makes a recording of a part"
+            )
         if target.exists() and (not target.is_dir() or os.listdir(target)):
             raise SaveError(f"{target}: is there already: give another with -o")
         making = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY}")

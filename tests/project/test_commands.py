@@ -161,7 +161,7 @@ def test_an_error_lets_no_terminal_escape_through(tmp_path: Path) -> None:
         ("verfy", "no such command 'verfy': did you mean 'verify'?"),
         ("report", "missing argument 'NAME': 'sockrec report -h' shows how to use it"),
         ("cut x", "missing option '--output' / '-o': 'sockrec cut -h' shows how to use it"),
-        ("report --wher", "no such option: --wher: did you mean --where or --help?"),
+        ("report --wher", "no such option: --wher: did you mean --where?"),
         (
             "import ss --nosuch",
             "no such option: --nosuch: 'sockrec import ss -h' shows how to use it",
@@ -172,6 +172,10 @@ def test_an_error_lets_no_terminal_escape_through(tmp_path: Path) -> None:
         ("summary --fail-on all", "--fail-on: 'all' is not one of 'warning', 'critical'"),
         ("report chrun", "NAME: there is no report 'chrun': did you mean churn?"),
         ("ss", "RECORDING: name one, or say --live"),
+        ("--bogus", "no such option: --bogus: 'sockrec -h' shows how to use it"),
+        ("record --exec true", "--exec: is of incidents: say by --on what one is"),
+        ("service -- --bogus", "no such option: --bogus: 'sockrec record -h' shows how to use it"),
+        ("service -- -i 0s", "--interval: '0s' must be more than nothing and less than 30 years"),
         ("\x1b[2J", "no such command '\\x1b[2J': 'sockrec -h' shows how to use it"),
     ],
 )

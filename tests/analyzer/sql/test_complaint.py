@@ -25,6 +25,9 @@ from tests.analyzer.support.recordings import small
         ("SELECT flor(1.5)", "there is no function flor: did you mean floor?", "flor"),
         ("SELECT 1 FROM read_csvv('x')", "there is no function read_csvv", "read_csvv"),
         ("SELEC 1", 'syntax error at or near "SELEC"', "SELEC"),
+        ("SELECT count(*) FROM sockets GROUP", 'syntax error at or near "GROUP"', "GROUP"),
+        ("SELECT 'a' FROM sockets WHERE comm = 'b", "unterminated", "'b"),
+        ("SELECT CAST('a' AS INTEGER)", "could not convert string 'a' to INT32", "CAST"),
     ],
 )
 def test_a_wrong_query_is_told_in_words_and_marked(
@@ -36,7 +39,7 @@ def test_a_wrong_query_is_told_in_words_and_marked(
     said = str(caught.value)
     assert says in said
     assert "\n" not in said
-    for hidden in ("pg_tables", "raw.", "read_csv?", "Candidate"):
+    for hidden in ("pg_tables", "raw.", "read_csv?", "Candidate", "Error: "):
         assert hidden not in said
     line, mark = caught.value.__notes__
     assert line.strip() == query

@@ -361,6 +361,39 @@ def close_wait__older_than_the_recording(above: bool) -> Samples:
     return [{"sockets": old}]
 
 
+@case
+def close_wait__many_that_none_closes(above: bool) -> Samples:
+    return [
+        {
+            "sockets": [
+                client(99),
+                *(
+                    client(n, "CLOSE-WAIT", recv_q=1)
+                    for n in range(min(20 if above else 19, 2 * t))
+                ),
+            ]
+        }
+        for t in range(25)
+    ]
+
+
+@case
+def close_wait__but_not_of_a_process_that_closes_some(above: bool) -> Samples:
+    """The first of them is closed after a while."""
+    return [
+        {
+            "sockets": [
+                client(99),
+                *(
+                    client(n, "CLOSE-WAIT")
+                    for n in range(0 if above or t < 12 else 1, min(30, 2 * t))
+                ),
+            ]
+        }
+        for t in range(26)
+    ]
+
+
 def waiting_for_the_end(number: int, second: int, came: int) -> Row:
     """Return a connection that was half closed then, and has received nothing since."""
     ms = 1000 * (second - came)
@@ -627,6 +660,53 @@ def reader_stalled__with_a_full_buffer_where_the_window_is_not_told(above: bool)
 def reader_stalled__on_end(above: bool) -> Samples:
     rows = [full()] * 4 + [full() if above else client(1)] + [full()] * 4
     return [{"sockets": [row]} for row in rows]
+
+
+def asked(number: int, *, read: int = 0, waits: bool = True, **columns: Any) -> Row:
+    """Return a connection of a client of port 80 whose last request is read or lies unread."""
+    queue = {"recv_q": 9 if waits else 0, "bytes_received": read + 9 * waits, "bytes_sent": read}
+    ends = {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.7", "peer_port": 50_000 + number}
+    return tcp(200 + number, **queue | ends | columns)
+
+
+def answered_again(samples: int, rows: Sequence[Row], door: Row = DOOR) -> Samples:
+    """Return two samples at work, so many in which these lie unread, and one at work again."""
+    work = [
+        {"sockets": [door, *(asked(n, read=read, waits=False) for n in range(4))]}
+        for read in (5, 9, 20)
+    ]
+    return [*work[:2], *[{"sockets": [door, *rows]}] * samples, work[2]]
+
+
+@case
+def hung_server__for_five_seconds(above: bool) -> Samples:
+    return answered_again(6 if above else 5, [asked(n, read=9) for n in range(3)])
+
+
+@case
+def hung_server__with_three_that_wait(above: bool) -> Samples:
+    return answered_again(6, [asked(n, read=9) for n in range(3 if above else 2)])
+
+
+@case
+def hung_server__but_not_one_that_reads_another(above: bool) -> Samples:
+    return [
+        {"sockets": [DOOR, *(asked(n) for n in range(3)), asked(9, read=0 if above else t)]}
+        for t in range(7)
+    ]
+
+
+@case
+def hung_server__but_not_one_that_sends(above: bool) -> Samples:
+    sent = [0 if above else t for t in range(7)]
+    return [{"sockets": [DOOR, *(asked(n, bytes_sent=b) for n in range(3))]} for b in sent]
+
+
+@case
+def hung_server__but_not_a_client_that_reads_when_it_asks_again(above: bool) -> Samples:
+    """What a server says on idle connections of a pool, a ticket of TLS say, is read later."""
+    port = 80 if above else 81
+    return [{"sockets": [DOOR, *(asked(n, local_port=port) for n in range(3))]}] * 7
 
 
 def persist(**columns: Any) -> Row:
@@ -1897,6 +1977,12 @@ def test_refused_attempts_tell_where_they_went_and_what_answers_there(tmp_path: 
         "60 of 120 attempts to open a connection failed (50 %), refused or given up, "
         "all of them to [::1]:2375; 127.0.0.1:2375 answers"
     )
+    # Of the last ones a close tells, and no reading of the counters yet.
+    late = [counter(name, grown) for name, grown in zip(names, (118, 58), strict=True)]
+    ahead = [samples[0], dict(samples[1]) | {"counters": late}]
+    (row,) = ask(play(tmp_path / "ahead", ahead), "failed_attempts")
+    assert "58 of 118 attempts" in row["sentence"]
+    assert "all of them to [::1]:2375" in row["sentence"]
     without = [
         dict(sample) | {"closes": refused} if "closes" in sample else sample for sample in samples
     ]
@@ -1914,6 +2000,42 @@ def test_refused_attempts_tell_where_they_went_and_what_answers_there(tmp_path: 
     ]
     (row,) = ask(play(tmp_path / "rarely", rarely), "failed_attempts")
     assert row["sentence"].startswith("an unknown process ")
+
+
+@pytest.mark.parametrize("refused", [20, 19])
+def test_a_place_that_refuses_is_not_hidden_by_what_else_is_opened(
+    refused: int, tmp_path: Path
+) -> None:
+    """Of a service that dies and returns a third is refused; the host opens a hundred others."""
+    names = ("Tcp.ActiveOpens", "Tcp.AttemptFails")
+    ends = {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.2", "peer_port": 9100}
+    refusals = [
+        {"netid": "tcp", "family": "inet", "cookie": n, "connection": True, "sampled": False}
+        | {"local_port": 40_000 + n, "recv_q": 0, "bytes_acked": 0, "bytes_received": 0}
+        | ends
+        for n in range(refused)
+    ]
+    served = [client(n, peer_port=9100, comm="probe", pid=5) for n in range(40)]
+    samples: Samples = [
+        {"counters": [counter(name, 0) for name in names]},
+        {
+            "sockets": served,
+            "closes": refusals,
+            "counters": [counter(names[0], 160), counter(names[1], refused)],
+        },
+    ]
+    found = ask(play(tmp_path / "r", samples), "failed_attempts")
+    if refused < 20:
+        assert found == []
+        return
+    (row,) = found
+    assert (row["pid"], row["comm"], row["subject"]) == (5, "probe", "10.0.0.2:9100")
+    assert row["sentence"].startswith("probably probe (pid 5) ")
+    assert row["sentence"].endswith(
+        "20 of 160 attempts to open a connection failed (12 %), refused or given up, all of them "
+        "to 10.0.0.2:9100, which are 33 % of those there"
+    )
+    assert row["measured"] == pytest.approx(100 / 3)
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,22 @@ def test_the_recorders_own_sockets_are_not_unexplained(child: Child, tree: ProcT
 
 
 @needs_root
+@pytest.mark.parametrize(("interval_s", "samples"), [(0.25, 30), (1.0, 10), (5.0, 2), (60.0, 1)])
+def test_a_setting_that_changes_is_seen_within_ten_seconds(
+    child: Child, interval_s: float, samples: int
+) -> None:
+    child.run(ALONE)
+    name = "net.ipv4.ip_local_port_range"
+    change = f"open('/proc/sys/{name.replace('.', '/')}', 'w').write('40000 40499'); answer = 0"
+    with sampler_of(child.pid, interval_s=interval_s) as live:
+        live.take(0)
+        child.run(change)
+        seen = {number: rows_of(live.take(number), "settings") for number in range(1, 31)}
+    changes = {number: [row["value"] for row in rows] for number, rows in seen.items() if rows}
+    assert changes == {samples: ["40000 40499"]}
+
+
+@needs_root
 def test_a_namespace_without_a_socket_is_not_entered_until_there_is_one(child: Child) -> None:
     netns = child.run(ALONE)
     failing = [True]

@@ -16,6 +16,7 @@ from recorder.schema import SockrecError
 from recorder.store import save as save_module
 from recorder.store.ring import Keep
 from recorder.store.save import SaveError, save
+from tests.analyzer.support.recordings import small
 from tests.recorder.store.test_ring import Filler, contents
 
 FIRST_US = 1_790_000_000_000_000
@@ -47,6 +48,14 @@ def test_what_is_saved_is_whole_at_every_moment_of_a_recording(
         assert saved.last == begins_at(filler.sample - 1)
         shutil.rmtree(tmp_path / "s")
     assert filler.writer.ring.dropped is not None
+
+
+def test_what_has_no_list_of_its_segments_is_not_saved_as_nothing(tmp_path: Path) -> None:
+    small(tmp_path / "old")
+    (tmp_path / "old" / "segments.jsonl").unlink(missing_ok=True)
+    with pytest.raises(SaveError, match="'sockrec cut' makes a recording of a part"):
+        save(tmp_path / "old", tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def test_what_the_ring_drops_while_it_is_linked_is_kept_or_told_in_no_way(
