@@ -114,7 +114,9 @@ _READABLE = (
 _OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 _TREES: dict[str, str] = {}
-"""Of the queries that are shipped, which are the same for every engine."""
+"""Of the texts that were parsed last, which are the same for every engine."""
+
+_REMEMBERED, _LONGEST = 256, 1 << 18
 
 _KEPT = "memory.kept"
 """Where the tables are that several runs read; the database has that name if it lies in memory."""
@@ -247,13 +249,23 @@ class Engine:
         return self._tree_of(f"SELECT (\n{sql}\n)" if piece.layer == "functions" else sql)
 
     def _tree_of(self, sql: str) -> str:
-        """Return what is shipped as the tree that DuckDB makes of it."""
-        if sql not in _TREES:
+        """Return one SELECT as the tree that DuckDB makes of it. Raises QueryError."""
+        tree = _TREES.get(sql)
+        if tree is None:
             trees: list[str] = []
             with closing(self._connection.cursor()) as cursor:
-                interruptible(cursor, lambda: trees.append(_parse(cursor, sql)))
-            _TREES[sql] = trees[0]
-        return _TREES[sql]
+                interruptible(
+                    cursor,
+                    lambda: trees.append(_parse(cursor, sql)),
+                    self._timeout,
+                    self._ruleset.enter,
+                )
+            (tree,) = trees
+            if len(tree) <= _LONGEST:
+                if len(_TREES) >= _REMEMBERED:
+                    _TREES.pop(next(iter(_TREES)), None)
+                _TREES[sql] = tree
+        return tree
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -341,18 +353,10 @@ class Engine:
             raise QueryError("a query may not hold the character of number zero")
         if _DEEP.search(query):
             raise QueryError("the query is nested too deeply")
-        trees: list[str] = []
         explained = _EXPLAIN.match(query)
-        select = query[explained.end() :] if explained else query
-        with closing(self._connection.cursor()) as cursor:
-            interruptible(
-                cursor,
-                lambda: trees.append(_parse(cursor, select)),
-                self._timeout,
-                self._ruleset.enter,
-            )
-        self._check_tree(trees[0])
-        return trees[0]
+        tree = self._tree_of(query[explained.end() :] if explained else query)
+        self._check_tree(tree)
+        return tree
 
     def _check_tree(self, tree: str) -> None:
         """Check a parsed statement as DuckDB writes it; one that it cannot write has no nodes."""
