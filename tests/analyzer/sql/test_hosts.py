@@ -157,11 +157,12 @@ def test_a_relative_time_counts_from_each_recordings_own_samples(
 
 def two_runs(tmp_path: Path) -> list[Path]:
     """Two runs of a recorder on one boot, one still in journals, and another boot."""
-    for name, told in {
+    runs: dict[str, dict[str, Any]] = {
         "first": {},
         "second": {"started": "2026-11-22T16:00:00.000000Z"},
         "third": {"started": "2026-11-22T17:00:00.000000Z", "boot_id": "another"},
-    }.items():
+    }
+    for name, told in runs.items():
         writer = Writer(tmp_path / name, **told)
         for _ in range(2):
             writer.sample([tcp(7, send_q=len(name))], steps=[step("tcp")])
