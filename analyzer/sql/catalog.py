@@ -82,9 +82,9 @@ def find_report(name: str) -> Query:
     """
     if "/" in name or name.endswith(SUFFIX):
         return load_report(Path(name))
-    reports = read_folder()
+    reports = read_catalog()
     if name in reports:
-        return parse_query(name, reports[name])
+        return reports[name]
     hint = meant(name, reports) or "'sockrec reports' lists them"
     raise CatalogError(f"there is no report {name!r}: {hint}")
 
