@@ -16,8 +16,12 @@ PYTHONS ?= python3.12 python3.13
 PORTABLE := tests/project/test_door.py tests/project/test_sweep.py tests/analyzer/test_cli.py \
   tests/analyzer/screen tests/analyzer/reading tests/recorder/wire tests/recorder/diag tests/recorder/store
 
-# What differs between versions of DuckDB shows here: all SQL, and what is told of its errors.
-QUERYING := tests/analyzer/sql tests/analyzer/test_prompt.py tests/analyzer/ss/test_synthetic.py tests/analyzer/sharing/test_export.py
+# What differs between versions of DuckDB shows here: every report, finding, view and part is run once
+# and compared with its golden or its truth, of one host and of several; what is refused; what is told
+# of errors, of memory too.
+QUERYING := $(patsubst %,tests/analyzer/sql/test_%.py,samples summary findings views library catalog hosts \
+  engine attacks complaint landlock memory) \
+  tests/analyzer/test_prompt.py tests/analyzer/ss/test_synthetic.py tests/analyzer/sharing/test_export.py
 
 CHECKED := $(wildcard recorder analyzer queries tests benchmarks samples docs sockrec.py)
 TYPED := $(wildcard recorder analyzer tests benchmarks samples docs sockrec.py)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, tzinfo
 from functools import partial
@@ -113,15 +113,16 @@ class Analysis:
         filter: str | None = None,
         zone: tzinfo = UTC,
         parameters: Mapping[str, object] | None = None,
+        only: Collection[str] | None = None,
     ) -> Summary:
-        """Look for everything that queries/findings/ describes, worst first.
+        """Look for everything that queries/findings/ describes, or ``only`` for these, worst first.
 
-        ``parameters`` changes thresholds: ``{"close_wait.age_s": 30}``.
+        ``parameters`` changes thresholds: ``{"close_wait.age_s": 30}``. Raises CatalogError.
         """
         from analyzer.sql.hosts import summarize_each
 
         return summarize_each(
-            self.engine, self.scope(start, end, where, zone, filter), parameters or {}
+            self.engine, self.scope(start, end, where, zone, filter), parameters or {}, only=only
         )
 
     @property

@@ -101,6 +101,13 @@ def _complete_report(incomplete: str) -> list[tuple[str, str]]:
     return [(q.name, q.title) for q in read_catalog().values() if q.name.startswith(incomplete)]
 
 
+def _complete_finding(incomplete: str) -> list[tuple[str, str]]:
+    """Return the findings that a word begins, for a shell."""
+    from analyzer.sql.catalog import read_findings
+
+    return [(q.name, q.title) for q in read_findings().values() if q.name.startswith(incomplete)]
+
+
 Recording = Annotated[
     Path, typer.Argument(metavar="RECORDING", help=f"{_OPENS}.", show_default=False)
 ]
@@ -423,6 +430,7 @@ Examples:
   sockrec summary
   sockrec summary incident --from 22:31 --to 22:35 --tz local
   sockrec summary incident --where "comm = 'nginx'" -p close_wait.age_s=30
+  sockrec summary incident --only close_wait --only resets
   sockrec summary incident --format json | jq -r '.findings[].sentence'
   sockrec summary incident --fail-on warning || page-someone
 """,
@@ -433,6 +441,15 @@ def summary(
     end: To = None,
     where: Where = None,
     filter: Filter = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FINDING",
+            help="Look for this finding only, in less time, and say so; may be repeated.",
+            autocompletion=_complete_finding,
+            show_default=False,
+        ),
+    ] = None,
     param: Thresholds = None,
     fail_on: Annotated[
         Severity | None,
@@ -460,18 +477,29 @@ def summary(
     The exit status is 0 whatever was found, 1 if it failed, 2 for a wrong use. With --fail-on it is
     3 if something that bad was found, and 4 if nothing was found because nothing could be checked.
     """
+    _check_findings(only or [])
     recordings = _named(recording)
     request = request_of(
         recordings, start, end, where, filter, zone, form, output, threads, memory, timeout, names
     )
     with wrong_options(), request.opened() as opened:
-        verdict = request.summary(opened, _pairs(param or []))
+        verdict = request.summary(opened, _pairs(param or []), only or None)
     if fail_on is None:
         return
     if verdict == "unknown":
         raise typer.Exit(_UNKNOWN)
     if verdict == "critical" or verdict == fail_on:
         raise typer.Exit(_FOUND)
+
+
+def _check_findings(names: Sequence[str]) -> None:
+    """End a wrong use unless these are findings."""
+    from analyzer.sql.catalog import CatalogError, find_findings
+
+    try:
+        find_findings(names)
+    except CatalogError as error:
+        raise typer.BadParameter(printable(str(error)), param_hint="--only") from error
 
 
 @app.command(

@@ -6,7 +6,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,7 +121,9 @@ class Request:
         for line in self._told(marked):
             _note(f"marked: {line}")
 
-    def summary(self, opened: Analysis, given: Mapping[str, str]) -> str:
+    def summary(
+        self, opened: Analysis, given: Mapping[str, str], only: Collection[str] | None = None
+    ) -> str:
         """Print what is wrong, in words, as one object or as rows; return the verdict."""
         import json
 
@@ -133,7 +135,9 @@ class Request:
         done: list[float] = []
         scope = self.scope(opened)
         with Bar(lambda: done[-1] if done else None, sys.stderr):
-            found = summarize_each(opened.engine, scope, given, lambda n, of: done.append(n / of))
+            found = summarize_each(
+                opened.engine, scope, given, lambda n, of: done.append(n / of), only
+            )
             told = account(opened.engine, found, scope) if self.form is Format.json else {}
         if self.form is Format.table:
             put = self.names.put

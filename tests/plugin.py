@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Generator
@@ -21,6 +22,9 @@ from tests import alone
 AGAIN_S = 20
 """Seconds after which what still waits, as the end of a context may, is interrupted once more."""
 
+QUIET_S = 900.0
+"""Seconds in which some worker begins or ends a test, or there is none that ever will."""
+
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests() -> Generator[None, None, None]:
@@ -32,10 +36,37 @@ def pytest_load_initial_conftests() -> Generator[None, None, None]:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(specs: list[Any]) -> None:
-    """Let each worker run alone."""
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """Let each worker run alone, and not wait for ever for one."""
     for spec in specs:
         spec.python = shlex.join([sys.executable, alone.__file__])
+    config.pluginmanager.register(Watch(QUIET_S))
+
+
+class Watch:
+    """Ends a run of which no worker tells anything any more: xdist would wait for ever.
+
+    A test is bounded by its alarm, but not what comes before and after it; nor a worker that died
+    without letting go of its pipe, or whose successor has collected other tests.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._told = time.monotonic()
+        threading.Thread(target=self._look, name="watch", daemon=True).start()
+
+    def _look(self) -> None:
+        while (left := self._told + self._seconds - time.monotonic()) > 0:
+            time.sleep(left)
+        said = [f"no worker began or ended a test for {self._seconds:g} s:", *below(os.getpid())]
+        os.write(2, "\n".join([*said, ""]).encode())
+        os._exit(pytest.ExitCode.INTERNAL_ERROR)
+
+    def pytest_runtest_logstart(self) -> None:
+        self._told = time.monotonic()
+
+    def pytest_runtest_logreport(self) -> None:
+        self._told = time.monotonic()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -55,6 +55,7 @@ def account(engine: Engine, found: Summary, scope: Scope) -> dict[str, object]:
             "to": iso(scope.end),
             "where": scope.where,
             "filter": scope.filter.text if scope.filter else None,
+            "only": None if found.only is None else list(found.only),
         },
         "span": {"first": iso(first), "last": iso(last), "samples": samples},
         "verdict": verdict(found),

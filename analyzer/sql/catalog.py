@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from analyzer.sql.header import (
     SUFFIX,
@@ -19,6 +22,7 @@ __all__ = [
     "CatalogError",
     "ParameterError",
     "Query",
+    "find_findings",
     "find_report",
     "load_report",
     "read_catalog",
@@ -44,17 +48,31 @@ FINDING_COLUMNS = {
 _MAX_QUERY = 1 << 20
 
 
-def read_catalog() -> dict[str, Query]:
+@cache
+def read_catalog() -> Mapping[str, Query]:
     """Return the shipped reports by name, in the order of their names."""
-    return {name: parse_query(name, text) for name, text in read_folder().items()}
+    return MappingProxyType({n: parse_query(n, text) for n, text in read_folder().items()})
 
 
-def read_findings() -> dict[str, Query]:
+@cache
+def read_findings() -> Mapping[str, Query]:
     """Return what summary looks for by name, in the order of their names."""
-    return {
-        name: parse_query(name, text, columns=FINDING_COLUMNS)
-        for name, text in read_folder("findings").items()
-    }
+    return MappingProxyType(
+        {
+            name: parse_query(name, text, columns=FINDING_COLUMNS)
+            for name, text in read_folder("findings").items()
+        }
+    )
+
+
+def find_findings(only: Collection[str] | None = None) -> Mapping[str, Query]:
+    """Return the findings of these names, or all, in the order of names. Raises CatalogError."""
+    findings = read_findings()
+    for name in () if only is None else only:
+        if name not in findings:
+            hint = meant(name, findings) or f"the findings are {', '.join(findings)}"
+            raise CatalogError(f"there is no finding {name!r}: {hint}")
+    return {name: one for name, one in findings.items() if only is None or name in only}
 
 
 def find_report(name: str) -> Query:
@@ -64,9 +82,9 @@ def find_report(name: str) -> Query:
     """
     if "/" in name or name.endswith(SUFFIX):
         return load_report(Path(name))
-    reports = read_folder()
+    reports = read_catalog()
     if name in reports:
-        return parse_query(name, reports[name])
+        return reports[name]
     hint = meant(name, reports) or "'sockrec reports' lists them"
     raise CatalogError(f"there is no report {name!r}: {hint}")
 

@@ -540,9 +540,8 @@ class Engine:
         """Return the times of the first and the last sample in microseconds UTC."""
         # A file of sockets alone has no samples.
         for name in ("samples", "sockets"):
-            row = self.table(
-                f"SELECT min(t_us) AS first, max(t_us) AS last FROM {name}", scope
-            ).to_pylist()
+            query = f"SELECT min(t_us) AS first, max(t_us) AS last FROM {name}"
+            row = self.table(query, scope, few=True).to_pylist()
             if row[0]["first"] is not None:
                 return row[0]["first"], row[0]["last"]
         return None, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import pyarrow as pa
@@ -83,11 +83,12 @@ def summarize_each(
     scope: Scope = WHOLE,
     parameters: Mapping[str, object] | None = None,
     report: Callable[[int, int], None] = lambda done, of: None,
+    only: Collection[str] | None = None,
 ) -> Summary:
     """Look for every finding in each recording for itself, as summarize does in one."""
     scopes, names = engine.scopes(scope), naming(engine)
     if len(scopes) == 1:
-        return summarize(engine, scopes[0], parameters, report)
+        return summarize(engine, scopes[0], parameters, report, only)
     found: list[Mapping[str, object]] = []
     checked: dict[str, Query] = {}
     unchecked: dict[Unchecked, list[str]] = {}
@@ -96,7 +97,7 @@ def summarize_each(
         def tell(done: int, of: int, before: int = turn) -> None:
             report(before * of + done, len(scopes) * of)
 
-        summary = summarize(engine, one, parameters, tell)
+        summary = summarize(engine, one, parameters, tell, only)
         found += [{**name, **row} for row in summary.found]
         checked |= {finding.name: finding for finding in summary.checked}
         for item in summary.unchecked:
@@ -111,6 +112,7 @@ def summarize_each(
             for item, of in unchecked.items()
         ),
         tuple(names[0]),
+        summary.only,
     )
 
 

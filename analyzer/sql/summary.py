@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
 from analyzer.screen.cells import printable, rows
-from analyzer.sql.catalog import FINDING_COLUMNS, CatalogError, ParameterError, Query, read_findings
+from analyzer.sql.catalog import (
+    FINDING_COLUMNS,
+    CatalogError,
+    ParameterError,
+    Query,
+    find_findings,
+    read_findings,
+)
 from analyzer.sql.engine import Engine
 from analyzer.sql.shared import Shared
 from analyzer.sql.views import WHOLE, Scope
@@ -126,13 +133,15 @@ class Summary:
     """What was found, worst first; what was looked for; what could not be looked for.
 
     ``found`` has the columns of FINDING_COLUMNS and ``finding``, the name of its file. ``named``
-    are those that tell which of several recordings it is of.
+    are those that tell which of several recordings it is of. ``only`` are the findings that were
+    asked for, None if all were.
     """
 
     found: tuple[Mapping[str, object], ...]
     checked: tuple[Query, ...]
     unchecked: tuple[Unchecked, ...]
     named: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
 
     def table(self) -> pa.Table:
         """Return the findings."""
@@ -186,12 +195,13 @@ def summarize(
     scope: Scope = WHOLE,
     parameters: Mapping[str, object] | None = None,
     report: Callable[[int, int], None] = lambda done, of: None,
+    only: Collection[str] | None = None,
 ) -> Summary:
-    """Look for every finding; ``parameters`` are ``finding.name``.
+    """Look for every finding, or ``only`` for these; ``parameters`` are ``finding.name``.
 
     ``report`` is told how many findings are done, of how many. Raises CatalogError.
     """
-    findings = read_findings()
+    findings = find_findings(only)
     given = _by_finding(findings, parameters or {})
     lacks = lacking(engine, scope)
     found: list[Mapping[str, object]] = []
@@ -225,7 +235,12 @@ def summarize(
             unchecked.append(Unchecked(finding.name, finding.title, short))
             checked.remove(finding)
     found = _placed(found, engine, scope)
-    return Summary(tuple(sorted(found, key=order)), tuple(checked), tuple(unchecked))
+    return Summary(
+        tuple(sorted(found, key=order)),
+        tuple(checked),
+        tuple(unchecked),
+        only=None if only is None else tuple(findings),
+    )
 
 
 def _too_short(seconds: float, samples: int, first: int | None, last: int | None) -> str | None:
@@ -242,9 +257,10 @@ def netns_called(engine: Engine, scope: Scope = WHOLE, *, home: bool) -> dict[in
     Without the recorder's own one unless ``home``; a number that several hosts have stays one.
     """
     counted = "SELECT count(DISTINCT netns) AS n FROM raw.namespaces"
-    if engine.table(counted, scope).to_pylist()[0]["n"] < _FEWEST:
+    if engine.table(counted, scope, few=True).to_pylist()[0]["n"] < _FEWEST:
         return {}
-    known = engine.table("SELECT netns, home, called FROM netns_names", scope).to_pylist()
+    named = "SELECT netns, home, called FROM netns_names"
+    known = engine.table(named, scope, few=True).to_pylist()
     times = Counter(row["netns"] for row in known)
     return {
         row["netns"]: row["called"]
@@ -274,7 +290,7 @@ def _placed(
 
 def lacking(engine: Engine, scope: Scope = WHOLE) -> Mapping[str, str]:
     """Return what the recording lacks, in words of ``needs``, and why."""
-    steps = {row["step"]: row for row in engine.table(_STEPS, scope).to_pylist()}
+    steps = {row["step"]: row for row in engine.table(_STEPS, scope, few=True).to_pylist()}
     has = dict(_filled(engine, Scope(part=scope.part), raw=True))
     has |= dict.fromkeys(engine.recordings[scope.part or 0].cut.had, 1)
     # A file of sockets alone has no samples; it says of what it has rows, not what was read.
@@ -305,7 +321,7 @@ def _shown(engine: Engine, scope: Scope) -> frozenset[str]:
     asked = "SELECT count(*) FILTER (WHERE source IN ('log', 'proc')) AS others, count(*) AS n"
     steps = "step IN ('tcp', 'udp', 'udp6', 'udplite', 'udplite6')"
     query = f"{asked} FROM raw.samples WHERE {steps}"
-    (read,) = engine.table(query, Scope(part=scope.part)).to_pylist()
+    (read,) = engine.table(query, Scope(part=scope.part), few=True).to_pylist()
     if read["n"] and not read["others"]:  # the kernel told all of it
         return frozenset(_SHOWN)
     exists = "EXISTS (SELECT 1 FROM raw.sockets WHERE {})"
@@ -313,7 +329,8 @@ def _shown(engine: Engine, scope: Scope) -> frozenset[str]:
         f"{exists.format(told)} OR NOT {exists.format(sockets)} AS {need}"
         for need, (sockets, told) in _SHOWN.items()
     )
-    (row,) = engine.table(f"SELECT {columns}", Scope(part=scope.part)).to_pylist()
+    whole = Scope(part=scope.part)
+    (row,) = engine.table(f"SELECT {columns}", whole, few=True).to_pylist()
     return frozenset(need for need, shown in row.items() if shown)
 
 
@@ -326,7 +343,7 @@ def _filled(engine: Engine, scope: Scope, *, raw: bool = False) -> Mapping[str, 
         f"(SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT 1) AS one) AS {name}"
         for name, source in sources.items()
     )
-    found: dict[str, int] = engine.table(f"SELECT {counts}", scope).to_pylist()[0]
+    found: dict[str, int] = engine.table(f"SELECT {counts}", scope, few=True).to_pylist()[0]
     return found
 
 
@@ -345,7 +362,8 @@ def lines(
     ``narrowed`` says that not all of it was looked at. No line can harm a terminal.
     """
     if not summary.found:
-        part = " in the part that was asked for" if narrowed else ""
+        part = f" of {', '.join(summary.only)}" if summary.only else ""
+        part += " in the part that was asked for" if narrowed else ""
         yield f"nothing found{part}" if summary.checked else "nothing could be checked"
     told: Counter[object] = Counter()
     for row, more in _folded(summary.found, summary.named):
@@ -366,6 +384,8 @@ def lines(
     if summary.checked:
         names = ", ".join(finding.name for finding in summary.checked)
         yield from _wrapped(f"{'checked:':<{len(_MARGIN)}}{names}", width)
+    if summary.only is not None and (others := len(read_findings()) - len(summary.only)):
+        yield from _wrapped(f"{'others:':<{len(_MARGIN)}}{others} were not asked for", width)
     reasons: dict[str, list[str]] = {}
     for unchecked in summary.unchecked:
         reasons.setdefault(unchecked.why, []).append(unchecked.finding)
@@ -443,8 +463,9 @@ def _by_finding(
     for name, value in parameters.items():
         finding, dot, parameter = name.partition(".")
         if not dot or finding not in findings:
-            known: Sequence[str] = list(findings)
-            raise ParameterError(f"{name}: give FINDING.NAME; the findings are {', '.join(known)}")
+            known = ", ".join(findings)
+            which = "the findings" if len(findings) == len(read_findings()) else "those asked for"
+            raise ParameterError(f"{name}: give FINDING.NAME; {which} are {known}")
         given.setdefault(finding, {})[parameter] = value
     for finding, values in given.items():
         findings[finding].values(values)
@@ -472,7 +493,7 @@ def sampled(engine: Engine, scope: Scope = WHOLE) -> tuple[int, int | None, int 
     # A file of sockets alone has no samples.
     for table in ("samples", "sockets"):
         query = f"SELECT count(DISTINCT sample) AS n, min(t_us) AS a, max(t_us) AS z FROM {table}"
-        row = engine.table(query, scope).to_pylist()[0]
+        row = engine.table(query, scope, few=True).to_pylist()[0]
         if row["n"]:
             return row["n"], row["a"], row["z"]
     return 0, None, None

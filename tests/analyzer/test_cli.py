@@ -200,7 +200,9 @@ def test_times_mean_what_the_zone_says(recording: Path) -> None:
         assert run("sql", recording, query, *words, "--format", "csv").stdout == f"n\n{n}\n"
 
 
-@pytest.mark.parametrize("command", [("summary",), ("info",), ("report", "states")])
+@pytest.mark.parametrize(
+    "command", [("summary", "--only", "coverage"), ("info",), ("report", "states")]
+)
 def test_without_a_recording_the_newest_is_read_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
@@ -247,11 +249,14 @@ def test_fail_on_says_by_the_exit_status_what_was_found(tmp_path: Path) -> None:
     samples = ROOT / "samples"
     overflow, storm = (samples / name / "recording" for name in ("accept_overflow", "healthy"))
     for words, status in [
-        ((overflow,), 0),
-        ((overflow, "--fail-on", "critical"), 3),
-        ((overflow, "--fail-on", "warning"), 3),
+        ((overflow, "--only", "accept_queue"), 0),
+        ((overflow, "--only", "accept_queue", "--fail-on", "critical"), 3),
+        ((overflow, "--only", "accept_queue", "--fail-on", "warning"), 3),
+        ((overflow, "--only", "orphans", "--fail-on", "warning"), 0),
+        ((overflow, "--only", "next_hop", "--fail-on", "warning"), 4),  # it has no network beneath
         ((storm, "--fail-on", "warning"), 0),
         ((storm, "--fail-on", "warning", "--to", "+100ms"), 4),
+        ((storm, "--only", "accept"), 2),
     ]:
         assert run("summary", *words).exit_code == status, words
     Writer(tmp_path / "empty")
@@ -271,6 +276,7 @@ def test_a_summary_in_json_is_one_object_as_its_page_describes(tmp_path: Path) -
         "to": None,
         "where": "local_port = 8081",
         "filter": None,
+        "only": None,
     }
     assert found["findings"][0]["finding"] == "accept_queue"
     assert set(found["findings"][0]) == {"finding", *FINDING_COLUMNS}
@@ -279,6 +285,11 @@ def test_a_summary_in_json_is_one_object_as_its_page_describes(tmp_path: Path) -
     assert found["missing"] == []
     told = {*found["checked"], *(one["finding"] for one in found["could_not_check"])}
     assert told == set(read_findings())
+    words = ("--only", "resets", "--only", "next_hop", "--format", "json")
+    some = json.loads(run("summary", sample, *words).stdout)
+    assert some["asked"]["only"] == ["next_hop", "resets"]
+    assert {one["finding"] for one in some["findings"]} == set(some["checked"]) == {"resets"}
+    assert [one["finding"] for one in some["could_not_check"]] == ["next_hop"]
     Writer(tmp_path / "empty")
     empty = json.loads(run("summary", tmp_path / "empty", "--format", "json").stdout)
     assert (empty["verdict"], empty["checked"], empty["findings"]) == ("unknown", [], [])
@@ -636,8 +647,6 @@ def test_summary_tells_what_is_wrong_and_what_to_read_next() -> None:
     assert second.endswith(
         f"→ sockrec report listen_queues {sample} --from +1s --where 'local_port = 8081'"
     )
-    done = run("summary", sample, "--format", "json")
-    assert json.loads(done.stdout)["findings"][0]["finding"] == "accept_queue"
     done = run("summary", sample, "--to", "+3s")
     assert done.stdout.startswith("nothing found in the part that was asked for\n")
     done = run("summary", sample, "-p", "accept_queue.nosuch=1")
@@ -648,9 +657,10 @@ def test_summary_tells_what_is_wrong_and_what_to_read_next() -> None:
 def test_a_condition_on_processes_says_what_it_cannot_find() -> None:
     sample = Path(__file__).parents[2] / "samples/time_wait_storm/recording"
     query = "SELECT count(*) AS n FROM connections"
-    done = run("summary", sample, "--where", "comm = 'checkout-api'")
+    only = ("--only", "time_wait")
+    done = run("summary", sample, *only, "--where", "comm = 'checkout-api'")
     assert "closed connections no process is known" in done.stderr
-    done = run("summary", sample, "--where", "peer_port = 8443")
+    done = run("summary", sample, *only, "--where", "peer_port = 8443")
     assert done.stderr == ""
     assert done.stdout.startswith("warning   checkout-api (pid 21)")
     done = run("sql", sample, query, "--where", "peer_port = 8443", "--format", "csv")

@@ -69,7 +69,7 @@ def test_integers_stay_integers_where_some_are_missing(recording: Path) -> None:
 def test_a_summary_shows_itself_and_is_a_sequence_of_findings(tmp_path: Path) -> None:
     sample = ROOT / "samples/accept_overflow/recording"
     with sockrec.open(sample) as opened:
-        found = opened.summary()
+        found = opened.summary(only=["accept_queue"])
         assert f"{sample}" in repr(opened)
     assert len(found) == len(list(found)) > 0
     assert next(iter(found))["finding"] == "accept_queue"
@@ -81,7 +81,8 @@ def test_a_summary_shows_itself_and_is_a_sequence_of_findings(tmp_path: Path) ->
     writer = Writer(tmp_path / "evil")
     writer.sample([tcp(1, comm="<script>")])
     with sockrec.open(tmp_path / "evil") as opened:
-        assert "<script>" not in opened.summary()._repr_html_()
+        only = ["accept_queue", "close_wait"]
+        assert "<script>" not in opened.summary(only=only)._repr_html_()
 
 
 def test_a_closed_recording_says_so(recording: Path) -> None:

@@ -24,7 +24,7 @@ COMMANDS = {
     "ss": ("ss", "{}", "-tan"),
     "diff": ("diff", "{}"),
     "recover": ("recover", "{}"),
-    "record": ("record", "-n", "1", "-o", "{}"),
+    "record": ("record", "-n", "1", "--nice", "0", "-o", "{}"),  # as it is this process
 }
 PLACES = ("r", "r.zip", "r.parquet", "r/recording.json", "r/sockets/000001.parquet")
 """Where a thing stands: what is named, or something in it."""

@@ -78,7 +78,8 @@ def test_a_zip_gives_what_its_directory_gives(
     prefix: str, method: int, recording: Path, tmp_path: Path, place: Path
 ) -> None:
     packed = pack(tmp_path / "r.zip", recording, prefix, method)
-    queries = [COUNT, *(f"SELECT count(*) AS rows FROM raw.{table}" for table in TABLES)]
+    counts = ", ".join(f"(SELECT count(*) FROM raw.{table}) AS {table}" for table in TABLES)
+    queries = [COUNT, f"SELECT {counts}"]
     with Engine(open_recording(recording)) as engine:
         wanted = [engine.table(query).to_pylist() for query in queries]
     opened = open_recording(packed)

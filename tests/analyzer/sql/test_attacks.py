@@ -454,7 +454,7 @@ def hostile_row(table: str, sample: int) -> Row:
 
 
 def escapes(folder: Path) -> Path:
-    facts = {
+    facts: dict[str, Any] = {
         key: ESCAPES if isinstance(value, str) else value
         for key, value in FACTS.items()
         if key != "version"

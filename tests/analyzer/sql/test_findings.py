@@ -12,6 +12,7 @@ from syrupy.assertion import SnapshotAssertion
 import analyzer
 from analyzer.sql.catalog import FINDING_COLUMNS, read_catalog, read_findings
 from analyzer.sql.views import Scope
+from tests.analyzer.support import recordings
 from tests.analyzer.support.recordings import (
     FACTS,
     NETNS,
@@ -60,18 +61,14 @@ def case(build: Build) -> Build:
 
 def play(path: Path, samples: Samples) -> Path:
     """Write a recording of these samples."""
-    writer = Writer(path)
-    for sample in samples:
-        writer.sample(**{"steps": OK} | dict(sample))
-    writer.seal()
-    return path
+    return recordings.play(path, samples, OK)
 
 
 def ask(path: Path, name: str, scope: Scope | None = None, **given: Any) -> list[dict[str, Any]]:
     finding = read_findings()[name]
     with analyzer.open(path) as opened:
         rows: list[dict[str, Any]] = opened.engine.table(
-            finding.sql, scope or Scope(), finding.values(given)
+            finding.sql, scope or Scope(), finding.values(given), few=True
         ).to_pylist()
     return rows
 

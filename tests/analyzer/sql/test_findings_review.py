@@ -11,10 +11,10 @@ import pytest
 import analyzer
 from analyzer.sql.catalog import read_findings
 from analyzer.sql.views import Scope
+from tests.analyzer.support import recordings
 from tests.analyzer.support.recordings import (
     NETNS,
     Row,
-    Writer,
     carried,
     counter,
     micros,
@@ -33,18 +33,14 @@ STEPS = [
 
 
 def play(path: Path, samples: Sequence[dict[str, Any]]) -> Path:
-    writer = Writer(path)
-    for sample in samples:
-        writer.sample(**{"steps": STEPS} | sample)
-    writer.seal()
-    return path
+    return recordings.play(path, samples, STEPS)
 
 
 def ask(path: Path, name: str, scope: Scope | None = None) -> list[dict[str, Any]]:
     finding = read_findings()[name]
     with analyzer.open(path) as opened:
         rows: list[dict[str, Any]] = opened.engine.table(
-            finding.sql, scope or Scope(), finding.values({})
+            finding.sql, scope or Scope(), finding.values({}), few=True
         ).to_pylist()
     return rows
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import combinations
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import analyzer
 from analyzer import difference
 from analyzer.sql.catalog import read_catalog, read_findings
+from analyzer.sql.engine import Engine
 from analyzer.sql.header import CatalogError, Query, parse_query
 from analyzer.sql.library import LAYERS, Piece, closure, ctes_of, named_again, names_in, pieces
 from analyzer.sql.reads import named_columns
@@ -146,40 +148,40 @@ def test_a_finding_judges_what_its_report_shows(place: str) -> None:
     assert bool(shown & judged & relations) == (finding.name not in OF_ITS_OWN)
 
 
-def test_exactly_what_a_query_uses_is_laid(tmp_path: Path) -> None:
-    small(tmp_path / "r").seal()
-    query = "SELECT * FROM port_use"
-    with analyzer.open(tmp_path / "r") as opened:
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    path = tmp_path_factory.mktemp("library") / "r"
+    small(path).seal()
+    with analyzer.open(path) as opened:
         opened.engine.table("SELECT count(*) FROM raw.samples")  # lays the raw relations
-        cursor = opened.engine._connection.cursor()
-        lay_scope(cursor, names=names_in(cursor, query))
-        asked = "SELECT view_name FROM duckdb_views() WHERE temporary AND NOT internal"
-        laid = {name for (name,) in cursor.execute(asked).fetchall()} & pieces().keys()
-        assert laid == {"doors", "port_ranges", "port_use", "sysctls", "tw_reuse"}
-        assert cursor.execute(query).fetchall() == []
+        yield opened.engine
+
+
+def test_exactly_what_a_query_uses_is_laid(engine: Engine) -> None:
+    query = "SELECT * FROM port_use"
+    cursor = engine._connection.cursor()
+    lay_scope(cursor, names=names_in(cursor, query))
+    asked = "SELECT view_name FROM duckdb_views() WHERE temporary AND NOT internal"
+    laid = {name for (name,) in cursor.execute(asked).fetchall()} & pieces().keys()
+    assert laid == {"doors", "port_ranges", "port_use", "sysctls", "tw_reuse"}
+    assert cursor.execute(query).fetchall() == []
 
 
 @pytest.mark.parametrize("place", REPORTS | FINDINGS)
-def test_no_query_takes_all_columns_of_sockets(place: str, tmp_path: Path) -> None:
+def test_no_query_takes_all_columns_of_sockets(place: str, engine: Engine) -> None:
     """Every column that is named is checked and bound, wherever sockets are."""
     query = (REPORTS | FINDINGS)[place]
-    small(tmp_path / "r").seal()
-    with analyzer.open(tmp_path / "r") as opened:
-        engine = opened.engine
-        columns = named_columns([engine._checked(query.sql)], engine._view_tree)
+    columns = named_columns([engine._checked(query.sql)], engine._view_tree)
     assert len(columns.get("sockets", ())) < len(TABLES["sockets"].names) / 2
 
 
 @pytest.mark.parametrize("name", [n for n, piece in pieces().items() if piece.layer != "functions"])
 def test_a_relation_gives_the_same_where_only_its_columns_are_laid(
-    name: str, tmp_path: Path
+    name: str, engine: Engine
 ) -> None:
-    small(tmp_path / "r").seal()
     query = f"SELECT * FROM {name} ORDER BY ALL"
-    with analyzer.open(tmp_path / "r") as opened:
-        narrow = opened.engine.table(query)
-        cursor = opened.engine._connection.cursor()
-        opened.engine.table("SELECT count(*) FROM raw.samples")  # lays the raw relations
+    narrow = engine.table(query, few=True)
+    with closing(engine._connection.cursor()) as cursor:
         lay_scope(cursor, names=names_in(cursor, query))
         whole = cursor.sql(query).to_arrow_table()
     assert narrow.schema.names == whole.schema.names

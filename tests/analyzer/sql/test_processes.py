@@ -223,7 +223,8 @@ def test_a_cut_keeps_the_look_that_holds_when_it_begins(tmp_path: Path) -> None:
 def ask(path: Path, name: str) -> list[Row]:
     finding = read_findings()[name]
     with analyzer.open(path) as opened:
-        return list(opened.engine.table(finding.sql, Scope(), finding.values({})).to_pylist())
+        rows = opened.engine.table(finding.sql, Scope(), finding.values({}), few=True)
+        return list(rows.to_pylist())
 
 
 def test_what_was_before_the_first_look_is_held_against_nothing(tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ from typer.testing import CliRunner
 import analyzer
 from analyzer.cli import app
 from analyzer.reading.segment import Missing
-from analyzer.sql.catalog import FINDING_COLUMNS, ParameterError, Query, read_findings
+from analyzer.sql.catalog import (
+    FINDING_COLUMNS,
+    CatalogError,
+    ParameterError,
+    Query,
+    read_findings,
+)
 from analyzer.sql.engine import Engine
 from analyzer.sql.library import closure, named_again
 from analyzer.sql.shared import Shared
@@ -150,7 +156,7 @@ def test_a_whole_recording_lacks_nothing(tmp_path: Path) -> None:
 
 def whole(path: Path, **tables: Any) -> Writer:
     """Write three samples of a busy listener with every table that findings need."""
-    writer = Writer(path)
+    writer = Writer(path, journals=False)  # a segment is read in less time than a journal
     steps = [step(n) for n in ("tcp", "udp", "unix", "owners", "counters", "closes", "network")]
     for sample in range(3):
         writer.sample(
@@ -164,7 +170,7 @@ def whole(path: Path, **tables: Any) -> Writer:
             else [],
             counters=[counter("Tcp.PassiveOpens", 10 * sample)],
         )
-    writer.seal()  # a segment is read in less time than a journal
+    writer.seal()
     return writer
 
 
@@ -305,7 +311,7 @@ def test_what_needs_time_and_did_not_have_it_could_not_be_checked() -> None:
     path = SAMPLES / "healthy/recording"
     wanted = {"network_stall": 5.0, "short_connections": 10.0}
     for seconds in (4, 6, 11):
-        found = summary(path, end=f"+{seconds}s")
+        found = summary(path, end=f"+{seconds}s", only=[*wanted])
         unsure = {one.finding: one.why for one in found.unchecked}
         named = {finding.name for finding in found.checked}
         for finding, needed in wanted.items():
@@ -313,7 +319,8 @@ def test_what_needs_time_and_did_not_have_it_could_not_be_checked() -> None:
             if finding in unsure:
                 said = f"it needs samples of {needed:g} s, and these are "
                 assert unsure[finding].startswith(said)
-    short = summary(path, end="+4s", parameters={"network_stall.seconds": 2.0})
+    sooner = {"network_stall.seconds": 2.0}
+    short = summary(path, end="+4s", parameters=sooner, only=["network_stall"])
     assert "network_stall" in {finding.name for finding in short.checked}
 
 
@@ -332,9 +339,10 @@ def test_what_one_sample_shows_is_found(tmp_path: Path) -> None:
 def test_a_parameter_is_named_with_its_finding(tmp_path: Path) -> None:
     whole(tmp_path / "r")
     path = tmp_path / "r"
-    assert [row["finding"] for row in summary(path).found] == ["accept_queue"]
-    assert summary(path, parameters={"accept_queue.full_samples": 3}).found == ()
-    assert summary(path, parameters={"accept_queue.full_samples": "3"}).found == ()
+    only = ["accept_queue"]
+    assert [row["finding"] for row in summary(path).found] == only
+    assert summary(path, parameters={"accept_queue.full_samples": 3}, only=only).found == ()
+    assert summary(path, parameters={"accept_queue.full_samples": "3"}, only=only).found == ()
     for wrong, said in {
         "full_samples": "full_samples: give FINDING.NAME; the findings are accept_queue, ",
         "accept.full_samples": "give FINDING.NAME",
@@ -348,9 +356,37 @@ def test_a_parameter_is_named_with_its_finding(tmp_path: Path) -> None:
 
 def test_a_scope_bounds_what_is_looked_at(tmp_path: Path) -> None:
     whole(tmp_path / "r")
-    assert summary(tmp_path / "r", end="+2s").found == ()
-    assert summary(tmp_path / "r", where="local_port = 81").found == ()
-    assert len(summary(tmp_path / "r", where="comm = 'nginx'").found) == 1
+    only = ["accept_queue", "unix_backlog", "coverage"]
+    assert summary(tmp_path / "r", end="+2s", only=only).found == ()
+    assert summary(tmp_path / "r", where="local_port = 81", only=only).found == ()
+    assert len(summary(tmp_path / "r", where="comm = 'nginx'", only=only).found) == 1
+
+
+def test_what_is_named_is_looked_for_and_nothing_else(tmp_path: Path) -> None:
+    whole(tmp_path / "r")
+    everything = summary(tmp_path / "r")
+    assert everything.only is None
+    for only in (("short_connections", "accept_queue"), ("conntrack",)):
+        asked = summary(tmp_path / "r", only=only)
+        assert asked.only == tuple(sorted(only))
+        assert asked.checked == tuple(one for one in everything.checked if one.name in only)
+        assert asked.unchecked == tuple(u for u in everything.unchecked if u.finding in only)
+        assert [*asked.found] == [row for row in everything.found if row["finding"] in only]
+        assert len(asked.checked) == 1  # ten seconds are needed to tell short connections
+    told = list(lines(asked, "r", narrowed=True))
+    others = len(read_findings()) - 1
+    assert told == [
+        "nothing found of conntrack in the part that was asked for",
+        "",
+        "checked:  conntrack",
+        f"others:   {others} were not asked for",
+    ]
+    assert "others:" not in "".join(lines(everything, "r"))
+    assert next(lines(summary(tmp_path / "r", only=()), "r")) == "nothing could be checked"
+    with pytest.raises(CatalogError, match=r"no finding 'closewait': did you mean close_wait\?"):
+        summary(tmp_path / "r", only=["closewait"])
+    with pytest.raises(ParameterError, match="those asked for are conntrack"):
+        summary(tmp_path / "r", only=["conntrack"], parameters={"accept_queue.full_samples": 3})
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
@@ -358,10 +394,10 @@ def test_progress_is_told(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     from analyzer.sql.summary import summarize
 
+    only = ["accept_queue", "coverage", "resets"]
     with analyzer.open(tmp_path / "r") as opened:
-        summarize(opened.engine, report=lambda done, of: told.append((done, of)))
-    count = len(read_findings())
-    assert told == [(n, count) for n in range(count)]
+        summarize(opened.engine, report=lambda done, of: told.append((done, of)), only=only)
+    assert told == [(n, 3) for n in range(3)]
 
 
 @pytest.mark.parametrize("incident", INCIDENTS)
@@ -370,17 +406,42 @@ def test_what_findings_share_changes_nothing(incident: str) -> None:
     truth_of(incident)
     with analyzer.open(SAMPLES / incident / "recording") as opened:
         alone = {
-            name: opened.engine.table(finding.sql, parameters=finding.values({})).num_rows
+            name: opened.engine.table(finding.sql, parameters=finding.values({}), few=True).num_rows
             for name, finding in read_findings().items()
         }
-        found = opened.summary()
-    assert Counter(row["finding"] for row in found.found) == Counter(
+    assert Counter(row["finding"] for row in diagnosis(incident).found) == Counter(
         {name: rows for name, rows in alone.items() if rows}
     )
 
 
-def kept_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
-    """Return what a summary computes for several findings, and whether it is kept."""
+NUMBERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "accept_queue": ("listen_queues", "queue_peak", {}),
+    "close_wait": ("close_wait", "oldest_s", {}),
+    "descriptor_leak": ("process_sockets", "peak", {"by": "process"}),
+    "port_exhaustion": ("port_exhaustion", "peak", {}),
+    "time_wait": ("time_wait", "sockets", {"interval": 1e6}),
+    "udp_drops": ("udp_drops", "drops", {}),
+}
+"""Where the report of a finding has the number that was measured."""
+
+
+@pytest.mark.parametrize("incident", INCIDENTS)
+def test_a_findings_number_is_that_of_the_report_it_names(incident: str) -> None:
+    truth_of(incident)
+    with analyzer.open(SAMPLES / incident / "recording") as opened:
+        for row in diagnosis(incident).table().to_pylist():
+            if row["finding"] not in NUMBERS:
+                continue
+            report, column, given = NUMBERS[row["finding"]]
+            assert row["report"] == report
+            values = opened.report(report, top=0, **given).table().column(column).to_pylist()
+            assert round(row["measured"], 1) in values
+
+
+def kept_in(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[tuple[str, bool]], list[Mapping[str, object]]]:
+    """Return what a summary computes for several findings, if it is kept, and what it finds."""
     asked: list[tuple[str, bool]] = []
     keep = Engine.keep
 
@@ -390,15 +451,15 @@ def kept_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool
         return kept
 
     monkeypatch.setattr(Engine, "keep", told)
-    summary(path)
-    return asked
+    found = list(summary(path))
+    return asked, found
 
 
 def test_what_findings_share_is_computed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole(tmp_path / "r")
-    asked = kept_in(tmp_path / "r", monkeypatch)
+    asked, _ = kept_in(tmp_path / "r", monkeypatch)
     names = [name for name, _ in asked]
     assert len(names) == len(set(names))
     # By themselves, through others, or twice by one.
@@ -418,19 +479,19 @@ def test_what_is_not_looked_for_is_not_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Writer(tmp_path / "r").sample([tcp(1)])  # no settings, so no ports can run out
-    assert "port_use" not in dict(kept_in(tmp_path / "r", monkeypatch))
+    assert "port_use" not in dict(kept_in(tmp_path / "r", monkeypatch)[0])
 
 
 def test_what_is_too_large_to_be_kept_each_computes_for_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole(tmp_path / "r")
-    found = list(summary(tmp_path / "r"))
+    expected = list(summary(tmp_path / "r"))
     monkeypatch.setattr("analyzer.sql.shared.MOST_ROWS", 1)
-    asked = dict(kept_in(tmp_path / "r", monkeypatch))
-    assert asked["pace"]
-    assert not asked["table_reads"]
-    assert list(summary(tmp_path / "r")) == found
+    asked, found = kept_in(tmp_path / "r", monkeypatch)
+    assert dict(asked)["pace"]
+    assert not dict(asked)["table_reads"]
+    assert found == expected
 
 
 def test_a_file_that_turns_out_damaged_is_not_in_what_is_shared(tmp_path: Path) -> None:
@@ -484,7 +545,7 @@ def test_the_worst_comes_first(tmp_path: Path) -> None:
 
 def test_the_table_has_the_columns_of_findings(tmp_path: Path) -> None:
     whole(tmp_path / "r")
-    found = summary(tmp_path / "r")
+    found = summary(tmp_path / "r", only=["accept_queue"])
     table = found.table()
     assert table.column_names == ["finding", *FINDING_COLUMNS]
     assert table.num_rows == 1
@@ -570,7 +631,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Summary:
         writer.sample(
             [unix(1, state="LISTEN", recv_q=2, send_q=1, comm=HOSTILE, local_addr=HOSTILE)]
         )
-    return summary(path)
+    return summary(path, only=["unix_backlog"])
 
 
 @pytest.mark.parametrize("width", [None, 1, 40, 200])
@@ -585,14 +646,16 @@ def test_hostile_reasons_are_printed_inert(tmp_path: Path) -> None:
     steps = [step("tcp"), step("unix", outcome="error", detail=HOSTILE)]
     writer = Writer(tmp_path / "r")
     writer.sample([tcp(1)], steps=steps)
-    assert all(line.isprintable() for line in lines(summary(tmp_path / "r"), "r"))
+    found = summary(tmp_path / "r", only=["unix_backlog", "unix_unread"])
+    assert len(found.unchecked) == 2
+    assert all(line.isprintable() for line in lines(found, "r"))
 
 
 def test_a_time_that_no_calendar_has_is_no_traceback(tmp_path: Path) -> None:
     rows = [{"sample": n, "netns": NETNS} | tcp(1, "LISTEN", recv_q=9, send_q=1) for n in range(3)]
     path = tmp_path / "sockets.parquet"
     write_segment(path, "sockets", rows, FACTS)
-    found = summary(path)
+    found = summary(path, only=["accept_queue"])
     assert found.table().num_rows == 1
     assert "at an unknown time" in "\n".join(lines(found, "r"))
 
@@ -606,7 +669,7 @@ def test_the_order_does_not_depend_on_threads(tmp_path: Path) -> None:
     shown = set()
     for threads in (1, 4):
         with analyzer.open(tmp_path / "r", threads=threads) as opened:
-            shown.add("\n".join(lines(opened.summary(), "r")))
+            shown.add("\n".join(lines(opened.summary(only=["accept_queue"]), "r")))
     assert len(shown) == 1
 
 
@@ -633,7 +696,7 @@ def test_alike_findings_are_one_and_how_many_are_like_it(tmp_path: Path) -> None
     ]
     for _ in range(3):
         writer.sample([*workers, tcp(50, "LISTEN", comm="other", **full)])
-    found = summary(tmp_path / "r")
+    found = summary(tmp_path / "r", only=["accept_queue"])
     assert len(found) == 19
     told = [line.strip() for line in lines(found, "r") if "UTC" not in line]
     assert [line.split("its accept")[0] for line in told[:3]] == [
@@ -708,7 +771,8 @@ def test_a_finding_says_in_which_namespace_it_is_where_there_are_several(
     for n in range(3):
         others: dict[str, Any] = {"namespaces": rows, "owners": owners} if n == 0 else {}
         writer.sample([tcp(k, "LISTEN", **row) for k, row in enumerate(listening)], **others)
-    ends = [str(row["sentence"]).partition("3 samples")[2] for row in summary(tmp_path / "r")]
+    found = summary(tmp_path / "r", only=["accept_queue"])
+    ends = [str(row["sentence"]).partition("3 samples")[2] for row in found]
     assert sorted(ends) == (
         ["", f", in network namespace {NETNS + 2} of pod pod2", ", in network namespace blue"]
         if several

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -129,15 +129,30 @@ def _plain(value: object) -> object:
     return int(value) if isinstance(value, bool) else value
 
 
+def _arrays(
+    rows: Sequence[Row], schema: pa.Schema, plain: Callable[[object], object]
+) -> list[pa.Array]:
+    """Return the rows as columns; most of the 164 are in none of them."""
+    given: set[str] = set().union(*rows)
+    nulls = {kind: pa.nulls(len(rows), kind) for kind in set(schema.types)}
+    return [
+        pa.array([plain(row.get(f.name)) for row in rows], f.type)
+        if f.name in given
+        else nulls[f.type]
+        for f in schema
+    ]
+
+
 @dataclass
 class _Journal:
-    """One journal as bytes, and the rows in it."""
+    """One journal as bytes, and the rows in it; ``written`` of the bytes are in its file."""
 
     table: str
     columns: tuple[str, ...]
     bytes: io.BytesIO = field(default_factory=io.BytesIO)
     rows: list[Row] = field(default_factory=list)
     start: int = 0
+    written: int = 0
 
     def __post_init__(self) -> None:
         known = journal_schema(TABLES[self.table])
@@ -147,8 +162,7 @@ class _Journal:
 
     def append(self, rows: Sequence[Row], metadata: Mapping[str, str] | None = None) -> None:
         self.rows += rows
-        columns = [pa.array([_plain(row.get(f.name)) for row in rows], f.type) for f in self.schema]
-        batch = pa.record_batch(columns, schema=self.schema)
+        batch = pa.record_batch(_arrays(rows, self.schema, _plain), schema=self.schema)
         self.writer.write_batch(batch, custom_metadata=metadata)
 
     def take_range(self) -> tuple[int, int, int]:
@@ -161,11 +175,13 @@ class _Journal:
 class Writer:
     """Writes a recording: samples into journals of the current number, and segments.
 
-    With ``version=1`` it has the tables and columns of that version only.
+    With ``version=1`` it has the tables and columns of that version only. Without ``journals`` it
+    is nothing before it is sealed, and takes a fraction of the time.
     """
 
-    def __init__(self, directory: Path, **facts: Any) -> None:
+    def __init__(self, directory: Path, *, journals: bool = True, **facts: Any) -> None:
         self.directory = directory
+        self.journals = journals
         self.facts = FACTS | facts
         added = ADDED_IN_2 if self.facts["version"] == 1 else {}
         self.columns = {
@@ -207,8 +223,12 @@ class Writer:
             if table == "closes":
                 times["time"] = time_of(sample)
             here = {name: value for name, value in times.items() if name in names}
-            if rows:
+            if rows and self.journals:
                 self._journals[table].append([here | row for row in rows])
+            else:
+                self._journals[table].rows += [here | row for row in rows]
+        if not self.journals:
+            return
         ranges = {name: journal.take_range() for name, journal in self._journals.items()}
         text = json.dumps({"sample": sample, "tables": ranges})
         samples = self._journals["samples"]
@@ -219,7 +239,10 @@ class Writer:
 
     def flush(self) -> None:
         for table, journal in self._journals.items():
-            self.path(table, ".arrows").write_bytes(journal.bytes.getvalue())
+            whole = journal.bytes.getvalue()
+            if len(whole) != journal.written:
+                self.path(table, ".arrows").write_bytes(whole)
+                journal.written = len(whole)
 
     def path(self, table: str, suffix: str) -> Path:
         return self.directory / table / f"{self.number:06d}{suffix}"
@@ -280,7 +303,7 @@ def write_segment(
         fields = list(segment_schema(contract))
         rows = [_with_moments(row) for row in rows] if contract == SOCKETS else rows
     schema = pa.schema(fields, {f"sockrec.{key}": value for key, value in metadata.items()})
-    arrays = [pa.array([row.get(f.name) for row in rows], f.type) for f in schema]
+    arrays = _arrays(rows, schema, lambda value: value)
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, write_page_checksum=True)
 
 
@@ -299,6 +322,20 @@ def _with_moments(row: Row) -> Row:
         other = row.get(f"last_{what}_ms")
         made[f"{what}_to_ack_ms"] = None if other is None else other - (age or 0)
     return row | made
+
+
+def play(
+    directory: Path,
+    samples: Iterable[Mapping[str, Any]],
+    steps: Sequence[Row] | None = None,
+    **facts: Any,
+) -> Path:
+    """Write a sealed recording of these samples, whose steps are these unless they say others."""
+    writer = Writer(directory, journals=False, **facts)
+    for sample in samples:
+        writer.sample(**{"steps": steps} | dict(sample))
+    writer.seal()
+    return directory
 
 
 def every_table(directory: Path) -> Writer:
