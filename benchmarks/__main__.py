@@ -3,11 +3,14 @@
     python -m benchmarks [--parts sockets families namespaces beneath closes reports ss memory
                                   left_on]
                          [--sockets 20000 100000] [--layouts uniform mixed] [--rounds 7] [--live 60]
+                         [--interval 1]
                          [--recording DIR] [--times 3] [--threads 2] [--findings] [--markdown]
                          [--minutes 30]
 
 What counts is ratios: machines differ, and so do their hours. What the recorder costs is CPU time,
-what an answer costs is the time until it is there.
+what an answer costs is the time until it is there. A million sockets, held by 63 processes:
+
+    python -m benchmarks --parts sockets --sockets 1000000 --layouts uniform --live 180 --interval 5
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parts: dict[str, Callable[[], None]] = {
         "sockets": lambda: sockets.run(
-            options.sockets, options.layouts, options.rounds, options.live
+            options.sockets, options.layouts, options.rounds, options.live, options.interval
         ),
         "families": families.run,
         "namespaces": namespaces.run,
@@ -60,6 +63,7 @@ def main() -> None:
     alone.add_argument("--layouts", nargs="+", choices=sockets.LAYOUTS, default=sockets.LAYOUTS)
     alone.add_argument("--rounds", type=int, default=7)
     alone.add_argument("--live", type=int, default=60, help="seconds recorded live, 0 for none")
+    alone.add_argument("--interval", type=float, default=1.0, help="of those, in seconds")
     asked = parser.add_argument_group("of parts reports, ss and memory")
     asked.add_argument("--recording", type=Path, help="to ask, rather than make one of 6 M rows")
     asked.add_argument("--times", type=int, default=3, help="that each report or ss is asked")

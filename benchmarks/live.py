@@ -1,4 +1,4 @@
-"""A recording made by the real command at 1 Hz: what it costs, and what each of its steps does."""
+"""A recording made by the real command: what it costs, and what each of its steps does."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from recorder.store.directory import Directory
 from recorder.store.journal import open_journals
 
 INTERVAL_S = 1.0
-LATE_US = 0.1 * INTERVAL_S * 1e6
 
-SETTLE_S = 2.95 * INTERVAL_S
-"""Left out after the first sample was begun: later the sealing child has started, and caches are
-warm. Just before a sample is due, the one before is done."""
+LATE = 0.1
+"""Of the interval: a sample begun later than this is late."""
+
+SETTLE = 2.95
+"""Intervals left out after the first sample was begun: later the sealing child has started, and
+caches are warm. Just before a sample is due, the one before is done."""
 
 
 class LiveError(Exception):
@@ -46,7 +48,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Live:
-    """The samples of a recording from SETTLE_S on, without the one at its end.
+    """The samples of a recording once it has settled, without the one at its end.
 
     ``sampler_s`` is what the sampler spent on them, its thread for closes included; ``sealing_s``
     what its child spent, until all was sealed. ``peaks`` is memory in KiB by process.
@@ -57,6 +59,7 @@ class Live:
     sampler_s: float
     sealing_s: float
     peaks: dict[str, int]
+    interval_s: float = INTERVAL_S
 
     @cached_property
     def whole(self) -> list[dict[str, Any]]:
@@ -84,13 +87,13 @@ class Live:
 
     def lateness(self) -> str:
         """Say how many samples were late or left out, and how long the median one took."""
-        late = sum(row["late_us"] > LATE_US for row in self.whole)
+        late = sum(row["late_us"] > LATE * self.interval_s * 1e6 for row in self.whole)
         skipped = sum(row["skipped"] for row in self.whole)
         most = max(row["late_us"] for row in self.whole) / 1000
         took = median(row["took_s"] for row in self.whole) * 1000
         return (
-            f"{self.count} samples at 1 Hz, {late} late, {skipped} skipped (target 0); "
-            f"latest by {most:.0f} ms, median took {took:.0f} ms"
+            f"{self.count} samples at {1 / self.interval_s:g} Hz, {late} late, {skipped} skipped "
+            f"(target 0); latest by {most:.0f} ms, median took {took:.0f} ms"
         )
 
     def memory(self) -> str:
@@ -145,8 +148,11 @@ def _begun(path: Path) -> bool:
 class Recorder:
     """A recording being made, past its first samples."""
 
-    def __init__(self, child: subprocess.Popen[bytes], directory: Path) -> None:
+    def __init__(
+        self, child: subprocess.Popen[bytes], directory: Path, interval_s: float = INTERVAL_S
+    ) -> None:
         self.pid = child.pid
+        self._interval_s = interval_s
         self._child = child
         self._directory = directory
         while not _begun(directory):
@@ -155,14 +161,14 @@ class Recorder:
             time.sleep(0.02)
         with pa.OSFile(str(directory / "samples" / journal_name(1))) as journal:
             first = pa.ipc.open_stream(journal).read_next_batch()["sample_time"][0].as_py()
-        self._begun = first.replace(tzinfo=UTC).timestamp() + SETTLE_S
+        self._begun = first.replace(tzinfo=UTC).timestamp() + SETTLE * interval_s
         time.sleep(max(0.0, self._begun - time.time()))
         self._sampler_s = cpu_of(self.pid)
         self._sealer_s = sum(map(cpu_of, children_of(self.pid)))
 
     def finish(self) -> Live:
         """End it a whole number of intervals after it was begun."""
-        time.sleep((self._begun - time.time()) % INTERVAL_S)
+        time.sleep((self._begun - time.time()) % self._interval_s)
         ended, sampler_s = time.time(), cpu_of(self.pid)
         self._child.send_signal(signal.SIGINT)
         peaks: dict[str, int] = {}
@@ -187,27 +193,29 @@ class Recorder:
             sampler_s - self._sampler_s,
             sealer_s - self._sealer_s,
             peaks,
+            self._interval_s,
         )
 
 
 @contextmanager
-def recording(directory: Path, *options: str) -> Iterator[Recorder]:
+def recording(directory: Path, *options: str, interval_s: float = INTERVAL_S) -> Iterator[Recorder]:
     """Record into a directory that is not there yet; the caller finishes it, or it is interrupted.
 
     Raises LiveError.
     """
-    words = [sys.executable, "-m", "sockrec", "record", "-q", "-o", str(directory), *options]
+    words = [sys.executable, "-m", "sockrec", "record", "-q", "-o", str(directory)]
+    words += ["-i", f"{interval_s * 1000:.0f}ms", *options]
     with subprocess.Popen(words, cwd=Path(__file__).parents[1]) as child:
         try:
-            yield Recorder(child, directory)
+            yield Recorder(child, directory, interval_s)
         finally:
             if child.returncode is None:
                 child.send_signal(signal.SIGINT)
 
 
-def record(directory: Path, seconds: float, *options: str) -> Live:
+def record(directory: Path, seconds: float, *options: str, interval_s: float = INTERVAL_S) -> Live:
     """Record for that long. Raises LiveError."""
-    with recording(directory, *options) as recorder:
+    with recording(directory, *options, interval_s=interval_s) as recorder:
         time.sleep(seconds)
         return recorder.finish()
 

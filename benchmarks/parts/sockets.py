@@ -13,7 +13,7 @@ from statistics import median
 
 import pyarrow.parquet as pq
 
-from benchmarks.live import record
+from benchmarks.live import INTERVAL_S, record
 from benchmarks.measure import cpu, drain, floor, floor_live, scratch, show
 from benchmarks.population import population
 from recorder.host import facts
@@ -39,7 +39,13 @@ SS = {
 }
 
 
-def run(counts: Sequence[int], layouts: Sequence[str], rounds: int, seconds: int) -> None:
+def run(
+    counts: Sequence[int],
+    layouts: Sequence[str],
+    rounds: int,
+    seconds: int,
+    interval_s: float = INTERVAL_S,
+) -> None:
     """Print the cost for each number of sockets and layout; record live for so many seconds."""
     for count in counts:
         for layout in layouts:
@@ -49,7 +55,7 @@ def run(counts: Sequence[int], layouts: Sequence[str], rounds: int, seconds: int
                 base, whole = _one_sample(rounds)
                 _against_ss(base, whole, rounds)
                 if seconds:
-                    _live(seconds)
+                    _live(seconds, interval_s)
 
 
 class Stages:
@@ -153,16 +159,16 @@ def _ss_cpu(command: list[str], rounds: int) -> float:
     return median(seconds)
 
 
-def _live(seconds: int) -> None:
-    """Record at 1 Hz with the real command; print CPU with sealing, lateness, bytes, memory."""
+def _live(seconds: int, interval_s: float) -> None:
+    """Record with the real command; print CPU with sealing, lateness, bytes, memory."""
     with scratch() as directory:
-        live = record(directory / "recording", seconds)
+        live = record(directory / "recording", seconds, interval_s=interval_s)
         sockets = live.directory / "sockets"
         rows = sum(part.count_rows() for part in pq.ParquetDataset(sockets).fragments)
         size = sum(path.stat().st_size for path in sockets.iterdir())
         print(f"  live: {live.lateness()}")
         base = floor_live(8)
-        show("floor, once a second", base, base)
+        show("floor, live", base, base)
         show("live: CPU a sample", live.sample_s, base)
         show("live: CPU a sample, sealing included", live.sealed_s, base, "target 3.0")
         print(f"  sealed: {size / rows:.2f} bytes a row over {rows:,} rows (target 4 at 20,000)")
