@@ -28,6 +28,7 @@ from recorder.procnet.lines import (
     Fields,
     Format,
     Lines,
+    cut,
     decimal,
     hashed_words,
     hexadecimal,
@@ -134,9 +135,9 @@ class InetFormat:
             return Lines(values, numbered(hashed_words([*words, pointers(pointer)])), None, v6)
         rto, ato, cwnd, ssthresh = own
         full = np.array([item is not None for item in ato], np.bool_)
-        cut = ~full & ~np.isin(values["_state"], _MINISOCKETS)
+        broken = ~full & ~np.isin(values["_state"], _MINISOCKETS)
         values |= {
-            "_state": np.where(cut, -1, values["_state"].astype(np.int64)),
+            "_state": np.where(broken, -1, values["_state"].astype(np.int64)),
             "_full": full.astype(np.uint8),
             "retransmits": timeouts,
             "probes": probe_counts,
@@ -314,16 +315,17 @@ class NetlinkFormat:
 
     def read(self, file: str, fields: Fields, rests: list[bytes]) -> Lines:
         pointer, protocol, portid, rmem, wmem, drops, inode = fields
+        told, counted = (np.array([i is not None for i in o], np.bool_) for o in (inode, drops))
         values: dict[str, AnyArray] = {
-            "_protocol": decimal(protocol),
+            "_protocol": np.where(cut(told) | cut(counted), -1, decimal(protocol)),
             # older kernels print these signed
             "local_id": decimal(portid) & 0xFFFFFFFF,
             "drops": decimal([item or b"0" for item in drops]) & 0xFFFFFFFF,
             "recv_q": decimal(rmem),
             "send_q": decimal(wmem),
             "inode": decimal([item or b"0" for item in inode]),
-            "_told": np.array([item is not None for item in inode], np.uint8),
-            "_counted": np.array([item is not None for item in drops], np.uint8),
+            "_told": told.astype(np.uint8),
+            "_counted": counted.astype(np.uint8),
             "uid": np.zeros(len(inode), np.uint32),
         }
         return Lines(values, pointer_keys(pointer))

@@ -38,6 +38,11 @@ def decimal(texts: Sequence[bytes]) -> npt.NDArray[np.int64]:
     return np.fromstring(b" ".join(texts).decode(), np.int64, sep=" ")
 
 
+def cut(told: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return which lines lack what others of the file tell: no kernel is older for some of them."""
+    return ~told & told.any()
+
+
 def hashed_words(words: Sequence[AnyArray]) -> Keys:
     """Return one number for each row of several columns."""
     result = np.full(len(words[0]), 0x9E3779B97F4A7C15, np.uint64)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recorder.diag import sctp
-from recorder.procnet.lines import KEY, POINTER, Fields, Lines, decimal, pointer_keys
+from recorder.procnet.lines import KEY, POINTER, Fields, Lines, cut, decimal, pointer_keys
 from recorder.wire.columns import AnyArray, Columns, Values, code_words
 
 
@@ -74,8 +74,8 @@ class SctpFormat:
             pointer, _, state, tx, rx, uid, inode, local_port, peer_port, own, peers = fields[:11]
             values["_association"] = np.ones(len(uid), np.uint8)
             streams, queues, memory = fields[11:13], [tx, rx], fields[13:]
-        for name, optional in (("_told", memory), ("_counted", streams)):
-            values[name] = np.array([bool(item) for item in optional[0]], np.uint8)
+        told, counted = (np.array([bool(i) for i in o[0]], np.bool_) for o in (memory, streams))
+        values["_told"], values["_counted"] = told.astype(np.uint8), counted.astype(np.uint8)
         for name, texts in (
             *zip(self.QUEUES, queues, strict=True),
             *zip(self.MEMORY, memory, strict=True),
@@ -84,7 +84,8 @@ class SctpFormat:
             *(("uid", uid), ("inode", inode)),
         ):
             values[name] = decimal([item or b"0" for item in texts])
-        values["_state"] = values["_state"] - (values["_association"] & (values["_told"] == 0))
+        begin = np.where(told, 0, values["_association"])
+        values["_state"] = np.where(cut(told) | cut(counted), -1, values["_state"] - begin)
         # a reference count, which is 1 while nothing is allocated
         values["wmem_alloc"] = np.maximum(values["wmem_alloc"] - 1, 0)
         for name, texts in (("_locals", own), ("_peers", peers)):

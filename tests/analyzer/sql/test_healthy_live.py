@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(lacking() is not None, reason=str(lacking())),
 ]
 
-AROUND = ("processes", "interfaces", "addresses", "routes", "rules")
+AROUND = ("processes", "interfaces", "addresses", "rules")
 """Tables of which the findings of processes and of the network beneath make their sentences."""
 
 

@@ -194,6 +194,28 @@ def test_what_was_not_recorded_is_said(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("report", "lacks"),
+    [
+        ("processes", "what processes did was not recorded"),
+        ("interfaces", "the network beneath was not recorded"),
+        ("network", "the network beneath was not recorded"),
+        ("conntrack", "connection tracking tables were not recorded"),
+    ],
+)
+def test_an_older_recording_opens_and_says_what_it_lacks(report: str, lacks: str) -> None:
+    """One of before there were tables of processes and of the network beneath."""
+    path = Path(__file__).parents[3] / "samples/healthy/recording"
+    assert not {"processes", "interfaces", "conntrack"} & {folder.name for folder in path.iterdir()}
+    done = CliRunner().invoke(app, ["report", report, str(path)])
+    assert done.exit_code == 0, done.output
+    assert lacks in done.output
+    with analyzer.open(path) as opened:
+        connections = opened.report("connections", top=0).table().to_pylist()
+    assert connections != []
+    assert {(row["dev"], row["next_hop"]) for row in connections} == {(None, None)}
+
+
 def test_why_the_kernel_did_not_show_it_is_said(tmp_path: Path) -> None:
     steps = [
         step("tcp"),

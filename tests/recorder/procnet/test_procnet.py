@@ -634,6 +634,15 @@ def test_sctp_associations_of_every_age(state: int, rest: bytes, expected: str) 
         assert row["details"] == "{" + ADDRESSES + expected + "}"
 
 
+@pytest.mark.parametrize("rest", [b"", b" \t" + OLD_TIMES])
+def test_a_cut_line_of_sctp_is_broken_where_others_are_longer(rest: bytes) -> None:
+    whole = ASSOCIATION % 3 + b" \t" + OLD_TIMES + b"        1       -7   212992   212992\n"
+    text = b" ASSOC\n" + whole + (ASSOCIATION % 3).replace(b"273", b"274") + rest + b"\n"
+    (row,), dump = read("sctp", {"sctp/assocs": text})
+    assert dump.bad == 1
+    assert (row["state"], row["inode"]) == ("ESTAB", 273361167)
+
+
 def test_sctp_associations_whose_sockets_the_kernel_hides() -> None:
     """Its addresses in memory are zeros, and what nobody has accepted has no inode."""
     line = SCTP["sctp/assocs"].splitlines(keepends=True)[1].replace(b"5001", b"0")
@@ -677,6 +686,15 @@ def test_netlink_before_the_column_of_drops() -> None:
         ("rtnl", 0, 0, None, None),
         ("uevent", 2687, 768, None, None),
     ]
+
+
+@pytest.mark.parametrize("words", [8, 9])
+def test_a_cut_line_of_netlink_is_broken_where_others_are_longer(words: int) -> None:
+    whole = b"0000000075e14f1a 4   14705      00000000 0 0 0000000000000000 2 0       13040297"
+    text = b"sk\n" + whole + b"\n" + b" ".join(whole.split()[:words]) + b"\n"
+    (row,), dump = read("netlink", {"netlink": text})
+    assert dump.bad == 1
+    assert (row["inode"], row["drops"]) == (13040297, 0)
 
 
 TCP_LINE = (
