@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
@@ -24,21 +25,26 @@ def supervise(less_memory: str = _LESS_MEMORY) -> None:
 
     To be called before there are threads. What a library says as it gives up, in words for who
     wrote it, is kept from standard error, and told in one line; ``less_memory`` says what to do
-    where memory is short.
+    where memory is short. Where no child can be had it returns at once.
     """
     if sys.stderr is None:  # it is closed: what is opened next must not take its number
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 2)
-    said = os.memfd_create("stderr", os.MFD_CLOEXEC)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
     parent = os.getpid()
-    child = os.fork()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
+    try:
+        said = os.memfd_create("stderr", os.MFD_CLOEXEC)
+        child = os.fork()
+    except OSError:  # no process or descriptor is left: it goes on alone, as far as it gets
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
     if child:
         _leave(_wait(child), said, less_memory)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    _take_stderr(said)
+    with suppress(OSError):  # no descriptor is left
+        _take_stderr(said)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

@@ -210,7 +210,7 @@ def _write(
             def in_turn(items: Iterator[SortedColumns]) -> Iterator[SortedColumns]:
                 done = 0
                 for item in _ahead(items):
-                    done += len(next(iter(item.values())))
+                    done += next(iter(item.values())).rows
                     yield item
                     if done:
                         grown(done, file.tell())

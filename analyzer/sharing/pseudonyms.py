@@ -6,7 +6,7 @@ import hmac
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -160,7 +160,7 @@ def write_map(path: Path, pseudonyms: Pseudonyms, *, new: bool) -> None:
 
 _NAME = re.compile(
     rf"(?<![\w.-])(?:(?:{'|'.join(k for k in KINDS if k not in ('address', 'boot'))})-\d+)(?![\w-])"
-    r"|(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3})(?![\w]|\.\d)"
+    r"|(?<![\w.:])(?:::ffff:)?(?:\d{1,3}(?:\.\d{1,3}){3})(?![\w]|\.\d)"
     r"|(?<![\w.:])[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){2,7}(?![\w:])"
     r"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b",
     re.ASCII,
@@ -170,5 +170,13 @@ _NAME = re.compile(
 def unredact(text: str, pseudonyms: Pseudonyms) -> str:
     """Return a text with the values in place of their pseudonyms."""
     values = pseudonyms.originals()
-    lookup: Callable[[re.Match[str]], str] = lambda match: values.get(match[0], match[0])  # noqa: E731
-    return _NAME.sub(lookup, text)
+
+    def value(match: re.Match[str]) -> str:
+        name = match[0]
+        parsed = None if name in values else addresses.parse(name)
+        within = None if parsed is None else addresses.embedded(parsed[0])
+        if parsed is None or str(within) not in values:
+            return values.get(name, name)
+        return addresses.embed(parsed[0], IPv4Address(values[str(within)]))
+
+    return _NAME.sub(value, text)

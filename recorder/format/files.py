@@ -62,17 +62,28 @@ def open_regular(path: Path, *, directory: int | None = None, follow: bool = Fal
         if error.errno == errno.ELOOP and not follow:
             raise FileError(f"{path}: is a symbolic link") from error
         raise named(error, path) from error
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+    try:
+        if not stat.S_ISREG(status(file, path).st_mode):
+            raise FileError(f"{path}: not a regular file")
+    except BaseException:
         os.close(file)
-        raise FileError(f"{path}: not a regular file")
+        raise
     return file
+
+
+def status(file: int, path: Path) -> os.stat_result:
+    """Return what the kernel says of an open file. OSError names the path."""
+    try:
+        return os.fstat(file)
+    except OSError as error:
+        raise named(error, path) from error
 
 
 def read_whole(path: Path, most: int, *, directory: int | None = None) -> bytes:
     """Return what is in a regular file of at most so many bytes. Raises FileError or OSError."""
     file = open_regular(path, directory=directory)
     try:
-        size = os.fstat(file).st_size
+        size = status(file, path).st_size
         if size > most:
             raise FileError(f"{path}: {size:,} bytes are too many, {most:,} at most are read")
         return read_range(file, 0, min(size, most), path)

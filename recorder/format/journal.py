@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from recorder.format.files import named, open_regular, read_range
+from recorder.format.files import named, open_regular, read_range, status
 from recorder.format.messages import custom_metadata
 from recorder.schema import SAMPLES, SockrecError
 
@@ -49,7 +49,7 @@ class JournalFile:
         self.path = path
         self._file = open_regular(path, directory=directory)
         self.close = weakref.finalize(self, os.close, self._file)
-        self.size = os.fstat(self._file).st_size
+        self.size = status(self._file, path).st_size
 
     def read(self, start: int, size: int) -> bytes:
         """Return bytes, fewer where the journal ends."""

@@ -183,9 +183,6 @@ class _Column:
     valid: pa.Buffer | None = None
     dictionary: bool = True
 
-    def __len__(self) -> int:
-        return self.rows
-
     def pieces(self, kind: pa.DataType) -> Iterator[pa.Array]:
         """Yield the column's part of each row group, as ``kind``."""
         if self.constant is not None:

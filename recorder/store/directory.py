@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from recorder.format.files import LIST_FILE, TEMPORARY, named, open_regular
+from recorder.format.files import LIST_FILE, TEMPORARY, named, open_regular, status
 from recorder.schema import SockrecError
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -46,11 +46,16 @@ class Directory:
 
     @classmethod
     def make(cls, path: Path) -> Directory:
-        """Make the directory of a new recording, readable by its owner only; it must be empty."""
+        """Make the directory of a new recording, readable by its owner only; it must be empty.
+
+        Where that fails it is taken away again, if it was made here.
+        """
+        made = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 path.mkdir(mode=0o700)
+                made = True
             directory = cls(path, _open_folder(path))
             try:
                 directory.check_owner()
@@ -61,6 +66,9 @@ class Directory:
                 directory.close()
                 raise
         except OSError as error:
+            if made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
             raise DirectoryError(
                 f"{path}: cannot make the recording here: {error.strerror}; give another with -o"
             ) from error
@@ -80,7 +88,7 @@ class Directory:
 
     def check_owner(self) -> None:
         """Raise DirectoryError unless it is ours."""
-        uid = os.fstat(self.descriptor).st_uid
+        uid = status(self.descriptor, self.path).st_uid
         if uid != os.geteuid():
             raise DirectoryError(
                 f"{self.path}: belongs to {_user(uid)}, not to {_user(os.geteuid())}, who would "
@@ -89,7 +97,7 @@ class Directory:
 
     def check_mode(self) -> None:
         """Raise DirectoryError if others may put something there."""
-        mode = stat.S_IMODE(os.fstat(self.descriptor).st_mode)
+        mode = stat.S_IMODE(status(self.descriptor, self.path).st_mode)
         if mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise DirectoryError(
                 f"{self.path}: others may write there (mode {mode:o}): chmod go-w it first"

@@ -54,6 +54,29 @@ def test_an_abort_of_a_library_is_one_line() -> None:
     assert ended("os.kill(os.getpid(), signal.SIGSEGV)")[0] == 1
 
 
+def test_a_file_that_shrinks_is_one_line() -> None:
+    assert ended("os.kill(os.getpid(), signal.SIGBUS)") == (
+        1,
+        "sockrec: a file was cut short while it was read, or the disk fails\n",
+    )
+
+
+def test_where_no_descriptor_is_left_the_command_goes_on_alone() -> None:
+    few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3));"
+    work = "print(os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD.replace("supervise()\n", f"{few} supervise()\n") + work],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    first, alone = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert alone == f"{first} set()"
+
+
 @pytest.mark.parametrize(
     "work",
     [

@@ -160,3 +160,7 @@ def test_an_answer_is_turned_back_word_by_word() -> None:
         back = unredact(told, pseudonyms)
         assert back.count(value) == 3, (told, back)
         assert f"x{name}" in back
+    within = IPv4Address(names["203.0.113.9"])
+    told = f"[::ffff:{within}]:443, ::ffff:{within} and {IPv6Address('64:ff9b::') + int(within)}"
+    back = "[::ffff:203.0.113.9]:443, ::ffff:203.0.113.9 and 64:ff9b::cb00:7109"
+    assert unredact(told, pseudonyms) == back

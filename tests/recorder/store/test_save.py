@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,13 @@ import analyzer
 from recorder.format import segments
 from recorder.schema import SockrecError
 from recorder.store import save as save_module
+from recorder.store.recover import recover
 from recorder.store.ring import Keep
 from recorder.store.save import SaveError, save
 from tests.analyzer.support.recordings import small
+from tests.recorder.store.test_damage import sealed_pairs
 from tests.recorder.store.test_ring import Filler, contents
+from tests.recorder.support.journals import seal, write
 
 FIRST_US = 1_790_000_000_000_000
 
@@ -131,6 +137,48 @@ def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path: Path, filler: Fill
     with pytest.raises(SockrecError, match="is after the last sample"):
         save(tmp_path / "r", tmp_path / "s", lambda times: times.bounds("+99s", None))
     assert set(os.listdir(tmp_path)) == names
+
+
+@pytest.mark.parametrize(
+    "call", ["open", "fstat", "listdir", "mkdir", "pread", "write", "fsync", "link", "rename"]
+)
+def test_a_call_that_fails_once_leaves_nothing_behind_and_is_told_with_a_name(
+    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first call, the second, … where it is not failed any more what is saved is whole."""
+    source = tmp_path / "r"
+    source.mkdir(mode=0o700)
+    pairs = write(source, samples=2, rows=3)
+    seal(source, 1)
+    pairs += write(source, samples=2, rows=3, number=2)
+    real = getattr(os, call)
+    failures = 0
+    for place in (0, 1, 2, 5, 13, 1000):
+        calls = count()
+
+        def failing(
+            *args: Any, calls: Iterator[int] = calls, place: int = place, **options: Any
+        ) -> Any:
+            if next(calls) == place:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, failing)
+            try:
+                save(source, tmp_path / "s")
+                told = ""
+            except (OSError, SockrecError) as error:
+                told = str(error)
+        if told:
+            failures += 1
+            assert str(tmp_path) in told or call not in ("open", "fstat", "pread"), told
+            assert os.listdir(tmp_path) == ["r"], told
+            continue
+        recover(tmp_path / "s")
+        assert sealed_pairs(tmp_path / "s") == Counter(pairs)
+        shutil.rmtree(tmp_path / "s")
+    assert failures
 
 
 def test_what_was_linked_before_a_gap_is_left_out() -> None:
