@@ -116,7 +116,7 @@ _OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
 _TREES: dict[str, str] = {}
 """Of the texts that were parsed last: what is shipped is asked again and again, by every engine."""
 
-_MOST_TREES, _LONGEST_KNOWN = 512, 1 << 16
+_MOST_TREES, _LONGEST_KNOWN = 256, 1 << 15
 
 _KEPT = "memory.kept"
 """Where the tables are that several runs read; the database has that name if it lies in memory."""
