@@ -464,7 +464,7 @@ def _lay_functions(
     there: set[str] | None,
     given: Collection[str] = (),
 ) -> list[Piece]:
-    """Create the functions of a run that are not there, and return what else of queries/ it uses."""
+    """Create the functions of a run that are not there; return what else of queries/ it uses."""
     wanted = list(closure(used | _names_of_columns(connection, scope), given))
     for piece in wanted:
         if piece.layer == "functions" and piece.query.name not in (there or ()):

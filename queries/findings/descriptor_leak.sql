@@ -41,7 +41,7 @@ WITH climbs AS MATERIALIZED (
   FROM descriptor_trends AS g CROSS JOIN params AS p CROSS JOIN (SELECT min(sample) AS sample FROM sockets) AS f
   WHERE is_near OR climbs
   -- Never so many; but the planner may know that they are few.
-  ORDER BY g.pid, g.start_us
+  ORDER BY share DESC, g.pid, g.start_us
   LIMIT 1000
 ),
 kept AS (
@@ -61,7 +61,7 @@ picked AS MATERIALIZED (
   SELECT c.*, k.at_half, k.late
   FROM climbs AS c LEFT JOIN kept AS k USING (pid, start_us)
   WHERE c.is_near OR 2 * k.late >= k.at_half
-  ORDER BY c.pid, c.start_us
+  ORDER BY c.share DESC, c.pid, c.start_us
   LIMIT 1000
 ),
 held AS (

@@ -41,7 +41,9 @@ halves AS (
   FROM history AS w
   LEFT JOIN bounds AS b USING (ns)
   WHERE w.netid IN ('tcp', 'mptcp')
-    AND (w.state = 'CLOSE-WAIT' OR (w.state = 'FIN-WAIT-2' AND w.inode > 0))
+    -- Said so, it is asked of each row as the file is read; a plain IN is not.
+    AND coalesce(w.state, '') IN ('CLOSE-WAIT', 'FIN-WAIT-2')
+    AND (w.state = 'CLOSE-WAIT' OR w.inode > 0)
     AND (w.subflow IS NULL OR NOT w.subflow)
   GROUP BY w.ns, w.cookie, w.state, b.first_sample, b.last_sample
 )
