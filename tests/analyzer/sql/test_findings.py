@@ -709,6 +709,25 @@ def hung_server__but_not_a_client_that_reads_when_it_asks_again(above: bool) -> 
     return [{"sockets": [DOOR, *(asked(n, local_port=port) for n in range(3))]}] * 7
 
 
+def told_by_netlink(drops: int, **columns: Any) -> Row:
+    queue = {"local_addr": "rtnl", "local_id": 7, "recv_q": 6912, "rcvbuf": 8192, "drops": drops}
+    kind = {"family": "netlink", "netid": "nl", "pid": 7, "start_us": 1, "comm": "bird"}
+    ends = dict.fromkeys(("local_port", "peer_addr", "peer_port"))
+    return tcp(500, "UNCONN", **kind | ends | queue | columns)
+
+
+@case
+def missed_messages__ten(above: bool) -> Samples:
+    """What was dropped before the recording does not count."""
+    return [{"sockets": [told_by_netlink(n)]} for n in (30, 34, 34, 40 if above else 39)]
+
+
+@case
+def missed_messages__of_a_capture(above: bool) -> Samples:
+    packets: Row = {"family": "packet", "netid": "p_raw", "local_addr": None, "local_id": None}
+    return [{"sockets": [told_by_netlink(n, **packets)]} for n in (0, 10 if above else 9)]
+
+
 def persist(**columns: Any) -> Row:
     queue: Row = {"send_q": 9000, "timer": "persist", "snd_wnd": 0}
     return client(1, **queue | columns)
@@ -1431,6 +1450,20 @@ def test_an_unknown_process_is_called_so(tmp_path: Path) -> None:
     (row,) = ask(path, "reader_stalled")
     assert row["sentence"].startswith("an unknown process does not read fast enough")
     assert (row["pid"], row["comm"]) == (None, None)
+
+
+@pytest.mark.parametrize(("clients", "severity"), [(2, "warning"), (3, "critical")])
+@pytest.mark.parametrize("finding", ["accept_queue", "unix_backlog"])
+def test_one_or_two_who_wait_for_nobody_are_no_more_than_a_warning(
+    finding: str, clients: int, severity: str, tmp_path: Path
+) -> None:
+    door = listener() if finding == "accept_queue" else unix(1, state="LISTEN", send_q=16)
+    samples: Samples = [
+        {"sockets": [door | {"recv_q": clients}, *(unaccepted(20 + k, 1000 * n) for k in range(2))]}
+        for n in range(1, 8)
+    ]
+    (row,) = ask(play(tmp_path / "r", samples), finding)
+    assert row["severity"] == severity
 
 
 def test_a_listener_that_drops_for_another_reason_is_not_full(tmp_path: Path) -> None:
