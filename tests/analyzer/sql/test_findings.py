@@ -710,8 +710,14 @@ def hung_server__but_not_a_client_that_reads_when_it_asks_again(above: bool) -> 
 
 
 def told_by_netlink(drops: int, **columns: Any) -> Row:
-    queue = {"local_addr": "rtnl", "local_id": 7, "recv_q": 6912, "rcvbuf": 8192, "drops": drops}
-    kind = {"family": "netlink", "netid": "nl", "pid": 7, "start_us": 1, "comm": "bird"}
+    queue: Row = {
+        "local_addr": "rtnl",
+        "local_id": 7,
+        "recv_q": 6912,
+        "rcvbuf": 8192,
+        "drops": drops,
+    }
+    kind: Row = {"family": "netlink", "netid": "nl", "pid": 7, "start_us": 1, "comm": "bird"}
     ends = dict.fromkeys(("local_port", "peer_addr", "peer_port"))
     return tcp(500, "UNCONN", **kind | ends | queue | columns)
 
