@@ -664,8 +664,8 @@ def reader_stalled__on_end(above: bool) -> Samples:
 
 def asked(number: int, *, read: int = 0, waits: bool = True, **columns: Any) -> Row:
     """Return a connection of a client of port 80 whose last request is read or lies unread."""
-    queue = {"recv_q": 9 if waits else 0, "bytes_received": read + 9 * waits, "bytes_sent": read}
-    ends = {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.7", "peer_port": 50_000 + number}
+    queue: Row = {"recv_q": 9 * waits, "bytes_received": read + 9 * waits, "bytes_sent": read}
+    ends: Row = {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.7", "peer_port": 50_000 + number}
     return tcp(200 + number, **queue | ends | columns)
 
 
