@@ -1852,7 +1852,13 @@ def test_a_queue_of_which_a_late_dump_tells_stands_still(tmp_path: Path) -> None
 
 def test_in_a_short_recording_nothing_is_accepted_in_all_of_it(tmp_path: Path) -> None:
     samples = [
-        {"sockets": [listener(recv_q=1), unaccepted(20, 17_000 + 1000 * n)]} for n in range(4)
+        {
+            "sockets": [
+                listener(recv_q=3),
+                *(unaccepted(20 + k, 17_000 + 1000 * n) for k in range(3)),
+            ]
+        }
+        for n in range(4)
     ]
     (row,) = ask(play(tmp_path / "r", samples), "accept_queue")
     assert row["severity"] == "critical"
