@@ -32,6 +32,11 @@
 -- default = 1
 -- doc = "Connection attempts dropped at a full queue. The kernel counts only what it did drop, so one is one too many."
 --
+-- [params.clients]
+-- type = "BIGINT"
+-- default = 3
+-- doc = "Who wait in a queue from which nothing is accepted, from which it is critical though it is not full: one or two may be a test or a probe of a port that nobody means to serve."
+--
 -- [params.critical_percent]
 -- type = "DOUBLE"
 -- default = 10.0
@@ -93,7 +98,7 @@ did AS (
 SELECT
   CASE
     WHEN n.drops > 0 AND (n.full_samples >= p.full_samples OR 100.0 * n.dropped_share >= p.critical_percent) THEN 'critical'
-    WHEN n.stood_us > 0 THEN 'critical'
+    WHEN n.stood_us > 0 AND (n.queue_peak >= p.clients OR n.full_samples > 0 OR n.fd_limit > 0) THEN 'critical'
     ELSE 'warning'
   END AS severity,
   -- What has reached its limit comes before what may: at least half.

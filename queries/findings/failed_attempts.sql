@@ -59,13 +59,24 @@ places AS (
 ),
 named AS (
   SELECT
-    f.*, d.failed AS there, 1.0 * d.failed / (d.failed + d.answered) AS share_there, endpoint(d.peer_addr, d.peer_port) AS destination, o.answered, endpoint(o.peer_addr, o.peer_port) AS other,
+    f.*, d.failed AS there, 1.0 * d.failed / (d.failed + d.answered) AS share_there, endpoint(d.peer_addr, d.peer_port) AS destination,
+    o.answered, endpoint(o.peer_addr, o.peer_port) AS other,
     coalesce(2 * s.failed > f.failed, false) AS is_known,
     -- Who tries one address and then the other does both as often.
     coalesce(o.answered BETWEEN d.failed / 2 AND 2 * d.failed, false) AS is_likely,
     coalesce(2 * d.answered >= d.failed, false) AND d.comm IS NOT NULL AS is_same,
-    CASE WHEN is_known THEN s.pid WHEN is_same THEN d.pid WHEN is_likely AND o.comm IS NOT NULL THEN o.pid WHEN is_likely THEN u.pid END AS pid,
-    CASE WHEN is_known THEN s.comm WHEN is_same THEN d.comm WHEN is_likely AND o.comm IS NOT NULL THEN o.comm WHEN is_likely THEN u.comm END AS comm,
+    CASE
+      WHEN is_known THEN s.pid
+      WHEN is_same THEN d.pid
+      WHEN is_likely AND o.comm IS NOT NULL THEN o.pid
+      WHEN is_likely THEN u.pid
+    END AS pid,
+    CASE
+      WHEN is_known THEN s.comm
+      WHEN is_same THEN d.comm
+      WHEN is_likely AND o.comm IS NOT NULL THEN o.comm
+      WHEN is_likely THEN u.comm
+    END AS comm,
     CASE
       WHEN is_known THEN who(s.comm, s.pid)
       WHEN is_same THEN 'probably ' || who(d.comm, d.pid)

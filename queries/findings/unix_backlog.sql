@@ -23,6 +23,11 @@
 -- type = "DOUBLE"
 -- default = 3.0
 -- doc = "Nor shorter than so many sampling intervals: fewer looks cannot tell a standstill from bad luck."
+--
+-- [params.clients]
+-- type = "BIGINT"
+-- default = 3
+-- doc = "Who wait in a queue that never gets shorter, from which it is critical though it is not full: one or two may be a test or a probe."
 WITH troubled AS (
   SELECT
     q.*, d.fd_limit, q.stood_us >= limits.patience_us AS is_stuck, q.full_samples >= p.full_samples AS is_full,
@@ -44,7 +49,7 @@ did AS (
   GROUP BY t.ns, t.cookie
 )
 SELECT
-  'critical' AS severity,
+  CASE WHEN q.is_full OR q.queue_peak >= p.clients OR q.fd_limit > 0 THEN 'critical' ELSE 'warning' END AS severity,
   CAST(CASE WHEN q.is_full THEN 1.0 * q.full_samples / q.samples ELSE least(1.0, 1.0 * q.stood_us / nullif(q.last_us - q.first_us, 0)) END AS DOUBLE) AS score,
   q.local AS subject, q.netns, q.pid, q.comm,
   make_timestamp(q.since_us) AS since, make_timestamp(q.until_us) AS until,
@@ -66,4 +71,4 @@ SELECT
     CASE WHEN q.is_full THEN '; who connects then blocks or fails' END, '; ' || d.did
   ) AS sentence,
   'unix_sockets' AS report
-FROM troubled AS q LEFT JOIN did AS d USING (ns, cookie)
+FROM troubled AS q LEFT JOIN did AS d USING (ns, cookie) CROSS JOIN params AS p

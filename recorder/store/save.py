@@ -97,7 +97,7 @@ def save(
     try:
         if not source.exists(RECORDING_FILE):
             raise SaveError(f"{path}: is not a recording: it has no {RECORDING_FILE}")
-        if not source.exists(LIST_FILE):
+        if _is_unlisted(source):
             raise SaveError(
                 f"{path}: an older sockrec recorded it, without a list of its segments: "
                 "'sockrec cut' makes a recording of a part"
@@ -191,6 +191,17 @@ def _copied(source: Directory, made: Directory, number: int) -> _Part | None:
         if number <= listed.through or any(one.number == number for one in listed.sealed):
             return None
         raise
+
+
+def _is_unlisted(source: Directory) -> bool:
+    """Tell whether there are segments that no list names: an older recorder kept none."""
+    if (
+        numbers(source) or _listed(source).sealed
+    ):  # what is in no journal any more was listed before
+        return False
+    with contextlib.suppress(FileNotFoundError), source.folder(SAMPLES.name) as folder:
+        return bool(folder.names())
+    return False
 
 
 def _listed(source: Directory) -> Listed:

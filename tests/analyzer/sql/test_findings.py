@@ -661,8 +661,8 @@ def reader_stalled__on_end(above: bool) -> Samples:
 
 def asked(number: int, *, read: int = 0, waits: bool = True, **columns: Any) -> Row:
     """Return a connection of a client of port 80 whose last request is read or lies unread."""
-    queue = {"recv_q": 9 if waits else 0, "bytes_received": read + 9 * waits, "bytes_sent": read}
-    ends = {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.7", "peer_port": 50_000 + number}
+    queue: Row = {"recv_q": 9 * waits, "bytes_received": read + 9 * waits, "bytes_sent": read}
+    ends: Row = {"local_addr": "10.0.0.1", "peer_addr": "10.0.0.7", "peer_port": 50_000 + number}
     return tcp(200 + number, **queue | ends | columns)
 
 
@@ -704,6 +704,31 @@ def hung_server__but_not_a_client_that_reads_when_it_asks_again(above: bool) -> 
     """What a server says on idle connections of a pool, a ticket of TLS say, is read later."""
     port = 80 if above else 81
     return [{"sockets": [DOOR, *(asked(n, local_port=port) for n in range(3))]}] * 7
+
+
+def told_by_netlink(drops: int, **columns: Any) -> Row:
+    queue: Row = {
+        "local_addr": "rtnl",
+        "local_id": 7,
+        "recv_q": 6912,
+        "rcvbuf": 8192,
+        "drops": drops,
+    }
+    kind: Row = {"family": "netlink", "netid": "nl", "pid": 7, "start_us": 1, "comm": "bird"}
+    ends = dict.fromkeys(("local_port", "peer_addr", "peer_port"))
+    return tcp(500, "UNCONN", **kind | ends | queue | columns)
+
+
+@case
+def missed_messages__ten(above: bool) -> Samples:
+    """What was dropped before the recording does not count."""
+    return [{"sockets": [told_by_netlink(n)]} for n in (30, 34, 34, 40 if above else 39)]
+
+
+@case
+def missed_messages__of_a_capture(above: bool) -> Samples:
+    packets: Row = {"family": "packet", "netid": "p_raw", "local_addr": None, "local_id": None}
+    return [{"sockets": [told_by_netlink(n, **packets)]} for n in (0, 10 if above else 9)]
 
 
 def persist(**columns: Any) -> Row:
@@ -1430,6 +1455,20 @@ def test_an_unknown_process_is_called_so(tmp_path: Path) -> None:
     assert (row["pid"], row["comm"]) == (None, None)
 
 
+@pytest.mark.parametrize(("clients", "severity"), [(2, "warning"), (3, "critical")])
+@pytest.mark.parametrize("finding", ["accept_queue", "unix_backlog"])
+def test_one_or_two_who_wait_for_nobody_are_no_more_than_a_warning(
+    finding: str, clients: int, severity: str, tmp_path: Path
+) -> None:
+    door = listener() if finding == "accept_queue" else unix(1, state="LISTEN", send_q=16)
+    samples: Samples = [
+        {"sockets": [door | {"recv_q": clients}, *(unaccepted(20 + k, 1000 * n) for k in range(2))]}
+        for n in range(1, 8)
+    ]
+    (row,) = ask(play(tmp_path / "r", samples), finding)
+    assert row["severity"] == severity
+
+
 def test_a_listener_that_drops_for_another_reason_is_not_full(tmp_path: Path) -> None:
     still = [counter("TcpExt.ListenOverflows", 4, source="netstat")]
     rows = [listener(drops=0), listener(drops=900)]
@@ -1810,7 +1849,13 @@ def test_a_queue_of_which_a_late_dump_tells_stands_still(tmp_path: Path) -> None
 
 def test_in_a_short_recording_nothing_is_accepted_in_all_of_it(tmp_path: Path) -> None:
     samples = [
-        {"sockets": [listener(recv_q=1), unaccepted(20, 17_000 + 1000 * n)]} for n in range(4)
+        {
+            "sockets": [
+                listener(recv_q=3),
+                *(unaccepted(20 + k, 17_000 + 1000 * n) for k in range(3)),
+            ]
+        }
+        for n in range(4)
     ]
     (row,) = ask(play(tmp_path / "r", samples), "accept_queue")
     assert row["severity"] == "critical"

@@ -129,6 +129,7 @@ def test_a_run_is_seen() -> None:
 OF_ITS_OWN = {
     "conntrack": "the report lists whatever counters moved",
     "hung_server": "queue_growth shows each queue, this that none of a process moves",
+    "missed_messages": "memory counts what lies in buffers, this what found no room there",
     "peer_stalled": "queue_growth judges queues that are not empty, this those that are full",
     "reader_stalled": "the same",
     "udp_waiting": "process_sockets counts sockets, this those that are open for long",

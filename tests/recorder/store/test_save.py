@@ -15,6 +15,7 @@ import pytest
 
 import analyzer
 from recorder.format import segments
+from recorder.format.files import LIST_FILE
 from recorder.schema import SockrecError
 from recorder.store import save as save_module
 from recorder.store.recover import recover
@@ -56,9 +57,14 @@ def test_what_is_saved_is_whole_at_every_moment_of_a_recording(
     assert filler.writer.ring.dropped is not None
 
 
-def test_what_has_no_list_of_its_segments_is_not_saved_as_nothing(tmp_path: Path) -> None:
-    small(tmp_path / "old")
-    (tmp_path / "old" / "segments.jsonl").unlink(missing_ok=True)
+@pytest.mark.parametrize("listed", [None, ""])
+def test_what_has_no_list_of_its_segments_is_not_saved_as_nothing(
+    listed: str | None, tmp_path: Path
+) -> None:
+    small(tmp_path / "old").seal()
+    (tmp_path / "old" / LIST_FILE).unlink(missing_ok=True)
+    if listed is not None:
+        (tmp_path / "old" / LIST_FILE).write_text(listed)
     with pytest.raises(SaveError, match="'sockrec cut' makes a recording of a part"):
         save(tmp_path / "old", tmp_path / "s")
     assert not (tmp_path / "s").exists()
