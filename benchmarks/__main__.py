@@ -1,6 +1,6 @@
 """Measure what recorder and reports cost, against a bare receive loop, ss and a bare scan.
 
-    python -m benchmarks [--parts sockets families namespaces beneath closes reports ss memory]
+    python -m benchmarks [--parts sockets families filtered namespaces beneath closes ...]
                          [--sockets 20000 100000] [--layouts uniform mixed] [--rounds 7] [--live 60]
                          [--recording DIR] [--times 3] [--threads 2] [--findings] [--markdown]
 
@@ -18,6 +18,7 @@ from benchmarks.parts import (
     beneath,
     closes,
     families,
+    filtered,
     memory,
     namespaces,
     reports,
@@ -35,6 +36,7 @@ def main() -> None:
             options.sockets, options.layouts, options.rounds, options.live
         ),
         "families": families.run,
+        "filtered": filtered.run,
         "namespaces": namespaces.run,
         "beneath": beneath.run,
         "closes": closes.run,
