@@ -198,11 +198,11 @@ class Show:
         described = self._described(moment)
 
         def chosen(batch: pa.RecordBatch) -> Mask:
-            mask = self._shown(batch)
+            mask = self._shown(batch) & matching(self._plain, batch, Known(self._ranges))
             if described is not None:
                 keys = zip(*(batch[name].to_pylist() for name in _KEY), strict=True)
-                return mask & np.fromiter((key in described for key in keys), np.bool_, len(mask))
-            return mask & matching(self._plain, batch, Known(self._ranges))
+                mask &= np.fromiter((key in described for key in keys), np.bool_, len(mask))
+            return mask
 
         found = self._source.read(SOCKETS, read, moment.sample, chosen)
         return in_order(found).select(wanted)
