@@ -89,6 +89,22 @@ def test_ss_loads_no_query_engine_nor_what_other_commands_need(words: str) -> No
     assert loaded & others == set()
 
 
+def test_every_command_that_opens_a_recording_is_watched_over() -> None:
+    import typer.main
+
+    import sockrec
+    from analyzer.supervisor import READING
+
+    parts = [part for part in sockrec._PARTS if part.startswith("analyzer.")]
+    known = typer.main.get_command(sockrec._made(parts)).commands  # type: ignore[attr-defined]
+    opening = {
+        name
+        for name, command in known.items()
+        if any("RECORDING" in str(parameter.metavar) for parameter in command.params)
+    }
+    assert opening == READING
+
+
 def test_a_command_that_is_built_alone_has_the_help_it_has_among_others() -> None:
     import typer.main
 
