@@ -211,7 +211,7 @@ def opened(
     timeout: float | None = None,
 ) -> Iterator[Analysis]:
     """Open a recording for a command, which ends with the block, as ``guarded`` has it."""
-    import analyzer
+    import analyzer.sql.engine  # libraries are no part of what is bounded
 
     with (
         guarded(threads, memory_limit),
