@@ -12,24 +12,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-import analyzer.cli
-import analyzer.cli_diff
-import analyzer.cli_sharing
-import analyzer.cli_ss
-import recorder.cli
 from analyzer import Analysis, Answer, open
 from analyzer.screen.cells import printable
-from analyzer.supervisor import supervise
-from recorder.cli import BEHIND
+from analyzer.supervisor import READING, supervise
 from recorder.console import tell
 from recorder.schema import SockrecError
 from recorder.store.imports import leave_out_pandas
@@ -72,6 +66,9 @@ _WIDEST = 120
 
 
 def __getattr__(name: str) -> Any:
+    if name == "app":
+        globals()[name] = _made(_PARTS)
+        return globals()[name]
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -178,7 +175,10 @@ class Command(TyperCommand):
                     formatter.write_dl(records)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.meta[BEHIND] = len(args) - args.index("--") - 1 if "--" in args else 0
+        if "--" in args:
+            from recorder.cli import BEHIND
+
+            ctx.meta[BEHIND] = len(args) - args.index("--") - 1
         try:
             return super().parse_args(ctx, args)
         except _UsageError as error:
@@ -187,32 +187,85 @@ class Command(TyperCommand):
             raise
 
 
-app = typer.Typer(
-    cls=Commands,
-    help="Record what the sockets of this host are doing, and ask afterwards with SQL.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDEST},
-    epilog="""\b
+class _Awaited:
+    """What loads no pydantic, by which typer reads words: that takes as long as ss to answer."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in found:
+            # typer may come to have another way
+            if getattr(parameter, "_runtime_param", parameter) is None:
+                parameter._runtime_param = _Plain(parameter)
+        return found
+
+
+class AwaitedCommand(_Awaited, Command):
+    """A command of flags, texts, paths and what its parsers read."""
+
+
+class AwaitedCommands(_Awaited, Commands):
+    """What has such a command."""
+
+
+class _Plain:
+    """Reads the words of a parameter, as typer's adapters do."""
+
+    def __init__(self, parameter: Any) -> None:
+        kind, given = parameter.type_descriptor.annotation, parameter.type_descriptor.parameter_info
+        self._told = given.parser or (get_args(kind) or [kind])[0]
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        several = param.multiple or param.nargs == -1
+        if value is None:
+            return () if several else None
+        return [self._told(one) for one in value] if several else self._told(value)
+
+
+_PARTS = (
+    "recorder.cli",
+    "analyzer.cli",
+    "analyzer.cli_ss",
+    "analyzer.cli_diff",
+    "analyzer.cli_sharing",
+)
+"""Where the commands are, in the order of help."""
+
+_GOING_ON = {"recover", "save"}
+"""The recorder's commands that read what was recorded, and may meet a disk or a file that fails."""
+
+_ALONE = {"ss": "analyzer.cli_ss"}
+"""Commands that are awaited: to load and build all others takes as long as to answer."""
+
+
+def _made(
+    parts: Iterable[str],
+    group: type[TyperGroup] = Commands,
+    kind: type[TyperCommand] = Command,
+) -> typer.Typer:
+    """Return the command with the commands of some parts."""
+    made = typer.Typer(
+        cls=group,
+        help="Record what the sockets of this host are doing, and ask afterwards with SQL.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDEST},
+        epilog="""\b
 Examples:
   sockrec record -o incident -- ./load-test
   sockrec summary incident
   sockrec report churn incident
 
 'sockrec COMMAND --help' has more of each.""",
-)
-for _part in (
-    recorder.cli.app,
-    analyzer.cli.app,
-    analyzer.cli_ss.app,
-    analyzer.cli_diff.app,
-    analyzer.cli_sharing.app,
-):
-    _groups = [group.typer_instance for group in _part.registered_groups]
-    for _command in chain(*(each.registered_commands for each in (_part, *_groups) if each)):
-        _command.cls = Command
-    app.add_typer(_part)
+    )
+    made.callback()(_options)
+    for part in parts:
+        own: typer.Typer = import_module(part).app
+        groups = [group.typer_instance for group in own.registered_groups]
+        for command in chain(*(each.registered_commands for each in (own, *groups) if each)):
+            command.cls = kind
+        made.add_typer(own)
+    return made
 
 
 def _print_version(wanted: bool) -> None:
@@ -223,7 +276,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool,
@@ -237,6 +289,10 @@ def main() -> None:
     """Run the command: a known error is one line on stderr and exit status 1, a wrong use 2."""
     try:
         try:
+            if alone := _ALONE.get(_command()):
+                app = _made([alone], AwaitedCommands, AwaitedCommand)
+            else:
+                app = _made(_PARTS)
             app(prog_name="sockrec")
         finally:
             if sys.stdout:
@@ -265,12 +321,17 @@ def _said(error: Exception) -> str:
 def run() -> None:
     """Run the command in a process of its own, watched over, if it is to read a recording."""
     leave_out_pandas()
-    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    if command in analyzer.cli.READING | analyzer.cli_sharing.READING:
+    command = _command()
+    if command in READING:
         supervise()
-    elif command in recorder.cli.READING:
+    elif command in _GOING_ON:
         supervise("run it again where there is more")
     main()
+
+
+def _command() -> str:
+    """Return the word that names the command."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), "")
 
 
 if __name__ == "__main__":

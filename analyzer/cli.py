@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyzer.options import From, Timeout, To, Zone, zone_of
 from analyzer.screen.cells import printable
 from analyzer.screen.prose import paragraphs, two_columns, width_of
 from analyzer.screen.render import BINARY, Format
@@ -29,10 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-READING = frozenset({"diff", "info", "report", "sql", "ss", "summary", "verify"})
-"""The commands that open a recording, which may be a stranger's."""
-
-_UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LEAST_MEMORY = 1 << 20
 _OPENS = "A directory (live, dead or sealed), a zip of one, a glob, or Parquet files of one table"
 _OPENS_MANY = f"{_OPENS}; of several recordings each report answers for each."
@@ -62,14 +59,6 @@ class Told(StrEnum):
 
     table = "table"
     json = "json"
-
-
-def duration(text: str) -> float:
-    """Return the seconds of 30, 0.5, 500ms, 30s, 5m or 1h."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text, re.ASCII)
-    if not match or not 0 < (seconds := float(match[1]) * _UNITS[match[2]]) < 1e9:
-        raise typer.BadParameter(f"{text!r} is not a duration; write 30, 500ms, 30s or 5m")
-    return seconds
 
 
 def _memory(text: str) -> str:
@@ -121,19 +110,6 @@ MaybeRecordings = Annotated[
         help=f"{_OPENS_MANY} Without one, the newest recording in or below this directory.",
         show_default=False,
     ),
-]
-From = Annotated[
-    str | None,
-    typer.Option(
-        "--from",
-        metavar="TIME",
-        help="Only what was sampled from then on: 2026-11-22T15:04:05, or 15:04 on a day of the "
-        "recording (in the zone of --tz), +30s after the first sample, -5m before the last, or "
-        "mark:NAME.",
-    ),
-]
-To = Annotated[
-    str | None, typer.Option("--to", metavar="TIME", help="Only what was sampled before then.")
 ]
 Where = Annotated[
     str | None,
@@ -187,14 +163,6 @@ NamesFile = Annotated[
         show_default=False,
     ),
 ]
-Zone = Annotated[
-    str,
-    typer.Option(
-        "--tz",
-        metavar="NAME",
-        help="Time zone of the times shown, and of --from and --to: Europe/Berlin, local or UTC.",
-    ),
-]
 Form = Annotated[
     Format | None,
     typer.Option(
@@ -230,12 +198,6 @@ Memory = Annotated[
         parser=_memory,
         help="Memory that the query may take before temporary files are used, and the process with "
         "512 MiB beside: 2GB; by default half of the machine's, 8GiB at most.",
-    ),
-]
-Timeout = Annotated[
-    float | None,
-    typer.Option(
-        metavar="DURATION", parser=duration, help="Give up a query after: 30, 500ms or 5m."
     ),
 ]
 
@@ -287,16 +249,6 @@ def request_of(
         timeout=timeout,
         names=read_names(names) if names is not None else Names(),
     )
-
-
-def zone_of(text: str) -> str:
-    """Return the IANA name of a time zone that was given, or end a wrong use."""
-    from analyzer.screen.zones import ZoneError, find_zone
-
-    try:
-        return find_zone(text)
-    except ZoneError as error:
-        raise typer.BadParameter(printable(str(error)), param_hint="--tz") from error
 
 
 def _check_filter(text: str) -> None:

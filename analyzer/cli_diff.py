@@ -16,13 +16,12 @@ from analyzer.cli import (
     Output,
     Recordings,
     Threads,
-    Timeout,
     Top,
     Where,
-    Zone,
     request_of,
     wrong_options,
 )
+from analyzer.options import Timeout, Zone
 
 if TYPE_CHECKING:
     from analyzer import Analysis
@@ -125,9 +124,10 @@ def _moments(
 
     from analyzer.difference import between
     from analyzer.ss.moments import Moments, told
+    from analyzer.ss.rows import Rows
 
     zone = ZoneInfo(request.zone)
-    moments = Moments(opened.engine, zone)
+    moments = Moments(Rows(opened.engine.sources, engine=opened.engine), zone)
     first, last = moments.find(start), moments.find(end)
     if first.us >= last.us:
         raise typer.BadParameter(

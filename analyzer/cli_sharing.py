@@ -12,17 +12,15 @@ import typer
 
 from analyzer.cli import (
     Filter,
-    From,
     Memory,
     Recording,
     Recordings,
     Threads,
-    To,
     Where,
-    Zone,
     request_of,
     wrong_options,
 )
+from analyzer.options import From, To, Zone
 from analyzer.screen.cells import printable
 from analyzer.screen.render import Format
 from analyzer.sharing.words import Form, Level
@@ -37,9 +35,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-READING = frozenset({"bundle", "compact", "cut", "export", "merge"})
-"""The commands that open a recording, which may be a stranger's."""
 
 _MAP_ENDING = ".map.json"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analyzer.cli import From, Timeout, To, Zone, duration, zone_of
+from analyzer.options import From, Timeout, To, Zone, duration, zone_of
 from analyzer.screen.cells import printable
 
 if TYPE_CHECKING:
@@ -201,8 +201,11 @@ def ss(
     Options and filters are those of ss; rows are ordered by table, family, port and address. The
     moment shown, and what could not be seen, is told on standard error.
     """
-    from analyzer.request import opened
+    from analyzer.guard import guarded, note, telling
+    from analyzer.reading.recording import open_recordings
+    from analyzer.reading.sources import Sources
     from analyzer.screen.output import destination
+    from analyzer.ss.rows import Rows
     from analyzer.ss.show import Recorded, Show
 
     rest = list(words or [])
@@ -213,13 +216,14 @@ def ss(
         asked = read_options(ctx, rest)
         with (
             _recording(path, net) as found,
-            opened([found], timeout=timeout) as analysis,
+            guarded(),
+            telling(Sources(open_recordings(found))) as sources,
+            Rows(sources, timeout) as rows,
             destination(None) as out,
         ):
-            if analysis.engine.several:
+            if sources.several:
                 raise typer.BadParameter("name one recording", param_hint="RECORDING")
-            recorded = Recorded(analysis.engine, asked.zone)
-            Show(recorded, asked, out, _note, _width(out)).run()
+            Show(Recorded(rows, asked.zone), asked, out, note, _width(out)).run()
 
 
 def read_options(ctx: Any, words: Sequence[str]) -> Asked:
@@ -312,6 +316,8 @@ def _recording(path: Path | None, netns: str | None) -> Iterator[Path]:
     import subprocess
     import tempfile
 
+    from analyzer.guard import note
+
     with tempfile.TemporaryDirectory(prefix="sockrec-live-") as folder:
         made = Path(folder) / "recording"
         command = [sys.executable, "-m", "sockrec", "record", "-q", "-n", "1", "--no-closes"]
@@ -324,7 +330,7 @@ def _recording(path: Path | None, netns: str | None) -> Iterator[Path]:
         told = [line for line in done.stderr.splitlines() if line.strip()]
         if done.returncode:
             said = told[-1] if told else f"the recorder ended with {done.returncode}"
-            _note(re.sub(r"^sockrec: (--\w+: )?", "", said))
+            note(re.sub(r"^sockrec: (--\w+: )?", "", said))
             raise typer.Exit(done.returncode)
         for line in told:
             typer.echo(printable(line), err=True)
@@ -358,7 +364,3 @@ def _width(out: Any) -> int | None:
         return os.get_terminal_size(sys.stdout.fileno()).columns or None
     except OSError:
         return None
-
-
-def _note(text: str) -> None:
-    print(f"sockrec: {printable(text)}", file=sys.stderr)

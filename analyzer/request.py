@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import re
 import shlex
-import signal
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from analyzer.screen.cells import printable
+from analyzer.guard import guarded, note, tell_missing, telling, wants_told
 from analyzer.screen.names import Names
 from analyzer.screen.output import destination
 from analyzer.screen.progress import Bar
 from analyzer.screen.prose import width_of
 from analyzer.screen.render import Format, Look, write
 from analyzer.screen.zones import UTC_NAME
-from recorder.schema import SockrecError
 
 if TYPE_CHECKING:
     from analyzer import Analysis, Answer
@@ -30,16 +27,11 @@ if TYPE_CHECKING:
     from analyzer.sql.views import Scope
 
 
-_TOLD = 5
 _MARKS_TOLD = 10
 _OF_PROCESSES = (
     r"\b(pid|comm|start_us|owner_by|who|cmdline|exe|unit|slice|runtime|container|pod|user"
     r"|process)\b"
 )
-
-
-class WantError(SockrecError):
-    """What the process would need and may not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +74,8 @@ class Request:
         opened.engine.check(query)
         answer = Answer(opened.engine, query, self.scope(opened), {})
         if not self.show(opened, answer, Look(self.zone)) and sys.stdout.isatty():
-            _note("no rows")
-        tell_missing(opened)
+            note("no rows")
+        tell_missing(opened.engine.sources)
 
     def report(self, opened: Analysis, report: Query, given: Mapping[str, str]) -> None:
         """Print a report; if it has no rows, tell what of the recording it lacked."""
@@ -114,12 +106,12 @@ class Request:
         shown = self.show(opened, answer, look)
         why = "; ".join(lacking_each(opened.engine, scope, report))
         if not shown:
-            _note(f"no rows: {why}" if why else "no rows")
+            note(f"no rows: {why}" if why else "no rows")
         elif why:
-            _note(f"what rests on it is missing or too low: {why}")
+            note(f"what rests on it is missing or too low: {why}")
         self._note_unknown(opened)
         for line in self._told(marked):
-            _note(f"marked: {line}")
+            note(f"marked: {line}")
 
     def summary(
         self, opened: Analysis, given: Mapping[str, str], only: Collection[str] | None = None
@@ -169,7 +161,7 @@ class Request:
         """Print an answer and return how many rows it has."""
         written = 1  # where the reader of a pager has seen enough
         with (
-            _wants_told(),
+            wants_told(),
             Bar(opened.engine.progress, sys.stderr) as bar,
             destination(self.output, self._own(opened)) as out,
             answer.batches() as (schema, batches),
@@ -204,7 +196,7 @@ class Request:
         query = "SELECT count(*) AS n FROM closes WHERE connection AND pid IS NULL"
         count = opened.engine.table(query, scope)["n"][0].as_py()
         if count:
-            _note(
+            note(
                 f"of {count:,} closed connections no process is known: a condition on processes "
                 "leaves them out, one on addresses and ports does not"
             )
@@ -222,102 +214,14 @@ def opened(
     memory_limit: str | None = None,
     timeout: float | None = None,
 ) -> Iterator[Analysis]:
-    """Open a recording for a command, which ends with the block.
+    """Open a recording for a command, which ends with the block, as ``guarded`` has it."""
+    import analyzer.sql.engine  # libraries are no part of what is bounded
 
-    A query that Ctrl-C cannot stop ends with the process, when all else is cleared away. So
-    does a terminal that is closed, or a plain kill, clear away what is in temporary files. Within
-    the block the process has a bound of memory.
-    """
-    import pyarrow.parquet  # noqa: F401 - libraries are no part of what is bounded
-
-    import analyzer
-    from analyzer.sql.engine import leave
-    from analyzer.sql.memory import bounded, default_size, parse_size
-
-    size = default_size() if memory_limit is None else parse_size(memory_limit)
-    try:
-        with (
-            _signals_end(),
-            bounded(size, threads),
-            _wants_told(),
-            analyzer.open(
-                *recordings, threads=threads, memory_limit=memory_limit, timeout=timeout
-            ) as analysis,
-        ):
-            try:
-                yield analysis
-            finally:
-                tell_missing(analysis)
-                _tell_dropped(analysis)
-                _tell_filter(analysis)
-    except KeyboardInterrupt:
-        leave(130)
-        raise
-    except SystemExit as end:
-        leave(end.code if isinstance(end.code, int) else 1)
-        raise
-    leave(0)
-
-
-def tell_missing(opened: Analysis) -> None:
-    """Say once what no answer can rest on, each file in a line."""
-    found = opened.engine.news()
-    for missing in found[:_TOLD]:
-        _note(f"missing: {missing}")
-    if len(found) > _TOLD:
-        _note(f"missing: and {len(found) - _TOLD:,} more: 'sockrec info' names all")
-
-
-def _tell_dropped(opened: Analysis) -> None:
-    """Say of which recordings the recorder itself let go of the beginning."""
-    from analyzer.sql.info import dropped_words
-
-    for recording in opened.engine.recordings:
-        if recording.dropped is not None:
-            name = f"{recording.path}: " if opened.engine.several else ""
-            words = dropped_words(recording.dropped)
-            _note(f"{name}the recording begins later than its recorder did: {words}")
-
-
-def _tell_filter(opened: Analysis) -> None:
-    """Say which recordings have only what a filter let through."""
-    for recording in opened.engine.recordings:
-        if text := recording.facts.get("filter"):
-            name = f"{recording.path}: " if opened.engine.several else ""
-            _note(f"{name}only sockets that this filter lets through were recorded: {text}")
-
-
-@contextmanager
-def _wants_told() -> Iterator[None]:
-    """Make one line of what Python raises where there is no more memory, or no thread."""
-    try:
-        yield
-    except MemoryError as error:
-        raise WantError(
-            "out of memory: this needs more than --memory allows: narrow it by --from, --to or "
-            "--where, or raise --memory"
-        ) from error
-    except RuntimeError as error:
-        if "start new thread" not in str(error):
-            raise
-        raise WantError("no more threads can be started: give less as --threads") from error
-
-
-@contextmanager
-def _signals_end() -> Iterator[None]:
-    """Let a signal that would kill end the block as an exit does."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _note(text: str) -> None:
-    print(f"sockrec: {printable(text)}", file=sys.stderr)
+    with (
+        guarded(threads, memory_limit),
+        analyzer.open(
+            *recordings, threads=threads, memory_limit=memory_limit, timeout=timeout
+        ) as analysis,
+        telling(analysis.engine.sources),
+    ):
+        yield analysis

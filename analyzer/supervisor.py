@@ -10,6 +10,11 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+READING = frozenset(
+    "bundle compact cut diff export info merge report sql ss summary verify".split()
+)
+"""The commands that open a recording, which may be a stranger's."""
+
 _PR_SET_PDEATHSIG = 1
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _MAX_SAID = 1 << 16

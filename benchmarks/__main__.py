@@ -1,7 +1,6 @@
 """Measure what recorder and reports cost, against a bare receive loop, ss and a bare scan.
 
-    python -m benchmarks [--parts sockets families namespaces beneath closes reports ss memory
-                                  left_on]
+    python -m benchmarks [--parts sockets families filtered namespaces beneath closes ...]
                          [--sockets 20000 100000] [--layouts uniform mixed] [--rounds 7] [--live 60]
                          [--interval 1]
                          [--recording DIR] [--times 3] [--threads 2] [--findings] [--markdown]
@@ -23,6 +22,7 @@ from benchmarks.parts import (
     beneath,
     closes,
     families,
+    filtered,
     left_on,
     memory,
     namespaces,
@@ -41,6 +41,7 @@ def main() -> None:
             options.sockets, options.layouts, options.rounds, options.live, options.interval
         ),
         "families": families.run,
+        "filtered": filtered.run,
         "namespaces": namespaces.run,
         "beneath": beneath.run,
         "closes": closes.run,

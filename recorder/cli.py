@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(import_app, name="import", help="Make a recording of what others wrote down.")
 
-
-READING = frozenset({"recover", "save"})
-"""The commands that read what was recorded, and may meet a disk or a file that fails meanwhile."""
-
 BEHIND = "sockrec.behind"
 """In the context: how many words stand behind a --."""
 

@@ -25,6 +25,7 @@ from recorder.schema import (
     RECORDING_FILE,
     SAMPLES,
     SEGMENT_SUFFIX,
+    SOCKETS,
     TABLES,
     SockrecError,
 )
@@ -130,6 +131,19 @@ class Recording:
             if segment.samples is None or segment.samples[0] <= sample <= segment.samples[1]
         )
         return replace(self, segments=tuple(kept))
+
+    @property
+    def own(self) -> Recording:
+        """Return it without the context of a cut."""
+        context = self.cut.context
+        segments = tuple(
+            segment
+            for segment in self.segments
+            if segment.table != SOCKETS or segment.number not in context
+        )
+        if len(segments) == len(self.segments):
+            return self
+        return replace(self, segments=segments)
 
     @property
     def places(self) -> tuple[Path, ...]:

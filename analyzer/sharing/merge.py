@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from analyzer.reading.recording import Cut, Recording
+from analyzer.reading.rows import Part
 from analyzer.sharing.output import COUNTS
-from analyzer.sharing.rows import Part
 from analyzer.sharing.selection import Selection, check_whole, everything
 from analyzer.sql.engine import Engine
 from analyzer.sql.views import Scope

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analyzer.reading.memory import check_room_for_threads
-from analyzer.sharing.rows import Rewrite, TableRows
+from analyzer.reading.rows import Rewrite, TableRows
 from analyzer.sharing.selection import Selection
 from recorder.format.files import LIST_FILE, named, segment_name
 from recorder.format.segments import Sealed, SealedFile

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from analyzer.reading.rows import TEXT, Part, Rewrite, TableRows
 from analyzer.sharing import addresses
 from analyzer.sharing.known import is_known, is_protocol, scrub
 from analyzer.sharing.pseudonyms import Pseudonyms
-from analyzer.sharing.rows import TEXT, Part, Rewrite, TableRows
 from analyzer.sharing.selection import Selection
 from analyzer.sharing.words import Level
 from recorder.schema import TABLES, Column, SockrecError, Table

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analyzer.reading.recording import Recording
-from analyzer.sharing.rows import Part, TableRows
+from analyzer.reading.rows import Part, TableRows
 from analyzer.sql.engine import Engine
 from analyzer.sql.views import LASTING, Scope, time_column
 from recorder.format.writing import order_of

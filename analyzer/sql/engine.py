@@ -22,9 +22,9 @@ from types import TracebackType
 import duckdb
 import pyarrow as pa
 
-from analyzer.reading.integrity import Checker, span
 from analyzer.reading.recording import Recording
-from analyzer.reading.segment import TOGETHER, TOGETHER_WHY, Missing
+from analyzer.reading.segment import Missing
+from analyzer.reading.sources import Sources
 from analyzer.reading.spill import Folder
 from analyzer.sql import landlock
 from analyzer.sql.library import ctes_of, names_of, pieces
@@ -127,8 +127,8 @@ class Engine:
 
     A run is about one of several, or about all of them together, as its scope says.
     ``timeout`` is in seconds per query, ``memory_limit`` as DuckDB writes it, by default half the
-    memory of the machine, 8 GiB at most. DuckDB runs in threads that may open nothing but the
-    recording, where the kernel has Landlock.
+    memory of the machine, 8 GiB at most; ``sources`` are recordings that others read as well.
+    DuckDB runs in threads that may open nothing but the recording, where the kernel has Landlock.
     """
 
     def __init__(
@@ -137,23 +137,23 @@ class Engine:
         threads: int | None = None,
         memory_limit: str | None = None,
         timeout: float | None = None,
+        sources: Sources | None = None,
     ) -> None:
-        self.recordings = list(recordings)
+        self.sources = sources or Sources(recordings, threads)
+        self.recordings = self.sources.recordings
         self._timeout = timeout
         self._work: Work | None = None
         self._links: dict[Path, Path] = {}
-        self._checker = Checker(threads)
         self.closed = False
-        self._has_raw = False
+        self._laid: int | None = None
         self._functions: dict[str, set[str]] = {}  # what is there of queries/, by catalog
-        self._told = [0] * len(recordings)
         self.turn = (0, 1)
         """How many runs are done, of how many that are one to who waits."""
         self._folder = Folder()
         self._spill = self._folder.path
         _OPEN.add(self)
         try:
-            self._ruleset = landlock.Ruleset(_allowed(recordings, self._spill))
+            self._ruleset = landlock.Ruleset(_allowed(self.recordings, self._spill))
             self._refused = _refused_functions()
             # What DuckDB starts at once is bound by what this thread is.
             with ThreadPoolExecutor(1, initializer=self._ruleset.enter) as bound:
@@ -191,12 +191,12 @@ class Engine:
 
     @property
     def several(self) -> bool:
-        return len(self.recordings) > 1
+        return self.sources.several
 
     @property
     def paths(self) -> list[Path]:
         """Return the files that queries read by path."""
-        return [path for recording in self.recordings for path in recording.paths]
+        return self.sources.paths
 
     def _streams(self, parts: Iterable[int]) -> dict[str, Stream]:
         found: dict[str, Stream] = {}
@@ -221,7 +221,7 @@ class Engine:
 
     def _lay_raw(self) -> None:
         """Lay the raw relations, unless they are there: to bind all their columns takes time."""
-        if self._has_raw:
+        if self._laid == self.sources.changes:
             return
         journals = self._streams(range(len(self.recordings)))
         try:
@@ -231,7 +231,7 @@ class Engine:
         finally:
             for name in journals:
                 self._connection.unregister(name)
-        self._has_raw = True
+        self._laid = self.sources.changes
 
     def _make_links(self) -> None:
         """Make links in place of names that DuckDB takes for patterns."""
@@ -275,57 +275,20 @@ class Engine:
     @property
     def missing(self) -> tuple[Missing, ...]:
         """Return what is missing of all recordings, as far as that is known by now."""
-        return tuple(lost for part in range(len(self.recordings)) for lost in self._missing(part))
+        return self.sources.missing
 
     def news(self) -> tuple[Missing, ...]:
         """Return what is missing, as far as that was not returned before."""
-        found: list[Missing] = []
-        for part, told in enumerate(self._told):
-            found += self._missing(part)[told:]
-            self._told[part] = len(self.recordings[part].missing)
-        return tuple(found)
-
-    def _missing(self, part: int) -> list[Missing]:
-        """Return what is missing of one recording; of several, with its name."""
-        recording = self.recordings[part]
-        if not self.several or not recording.whole:
-            return list(recording.missing)
-        return [replace(lost, what=f"{recording.path}: {lost.what}") for lost in recording.missing]
+        return self.sources.news()
 
     def _leave_out_damaged(
         self, columns: Columns, parts: Iterable[int], sample: int | None = None
     ) -> None:
         """Check what a query is to read; what is damaged is missing from then on."""
-        for part in parts:
-            recording = self.recordings[part]
-            try:
-                segments = recording.of_sample(sample).segments
-                damaged = dict(self._checker.check(segments, columns))
-            except MemoryError as error:
-                raise query_error(error) from error
-            if not damaged:
-                continue
-            recording.check_kept()
-            self._has_raw = False
-            halves = {segment.number for segment in damaged if segment.table.name in TOGETHER}
-            for segment in recording.segments if recording.whole else ():
-                if segment.table.name in TOGETHER and segment.number in halves:
-                    damaged.setdefault(segment, TOGETHER_WHY)
-            missing = tuple(
-                Missing(
-                    recording.name(segment.path),
-                    why,
-                    segment.rows,
-                    *span(segment),
-                    segment.table.name,
-                )
-                for segment, why in damaged.items()
-            )
-            self.recordings[part] = replace(
-                recording,
-                segments=tuple(s for s in recording.segments if s not in damaged),
-                missing=recording.missing + missing,
-            )
+        try:
+            self.sources.leave_out_damaged(columns, parts, sample)
+        except MemoryError as error:
+            raise query_error(error) from error
 
     @property
     def sandbox(self) -> str:
@@ -572,8 +535,7 @@ class Engine:
     def remove_files(self) -> None:
         """Remove what the engine and its recordings keep on disk, come what may."""
         self._folder.remove()
-        for recording in self.recordings:
-            recording.close()
+        self.sources.close()
 
     def __enter__(self) -> Engine:
         return self

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
-from analyzer.sql.engine import Engine
 from analyzer.sql.views import Filtered
 from recorder.schema import CLOSES, SOCKETS, Table
 from recorder.ssfilter import (
@@ -35,6 +35,9 @@ from recorder.ssfilter import (
     parse,
     protocol_of,
 )
+
+if TYPE_CHECKING:
+    from analyzer.sql.engine import Engine
 
 Ranges = Mapping[int, tuple[int, int]]
 """By namespace (``ns``), the ports that the kernel takes where none is asked for."""

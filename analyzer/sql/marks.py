@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, tzinfo
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from analyzer.screen.cells import printable
-from analyzer.sql.engine import Engine
 from analyzer.sql.views import WHOLE, Scope
 from recorder.schema import MARKS
+
+if TYPE_CHECKING:
+    from analyzer.sql.engine import Engine
 
 
 class Mark(NamedTuple):

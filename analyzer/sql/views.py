@@ -237,23 +237,10 @@ def _lay_raw(
     for table in TABLES.values():
         select = _recorded(table, recording, part, table.names)
         connection.execute(f"CREATE OR REPLACE VIEW {raw}.{table.name} AS {select}")
-    own, select = _own(recording), f"SELECT * FROM {raw}.{SOCKETS.name}"
+    own, select = recording.own, f"SELECT * FROM {raw}.{SOCKETS.name}"
     if own is not recording:
         select = _recorded(SOCKETS, own, part, SOCKETS.names)
     connection.execute(f"CREATE OR REPLACE VIEW {raw}.{OWN} AS {select}")
-
-
-def _own(recording: Recording) -> Recording:
-    """Return a recording without the context of a cut."""
-    context = recording.cut.context
-    segments = tuple(
-        segment
-        for segment in recording.segments
-        if segment.table != SOCKETS or segment.number not in context
-    )
-    if len(segments) == len(recording.segments):
-        return recording
-    return replace(recording, segments=segments)
 
 
 def _recorded(
@@ -289,7 +276,7 @@ def narrowed(recording: Recording, columns: Columns, part: int | None = None) ->
         return f"SELECT *, {_made(table, names)} FROM ({_recorded(table, of, part, names)})"
 
     found = {name: select(TABLES[name], recording) for name in columns}
-    own = _own(recording)
+    own = recording.own
     if own is not recording and SOCKETS.name in columns:
         found[OWN] = select(SOCKETS, own)
     return found

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache, partial
 from typing import Any
 
 from analyzer.ss.tcp import internals
 from analyzer.ss.words import (
+    MEMORY,
+    OWNER,
     Options,
     Row,
+    Word,
     arrows,
     cgroup,
-    identity,
+    inode,
+    mark,
+    member,
     memory,
     signed,
     timer,
+    user,
     users,
     whole,
 )
@@ -69,50 +76,97 @@ def netid(row: Row) -> str:
 
 def words(row: Row, options: Options) -> str:
     """Return what stands behind the addresses."""
-    told = users(row) if options.processes else ""
     if from_proc(row):
-        return told
-    more = details(row) if row["netid"] in ("mptcp", "sctp") else {}
-    if options.options and row.get("timer") is not None:
-        name = row["timer"] if row["timer"] in _TIMERS or row["netid"] == "sctp" else "unknown"
-        left = timer(whole(row, "expires_ms"))
-        told += f" timer:({name},{left},{whole(row, 'retrans')})"
+        return users(row) if options.processes else ""
+    kind = "udp" if row["netid"] == "raw" and row.get("protocol") == 17 else str(row["netid"])
+    return "".join(told(row) for told, _ in words_of(options, kind))
+
+
+@lru_cache(256)
+def words_of(options: Options, kind: str) -> tuple[Word, ...]:
+    """Return the words behind the addresses of sockets of a kind, in their order."""
+    told: list[Word] = []
+    if options.processes:
+        told.append((users, OWNER))
+    if options.options:
+        told.append((_timer, ("timer", "expires_ms", "retrans", "netid")))
     if options.extended:
-        cookie = more.get("cookie", row["cookie"])
-        told += identity(row, cookie if isinstance(cookie, int) else whole(row, "cookie"))
-        if row["family"] == "inet6" and row.get("v6only") is not None:
-            told += f" v6only:{whole(row, 'v6only')}"
-        told += arrows(row)
+        cookie = ("cookie", "details") if kind in ("mptcp", "sctp") else ("cookie",)
+        told += [
+            (user, ("uid",)),
+            (inode, ("inode",)),
+            (_multipath_cookie if kind in ("mptcp", "sctp") else _cookie, cookie),
+            (mark, ("mark",)),
+            (member, ("cgroup_id", "cgroup")),
+            (_v6only, ("family", "v6only")),
+            (arrows, ("shutdown",)),
+        ]
     if options.tos:
-        for column in ("tos", "tclass", "class_id"):
-            if row.get(column) is not None:
-                value = whole(row, column)
-                told += f" {column}:{value:#x}" if value else f" {column}:0"
-    if options.cgroup and row.get("cgroup_id") is not None:
-        told += cgroup(row)
-    if options.sockopt and row.get("sockopt") is not None:
-        bits = whole(row, "sockopt")
-        names = (name for bit, name in enumerate(_SOCKOPT) if bits >> bit & 1)
-        told += " " if options.oneline else "\n\t"
-        told += f"inet-sockopt: ({''.join(f' {name}' for name in names)})"
-    udp = row["netid"] == "udp" or (row["netid"] == "raw" and row.get("protocol") == 17)
-    if options.memory or (options.info and not udp):
-        told += "" if options.oneline else "\n\t"
-        told += memory(row) if options.memory else ""
+        told += [(partial(_tos, column), (column,)) for column in ("tos", "tclass", "class_id")]
+    if options.cgroup:
+        told.append((_cgroup, ("cgroup_id", "cgroup")))
+    if options.sockopt:
+        told.append((partial(_sockopt, " " if options.oneline else "\n\t"), ("sockopt",)))
+    if options.memory or (options.info and kind != "udp"):
+        if not options.oneline:
+            told.append((lambda row: "\n\t", ("netid",)))
+        if options.memory:
+            told.append((memory, MEMORY))
         if options.info:
-            told += _info(row, more, options)
-    return told
+            told += _info(options, kind)
+    return tuple(told)
 
 
-def _info(row: Row, more: dict[str, Any], options: Options) -> str:
-    if row["netid"] == "mptcp":
-        return _multipath(more)
-    if row["netid"] == "sctp":
-        return _sctp(row, more)
-    return internals(row, options=options.options, numeric=options.numeric)
+def _timer(row: Row) -> str:
+    if row.get("timer") is None:
+        return ""
+    name = row["timer"] if row["timer"] in _TIMERS or row["netid"] == "sctp" else "unknown"
+    return f" timer:({name},{timer(whole(row, 'expires_ms'))},{whole(row, 'retrans')})"
 
 
-def _multipath(more: dict[str, Any]) -> str:
+def _cookie(row: Row) -> str:
+    return f" sk:{whole(row, 'cookie') % 2**64:x}"
+
+
+def _multipath_cookie(row: Row) -> str:
+    cookie = details(row).get("cookie")
+    return f" sk:{cookie % 2**64:x}" if isinstance(cookie, int) else _cookie(row)
+
+
+def _v6only(row: Row) -> str:
+    known = row["family"] == "inet6" and row.get("v6only") is not None
+    return f" v6only:{whole(row, 'v6only')}" if known else ""
+
+
+def _tos(column: str, row: Row) -> str:
+    if row.get(column) is None:
+        return ""
+    value = whole(row, column)
+    return f" {column}:{value:#x}" if value else f" {column}:0"
+
+
+def _cgroup(row: Row) -> str:
+    return "" if row.get("cgroup_id") is None else cgroup(row)
+
+
+def _sockopt(before: str, row: Row) -> str:
+    if row.get("sockopt") is None:
+        return ""
+    bits = whole(row, "sockopt")
+    names = (f" {name}" for bit, name in enumerate(_SOCKOPT) if bits >> bit & 1)
+    return f"{before}inet-sockopt: ({''.join(names)})"
+
+
+def _info(options: Options, kind: str) -> list[Word]:
+    if kind == "mptcp":
+        return [(_multipath, ("details",))]
+    if kind == "sctp":
+        return [(_sctp, ("details", "state"))]
+    return internals(options=options.options, numeric=options.numeric)
+
+
+def _multipath(row: Row) -> str:
+    more = details(row)
     told = [f"{name}:{_number(more, name)}" for name in _MULTIPATH if _number(more, name)]
     flags = _number(more, "flags")
     told += [word for bit, word in ((1, "fallback"), (2, "remote_key")) if flags & bit]
@@ -120,7 +174,8 @@ def _multipath(more: dict[str, Any]) -> str:
     return "".join(f" {word}" for word in told)
 
 
-def _sctp(row: Row, more: dict[str, Any]) -> str:
+def _sctp(row: Row) -> str:
+    more = details(row)
     told = [
         f"{name}:{','.join(str(address) for address in more[name])}"
         for name in ("locals", "peers")

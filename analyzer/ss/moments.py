@@ -7,11 +7,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from functools import partial
 
-from analyzer.sql.engine import Engine
-from analyzer.sql.marks import named
+import pyarrow as pa
+
+from analyzer.ss.layout import together
+from analyzer.ss.rows import Rows
 from recorder.format.times import TimeError, Times
+from recorder.schema import SAMPLES, SOCKETS
 
 _SAMPLE = re.compile(r"sample:(\d{1,18})", re.ASCII)
 MOST = 100_000
@@ -30,17 +32,24 @@ class Moment:
 class Moments:
     """All samples of a recording."""
 
-    def __init__(self, engine: Engine, zone: tzinfo) -> None:
+    def __init__(self, rows: Rows, zone: tzinfo) -> None:
         self._zone = zone
-        self._marks = partial(named, engine)
+        self._rows = rows
         self._all: list[tuple[int, int]] = []
-        for name in ("samples", "sockets"):  # a file of sockets alone has no samples
-            found = engine.table(f"SELECT DISTINCT t_us, sample FROM {name} ORDER BY ALL")
-            self._all = list(zip(*(column.to_pylist() for column in found.columns), strict=True))
+        for table in (SAMPLES, SOCKETS):  # a file of sockets alone has no samples
+            found = rows.read(table, ["sample_time", "sample"])
+            found = found.set_column(0, "us", found["sample_time"].cast(pa.int64())).drop_null()
+            known, _ = together(*found.columns)
+            self._all = sorted(known)
             if self._all:
                 break
         if not self._all:
             raise TimeError("the recording has no sample", "--at")
+
+    def _marks(self) -> list[tuple[str, int]]:
+        from analyzer.sql.marks import named
+
+        return named(self._rows.engine)
 
     @property
     def span(self) -> tuple[int, int]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from analyzer.sql.filters import Ranges, tree_condition
 from recorder.schema import SockrecError
 from recorder.ssfilter import STATES, Filter, parse
 
@@ -73,6 +72,9 @@ FAMILY_NAMES: Mapping[str, str] = {
 
 NETIDS = (*(netid for netids, _, _ in _TABLES.values() for netid in netids), "v_seq")
 """Kinds of sockets that ss shows."""
+
+INET = frozenset(_INTERNET)
+"""The tables that have ports."""
 
 _FILTER_NAMES = {"packet": "link"}
 
@@ -170,59 +172,40 @@ class Selection:
             if not tables & self.tables:
                 self.tables |= tables
 
-    def condition(self, found: Filter, ranges: Ranges | None = None) -> str:
-        """Return what is chosen as a condition of SQL on rows of sockets."""
-        kinds = [self._kind(name) for name in _TABLES if name in self.tables]
-        chosen = " OR ".join(kind for kind in kinds if kind) or "false"
-        if found.tree is None:
-            return f"({chosen})"
-        return f"({chosen}) AND {tree_condition(found.tree, ranges=ranges)}"
+    def shows(
+        self, netid: str | None, family: str | None, state: str | None, told: bool, hangs: bool
+    ) -> bool:
+        """Tell whether a socket is chosen, but for the filter's conditions.
 
-    def _kind(self, name: str) -> str:
+        ``told`` is one that /proc told of, ``hangs`` an association of SCTP.
+        """
+        return any(
+            self._shows(name, str(netid), str(family), str(state), told, hangs)
+            for name in self.tables
+        )
+
+    def _shows(
+        self, name: str, netid: str, family: str, state: str, told: bool, hangs: bool
+    ) -> bool:
         netids, families, _ = _TABLES[name]
         shown = {family for family in families if family in self.families}
-        if not shown:
-            return ""
         # Of IPv4 and IPv6 ss asks for the one that was named last, if one was.
         asked = shown & {self.preferred} if self.preferred in _INET and families == _INET else shown
-        parts = [f"netid IN ({_list(netids)})", f"family IN ({_list(asked)})"]
         states = set(self.states)
         if self.bound_only:
-            return " AND ".join([*parts, "state = 'UNCONN'"]) if name == "tcp" else ""
+            return name == "tcp" and netid in netids and family in asked and state == "UNCONN"
         match name.partition("_")[0]:
             case "tcp":  # ss 6.1 does not ask for what is bound and nothing more
                 states -= {"UNCONN"}
-            case "netlink" | "xdp" | "packet":  # these have no states
-                if "UNCONN" not in states:
-                    return ""
-                if name.startswith("packet"):  # and ss tells raw from others only in /proc
-                    parts[0] = "true"
-                return f"({' AND '.join(parts)})"
+            case "netlink" | "xdp":  # these have no states
+                return netid in netids and family in asked and "UNCONN" in states
+            case "packet":  # nor these, and ss tells raw from others only in /proc
+                return family in asked and "UNCONN" in states
             case "vsock":
-                parts[0] = f"netid IN ({_list((*netids, 'v_seq'))})"
-            case "raw":  # the kernel takes no heed of them
-                in_proc = (
-                    f"cookie < 0 AND family IN ({_list(shown)}) AND state IN ({_list(states)})"
-                )
-                return f"({parts[0]} AND (({in_proc}) OR (cookie >= 0 AND {parts[1]})))"
-            case "sctp":
-                return _sctp(parts, states)
-        if not states:
-            return ""
-        return f"({' AND '.join([*parts, f'state IN ({_list(states)})'])})"
-
-
-def _sctp(parts: list[str], states: set[str]) -> str:
-    """Return which endpoints and associations: the kernel tells them apart by the states asked."""
-    association = "details ->> '$.peers' IS NOT NULL"
-    kinds = []
-    if states & LISTENING:
-        kinds.append(f"(NOT ({association}) AND state IN ({_list(states & LISTENING)}))")
-    if states - LISTENING:
-        kinds.append(association)
-    return f"({' AND '.join(parts)} AND ({' OR '.join(kinds)}))" if kinds else ""
-
-
-def _list(words: Iterable[str]) -> str:
-    """Return words as a list of SQL, which may not be empty."""
-    return ", ".join(f"'{word}'" for word in sorted(set(words) or {""}))
+                netids = (*netids, "v_seq")
+            case "raw" if netid in netids:  # the kernel takes no heed of states
+                return family in shown and state in states if told else family in asked
+            case "sctp":  # the kernel tells them apart by the states asked
+                wanted = states - LISTENING if hangs else state in states & LISTENING
+                return netid in netids and family in asked and bool(wanted)
+        return netid in netids and family in asked and state in states

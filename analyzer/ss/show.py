@@ -7,37 +7,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, tzinfo
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from analyzer.screen.cells import printable
-from analyzer.sql.engine import Engine
-from analyzer.sql.filters import is_described, tree_condition
-from analyzer.sql.views import WHOLE, Filtered, Scope
-from analyzer.ss.layout import NETID_FIELD, STATE_FIELD, Field, Layout
+from analyzer.ss.layout import NETID_FIELD, STATE_FIELD, Field, Layout, together
 from analyzer.ss.moments import Moment, Moments, clock, told
-from analyzer.ss.selection import NETIDS, Selection, SelectionError
+from analyzer.ss.rows import Mask, Rows, associations, in_order
+from analyzer.ss.selection import INET, Selection, SelectionError
 from analyzer.ss.summary import Counts
-from analyzer.ss.view import GROUPS, columns, fields, group_of
+from analyzer.ss.view import columns, fields, group_of
 from analyzer.ss.words import Names, Options
-from recorder.schema import CLOSES, SOCKETS
-from recorder.ssfilter import Autobound, leaves
+from recorder.schema import CLOSES, NAMESPACES, OWNERS, SAMPLES, SOCKETS, public_schema
+from recorder.ssfilter import Autobound, Filter, Owner, leaves
+from recorder.ssfilter.rows import LOOKED_AT, Known, matching
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from analyzer.sql.views import Filtered, Scope
 
 _QUEUES = (2, 3)
-_RANK = " ".join(
-    f"WHEN netid IN ({', '.join(repr(netid) for netid in netids)}) THEN {rank}"
-    for rank, netids in enumerate(
-        [netid for netid in NETIDS if group_of(netid) == group] for group in GROUPS
-    )
-)
-_ORDER = (
-    f"ns, CASE {_RANK} END, family, CASE WHEN netid = 'sctp' THEN inode END, "
-    "CASE WHEN netid = 'sctp' THEN details ->> '$.peers' IS NOT NULL END, "
-    "local_port, local_addr, peer_addr, peer_port, inode, cookie"
-)
-"""Ours is stable: by table and family as ss has them, then by port and address."""
+_KEY = ("netns", "cookie")
 
 
 @dataclass
@@ -64,39 +57,46 @@ class Asked:
 class Recorded:
     """What of a recording no option changes: its moments, namespaces and ranges of ports."""
 
-    def __init__(self, engine: Engine, zone: tzinfo, scope: Scope = WHOLE) -> None:
-        self.engine = engine
+    def __init__(self, rows: Rows, zone: tzinfo, scope: Scope | None = None) -> None:
+        self.rows = rows
         self.scope = scope
-        self.moments = Moments(engine, zone)
+        self.moments = Moments(rows, zone)
         self._steps: dict[int, list[dict[str, Any]]] = {}
 
     @cached_property
     def spaces(self) -> dict[int, tuple[str, bool]]:
         """The names of the namespaces, and which one the recorder was started in."""
-        found = self.engine.table(
-            "SELECT netns, any_value(name) AS name, bool_or(home) AS home FROM namespaces "
-            "WHERE entered GROUP BY netns"
-        ).to_pylist()
-        known = {row["netns"]: (str(row["name"] or ""), bool(row["home"])) for row in found}
+        known: dict[int, tuple[str, bool]] = {}
+        for row in self.rows.read(NAMESPACES, ["netns", "name", "home", "entered"]).to_pylist():
+            if row["entered"]:
+                name, home = known.get(row["netns"], ("", False))
+                known[row["netns"]] = (name or str(row["name"] or ""), home or bool(row["home"]))
         if known:
             return known
-        found = self.engine.table("SELECT DISTINCT netns FROM sockets").to_pylist()
-        return {row["netns"]: ("", len(found) == 1) for row in found}
+        found, _ = together(self.rows.read(SOCKETS, ["netns"])["netns"])
+        return {netns: ("", len(found) == 1) for (netns,) in found}
 
     @cached_property
     def ranges(self) -> dict[int, tuple[int, int]]:
         """Of each namespace, the ports that connections take where none is asked for."""
-        found = self.engine.table("SELECT netns, low, high FROM port_ranges").to_pylist()
+        query = "SELECT netns, low, high FROM port_ranges"
+        found = self.rows.engine.table(query, few=True).to_pylist()
         return {row["netns"]: (row["low"], row["high"]) for row in found}
 
     def steps(self, sample: int) -> list[dict[str, Any]]:
         """Return the tables that may lack rows at a sample."""
         if sample not in self._steps:
-            self._steps[sample] = self.engine.table(
-                "SELECT step, netns, outcome, any_value(detail) AS detail FROM samples "
-                f"WHERE sample = {sample} AND outcome NOT IN ('ok', 'skipped_empty') "
-                "GROUP BY ALL ORDER BY ALL"
-            ).to_pylist()
+            names = ["step", "netns", "outcome", "detail"]
+            known: dict[tuple[Any, ...], Any] = {}
+            for row in self.rows.read(SAMPLES, names, sample).to_pylist():
+                *step, detail = row.values()
+                if row["outcome"] not in ("ok", "skipped_empty") and None not in step:
+                    known[tuple(step)] = known.get(tuple(step)) or detail
+            found = [dict(zip(names, (*step, why), strict=True)) for step, why in known.items()]
+            order = itemgetter("step", "netns", "outcome")
+            self._steps[sample] = sorted(
+                (row for row in found if None not in order(row)), key=order
+            )
         return self._steps[sample]
 
     def space(self, netns: int) -> str:
@@ -117,7 +117,7 @@ class Show:
         width: int | None = None,
     ) -> None:
         self._recorded = recorded
-        self._engine = recorded.engine
+        self._source = recorded.rows
         self._moments = recorded.moments
         self._asked = asked
         self._out = out
@@ -129,7 +129,8 @@ class Show:
             note(warning)
         self._chosen = self._choose(asked.netns)
         auto = any(isinstance(leaf, Autobound) for leaf in leaves(self._filter.tree))
-        self._ranges = recorded.ranges if auto or not asked.options.numeric else {}
+        named = not (asked.options.numeric or self._only_summary) and INET & asked.selection.tables
+        self._ranges = recorded.ranges if auto or named else {}
         if asked.threads:
             note("threads are not recorded: -T shows processes")
 
@@ -170,11 +171,12 @@ class Show:
         table = self._rows(moment)
         names = Names(self._asked.options, self._ranges, self._processes(moment))
         shown = fields(table, self._asked.options, names)
-        self._out.write(self._layout().text(shown, self._space_of(table)))
+        for lines in self._layout().text(shown, self._space_of(table)):
+            self._out.write(lines)
         self._tell_shared(table)
 
     def _space_of(self, table: pa.Table) -> Field | None:
-        return Field.of_column(table["netns"], self._recorded.space) if self._every_space else None
+        return Field.of(self._recorded.space, table["netns"]) if self._every_space else None
 
     def _layout(self) -> Layout:
         selection = self._asked.selection
@@ -191,34 +193,68 @@ class Show:
     def _rows(self, moment: Moment, names: Sequence[str] | None = None) -> pa.Table:
         groups = {group_of(netid) for netid in self._asked.selection.netids()}
         wanted = names or columns(self._asked.options, sorted(groups), SOCKETS.names)
-        return self._engine.table(
-            f"SELECT {', '.join(wanted)} FROM sockets WHERE {self._where(moment)} "
-            f"ORDER BY {_ORDER}",
-            self._scope(moment),
-        )
+        also = LOOKED_AT if self._filter.tree else ()
+        read = list(dict.fromkeys([*wanted, *also]))
+        described = self._described(moment)
 
-    def _where(self, moment: Moment) -> str:
-        found = replace(self._filter, tree=None) if self._by_scope else self._filter
-        condition = self._asked.selection.condition(found, self._ranges)
-        return f"sample = {moment.sample} AND {self._of_chosen()} AND {condition}"
+        def chosen(batch: pa.RecordBatch) -> Mask:
+            mask = self._shown(batch) & matching(self._plain, batch, Known(self._ranges))
+            if described is not None:
+                keys = zip(*(batch[name].to_pylist() for name in _KEY), strict=True)
+                mask &= np.fromiter((key in described for key in keys), np.bool_, len(mask))
+            return mask
+
+        found = self._source.read(SOCKETS, read, moment.sample, chosen)
+        return in_order(found).select(wanted)
+
+    @cached_property
+    def _plain(self) -> Filter:
+        """The conditions of the filter alone: its states and family are part of the selection."""
+        tree = None if self._by_scope else self._filter.tree
+        return replace(self._filter, tree=tree, states=None, family=None)
+
+    def _shown(self, batch: pa.RecordBatch) -> Mask:
+        """Return which rows are of the namespace, tables, families and states that are chosen."""
+        tables = self._asked.selection.tables
+        hangs = associations(batch) if "sctp" in tables else np.zeros(len(batch), np.bool_)
+        of_proc = np.asarray(pc.less(batch["cookie"], 0).fill_null(False))
+        kinds = [batch[name] for name in ("netns", "netid", "family", "state")]
+        values, of = together(*kinds, pa.array(of_proc), pa.array(hangs))
+        shows = [
+            self._chosen in (None, netns) and self._asked.selection.shows(*kind)
+            for netns, *kind in values
+        ]
+        return np.array(shows, np.bool_)[of]
+
+    def _described(self, moment: Moment) -> set[tuple[int, int]] | None:
+        """Return the sockets of a scope, where rows alone do not tell which they are."""
+        if self._by_scope is None and self._recorded.scope is None:
+            return None
+        scope = replace(self._scope, start=moment.us, end=moment.us + 1)
+        query = f"SELECT {', '.join(_KEY)} FROM sockets WHERE sample = {moment.sample}"
+        found = self._source.engine.table(query, scope)
+        return set(zip(*(column.to_pylist() for column in found.columns), strict=True))
+
+    @property
+    def _scope(self) -> Scope:
+        from analyzer.sql.views import WHOLE
+
+        return replace(self._recorded.scope or WHOLE, filter=self._by_scope)
 
     @cached_property
     def _by_scope(self) -> Filtered | None:
         """The filter as what a scope is narrowed by, if rows alone do not tell what it asks for."""
         found = self._filter
+        if not any(isinstance(leaf, Owner) for leaf in leaves(found.tree)):
+            return None
+        from analyzer.sql.filters import is_described, tree_condition
+        from analyzer.sql.views import Filtered
+
         if found.tree is None or not is_described(found):
             return None
         tree, ranges = found.tree, self._ranges
         conditions = (tree_condition(tree, table, ranges) for table in (SOCKETS, CLOSES))
         return Filtered(found.text, *conditions)
-
-    def _scope(self, moment: Moment) -> Scope:
-        """Return the scope of a question about one moment."""
-        if self._by_scope is None:
-            return replace(self._recorded.scope, sample=moment.sample)
-        return replace(
-            self._recorded.scope, start=moment.us, end=moment.us + 1, filter=self._by_scope
-        )
 
     def _of_chosen(self) -> str:
         return "true" if self._chosen is None else f"netns = {self._chosen}"
@@ -253,15 +289,20 @@ class Show:
         )
         condition = f"({kinds})"
         if self._filter.tree is not None and self._by_scope is None:
+            from analyzer.sql.filters import tree_condition
+
             condition += f" AND {tree_condition(self._filter.tree, CLOSES, self._ranges)}"
         known = [name for name in SOCKETS.names if name in CLOSES.names]
-        table = self._engine.table(
+        table = self._source.engine.table(
             f"SELECT {', '.join(known)}, 'UNCONN' AS state, CAST(NULL AS BOOLEAN) AS v6only, "
             "CAST(0 AS BIGINT) AS inode, CAST(NULL AS SMALLINT) AS protocol "
             f"FROM closes AS sockets WHERE {' AND '.join(bounds)} AND {self._of_chosen()} "
             f"AND {condition} ORDER BY time, cookie",
-            replace(self._recorded.scope, filter=self._by_scope),
+            self._scope,
         )
+        for column in public_schema(SOCKETS):  # of what is closed less is known
+            if column.name not in table.column_names:
+                table = table.append_column(column, pa.nulls(table.num_rows, column.type))
         names = Names(asked.options, self._ranges)
         shown = fields(table, asked.options, names)
         self._out.writelines(self._layout().growing(shown, self._space_of(table)))
@@ -272,7 +313,7 @@ class Show:
             if self._every_space:
                 self._out.write(f"Netns: {self._recorded.space(netns)}\n")
             counts = Counts.read(
-                self._engine, moment.sample, netns, alone=len(self._recorded.spaces) == 1
+                self._source, moment.sample, netns, alone=len(self._recorded.spaces) == 1
             )
             if counts is None:
                 self._note(f"of {self._recorded.space(netns)} no counters were recorded by then")
@@ -297,7 +338,7 @@ class Show:
             raise SelectionError(f"{wanted!r} was not recorded; there are {known}", "--net")
         home = [netns for netns, (_, is_home) in self._recorded.spaces.items() if is_home]
         if not home:
-            facts = self._engine.recordings[0].facts.get("netns")
+            facts = self._source.sources.recordings[0].facts.get("netns")
             home = [netns for netns in self._recorded.spaces if netns == facts] or sorted(
                 self._recorded.spaces
             )
@@ -313,12 +354,12 @@ class Show:
         """Return the names of the processes that hold sockets, for the ports of netlink."""
         if self._asked.options.numeric or "netlink" not in self._asked.selection.tables:
             return {}
-        found = self._engine.table(
-            f"SELECT DISTINCT pid, comm FROM owners "
-            f"WHERE valid_from <= make_timestamp({moment.us}) "
-            f"AND (valid_to IS NULL OR valid_to > make_timestamp({moment.us}))"
-        ).to_pylist()
-        return {row["pid"]: printable(str(row["comm"] or "")) for row in found if row["pid"]}
+        us = moment.us
+        found = self._source.read(OWNERS, ["pid", "comm", "valid_from", "valid_to"])
+        since, until = (found[name].cast(pa.int64()) for name in ("valid_from", "valid_to"))
+        lasts = pc.and_(pc.less_equal(since, us), pc.greater(until.fill_null(us + 1), us))
+        held = found.filter(lasts).to_pylist()
+        return {row["pid"]: printable(str(row["comm"] or "")) for row in held if row["pid"]}
 
     def _tell_unread(self, moment: Moment) -> None:
         """Tell which tables could not be read at that moment."""

@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from analyzer.sql.engine import Engine
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from analyzer.ss.layout import together
+from analyzer.ss.rows import Mask, Rows
+from recorder.schema import COUNTERS, SOCKETS
 
 _COUNTED = (
     *("sockets.used", "TCP.inuse", "TCP.orphan", "TCP.tw", "TCP.alloc", "UDP.inuse", "RAW.inuse"),
     *("FRAG.inuse", "TCP6.inuse", "UDP6.inuse", "RAW6.inuse", "FRAG6.inuse", "Tcp.CurrEstab"),
 )
-_ORPHANED = "('FIN-WAIT-1', 'FIN-WAIT-2', 'LAST-ACK', 'CLOSING')"
+_ORPHANED = ("FIN-WAIT-1", "FIN-WAIT-2", "LAST-ACK", "CLOSING")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,26 +33,31 @@ class Counts:
     orphaned: int | None = None
 
     @classmethod
-    def read(cls, engine: Engine, sample: int, netns: int, *, alone: bool) -> Counts | None:
+    def read(cls, rows: Rows, sample: int, netns: int, *, alone: bool) -> Counts | None:
         """Return the counts at a sample, None if there are none."""
-        names = ", ".join(f"'{name}'" for name in _COUNTED)
-        found = engine.table(
-            "SELECT name, arg_max(value, 2 * sample + CAST(phase = 'after' AS INTEGER)) AS value "
-            f"FROM counters WHERE name IN ({names}) AND netns = {netns} "
-            f"AND (sample < {sample} OR (sample = {sample} AND phase = 'before')) GROUP BY name"
-        ).to_pylist()
-        values = {row["name"]: row["value"] or 0 for row in found}
-        if not values:
-            return None
-        if alone:
-            return cls(values)
-        (rows,) = engine.table(
-            "SELECT count(*) FILTER (WHERE state = 'UNCONN') AS closed, "
-            f"count(*) FILTER (WHERE inode = 0 AND timer IS DISTINCT FROM 'timewait' "
-            f"AND state IN {_ORPHANED}) AS orphaned "
-            f"FROM sockets WHERE sample = {sample} AND netns = {netns} AND netid = 'tcp'"
-        ).to_pylist()
-        return cls(values, rows["closed"], rows["orphaned"])
+
+        def chosen(batch: pa.RecordBatch) -> Mask:
+            kinds, of = together(batch["name"], batch["netns"])
+            return np.array([n in _COUNTED and of_ == netns for n, of_ in kinds], np.bool_)[of]
+
+        found = rows.read(COUNTERS, ["sample", "phase", "name", "netns", "value"], chosen=chosen)
+        found = found.filter(found["value"].is_valid())
+        after = pc.equal(found["phase"], "after").fill_null(False).cast(pa.int64())
+        when = np.asarray(pc.add(pc.multiply(found["sample"], 2), after))
+        known = np.argsort(when, kind="stable")[: np.count_nonzero(when <= 2 * sample)]
+        latest = found.select(["name", "value"]).take(pa.array(known))
+        values = dict(zip(*(column.to_pylist() for column in latest.columns), strict=True))
+        if not values or alone:
+            return cls(values) if values else None
+        sockets = rows.read(SOCKETS, ["netns", "netid", "state", "timer", "inode"], sample)
+        kinds, of = together(*sockets.columns[:4], pc.equal(sockets["inode"], 0))
+        closed = orphaned = 0
+        for kind, count in zip(kinds, np.bincount(of).tolist(), strict=True):
+            space, netid, state, timer, free = kind
+            if (space, netid) == (netns, "tcp"):
+                closed += count * (state == "UNCONN")
+                orphaned += count * bool(free and timer != "timewait" and state in _ORPHANED)
+        return cls(values, closed, orphaned)
 
     def lines(self) -> Iterator[str]:
         """Yield what ss -s prints."""

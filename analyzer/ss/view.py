@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analyzer.ss import families, inet
-from analyzer.ss.layout import HEADER, Field, distinct
-from analyzer.ss.words import Names, Options, Row, interface, signed, whole
+from analyzer.ss.layout import HEADER, Field, together
+from analyzer.ss.words import (
+    MEMORY,
+    OWNER,
+    Declared,
+    Names,
+    Options,
+    Row,
+    interface,
+    signed,
+    whole,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,6 +30,9 @@ GROUPS = (
     "mptcp",
 )
 """What ss shows, one after the other."""
+
+_SEVERAL_KINDS = ("raw", "sctp", "mptcp")
+"""Groups of which a word depends on what else a row is: few sockets, looked at one by one."""
 
 _NAMED = ("raw", "udp", "tcp")
 """Tables whose services are named from then on: those of others ss takes for these."""
@@ -41,17 +54,10 @@ _HEAD = (
 )
 _UNIX = ("inode", "peer_inode")
 _NUMBERS = ("local_id", "peer_id", "details")
-_OWNER = ("pid", "comm", "fd", "holders", "owner_by", "inode")
-_TIMER = ("timer", "expires_ms", "retrans")
 _EXTENDED = (
     *("uid", "inode", "mark", "cgroup_id", "cgroup", "shutdown", "vfs_inode", "vfs_dev", "icons"),
     "details",
 )
-_MEMORY = (
-    *("rmem_alloc", "rcvbuf", "wmem_alloc", "sndbuf", "fwd_alloc", "wmem_queued", "optmem"),
-    *("backlog", "drops", "rmem", "wmem", "fmem", "tmem"),
-)
-_TOS = ("tos", "tclass", "class_id")
 
 
 def columns(options: Options, groups: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -62,27 +68,22 @@ def columns(options: Options, groups: Sequence[str], known: Sequence[str]) -> li
     if {"netlink", "vsock", "tipc", "xdp", "packet", "sctp", "mptcp"} & set(groups):
         wanted.update(_NUMBERS)
     for chosen, names in (
-        (options.processes, _OWNER),
-        (options.options, _TIMER),
+        (options.processes, (*OWNER, "holders")),
         (options.extended, _EXTENDED),
-        (options.memory, _MEMORY),
-        (options.tos, _TOS),
-        (options.cgroup, ("cgroup", "cgroup_id")),
-        (options.sockopt, ("sockopt",)),
+        (options.memory, MEMORY),
         (options.tipcinfo, ("drops",)),
     ):
         if chosen:
             wanted.update(names)
-    if options.info:
-        start = known.index("md5_keys")
-        wanted.update(known[start:])
+    for group in set(groups) - OTHERS.keys():
+        wanted.update(*(names for _, names in inet.words_of(options, group)))
     return [name for name in known if name in wanted]
 
 
 def fields(table: pa.Table, options: Options, names: Names) -> list[Field]:
     """Return the fields of rows that are ordered by group, as ``GROUPS`` has them."""
-    netids, of = distinct(table["netid"])
-    groups = [group_of(netid) for netid in netids]
+    netids, of = together(table["netid"])
+    groups = [group_of(netid) for (netid,) in netids]
     group = np.array([*map(groups.index, groups)], np.int64)[of]
     starts = [0, *np.flatnonzero(np.diff(group)) + 1, len(group)]
     made = []
@@ -92,7 +93,7 @@ def fields(table: pa.Table, options: Options, names: Names) -> list[Field]:
             names.protocol = here
         show = _others if here in OTHERS else _inet
         made.append(show(part, here, options, names))
-    return [Field.joined(parts[place] for parts in made) for place in range(len(HEADER))]
+    return [Field.joined([parts[place] for parts in made]) for place in range(len(HEADER))]
 
 
 def group_of(netid: str) -> str:
@@ -105,16 +106,16 @@ def group_of(netid: str) -> str:
 
 def _queues(part: pa.Table) -> Iterator[Field]:
     for name in ("recv_q", "send_q"):
-        yield Field.of_column(part[name], lambda value: f"{signed(value or 0):<6d}")
+        yield Field.of(lambda value: f"{signed(value or 0):<6d}", part[name])
 
 
 def _others(part: pa.Table, group: str, options: Options, names: Names) -> list[Field]:
     ends_of, words_of = OTHERS[group]
-    rows = _rows(part)
+    rows: list[Row] = part.to_pylist()
     ends = [ends_of(row, names) for row in rows]
     return [
-        Field.of_column(part["netid"], lambda netid: _NETIDS.get(netid, netid)),
-        Field.of_column(part["state"], _state),
+        Field.of(lambda netid: str(_NETIDS.get(netid, netid)), part["netid"]),
+        Field.of(_state, part["state"]),
         *_queues(part),
         *map(Field.each, zip(*ends, strict=True)),
         Field.each([words_of(row, options) for row in rows]),
@@ -122,49 +123,56 @@ def _others(part: pa.Table, group: str, options: Options, names: Names) -> list[
 
 
 def _inet(part: pa.Table, group: str, options: Options, names: Names) -> list[Field]:
-    raw, bound = group == "raw", part["interface"].null_count < part.num_rows
-    plain = options == Options(numeric=options.numeric, resolve=options.resolve)
-    hung = group == "sctp"
-    rows: list[Row] = [] if plain and not (raw or bound or hung) else _rows(part)
-    netids = Field.of_column(part["netid"], str)
-    states = Field.of_column(part["state"], _state)
-    if raw:
+    rows: list[Row] = part.to_pylist() if group in _SEVERAL_KINDS else []
+    netids, states = Field.of(str, part["netid"]), Field.of(_state, part["state"])
+    if group == "raw":
         netids = Field.each([inet.netid(row) for row in rows])
-    if hung:
+    if group == "sctp":
         netids, states = _hang(rows)
 
-    def ended(text: object, v6only: object) -> str:
+    def local(text: object, v6only: object, number: int | None, dev: str | None) -> str:
+        shown = address(text, v6only, names)
+        if number is None:
+            return f"{shown}:"
+        return f"{shown}%{interface({'interface': number, 'dev': dev})}:"
+
+    def peer(text: object, v6only: object) -> str:
         return f"{address(text, v6only, names)}:"
 
     def port(number: int | None, netns: int) -> str:
         return names.port(number or 0, netns)
 
-    local = Field.of_pairs(part["local_addr"], part["v6only"], ended)
-    peer = Field.of_pairs(part["peer_addr"], part["v6only"], ended)
-    if bound:
-        local = Field.each([_bound(row, names) for row in rows])
-    local_port = Field.of_pairs(part["local_port"], part["netns"], port)
-    peer_port = Field.of_pairs(part["peer_port"], part["netns"], port)
-    told = [""] * part.num_rows if plain else [inet.words(row, options) for row in rows]
-    queues = _queues(part)
-    return [netids, states, *queues, local, local_port, peer, peer_port, Field.each(told)]
+    return [
+        netids,
+        states,
+        *_queues(part),
+        Field.of(local, *(part[n] for n in ("local_addr", "v6only", "interface", "dev"))),
+        Field.of(port, part["local_port"], part["netns"]),
+        Field.of(peer, part["peer_addr"], part["v6only"]),
+        Field.of(port, part["peer_port"], part["netns"]),
+        Field.each([inet.words(row, options) for row in rows])
+        if group in _SEVERAL_KINDS
+        else _words(part, group, options),
+    ]
 
 
-def _rows(part: pa.Table) -> list[Row]:
-    """Return rows, without columns in which none of them has a value: most of TCP's are such."""
-    names = [n for n in part.column_names if n in _HEAD or part[n].null_count < part.num_rows]
-    rows: list[Row] = part.select(names).to_pylist()
-    return rows
+def _words(part: pa.Table, group: str, options: Options) -> Field:
+    """Return what stands behind the addresses, each word made once of the same values."""
+
+    def field(told: Callable[[Row], str], names: Sequence[str]) -> Field:
+        return Field.of(
+            lambda *values: told(Declared(zip(names, values, strict=True))),
+            *(part[name] for name in names),
+        )
+
+    words = inet.words_of(options, group)
+    return Field.behind(
+        [Field.of(lambda netid: "", part["netid"]), *(field(told, names) for told, names in words)]
+    )
 
 
 def _state(state: str | None) -> str:
     return state or "UNKNOWN"
-
-
-def _bound(row: Row, names: Names) -> str:
-    """Return the local address of a socket that may be bound to an interface."""
-    shown = address(row["local_addr"], row["v6only"], names)
-    return f"{shown}:" if row["interface"] is None else f"{shown}%{interface(row)}:"
 
 
 def address(text: object, v6only: object, names: Names) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeAlias
@@ -13,6 +13,9 @@ from analyzer.screen.cells import printable
 Row: TypeAlias = Mapping[str, object]
 """Columns of ``sockets`` by name; NULL is None."""
 
+Word: TypeAlias = tuple[Callable[[Row], str], tuple[str, ...]]
+"""A word that ss prints of a socket, and the columns that it is made of."""
+
 _ARROWS = ("<->", "-->", "<--", "---")
 _SKMEM = (
     *(("r", "rmem_alloc"), ("rb", "rcvbuf"), ("t", "wmem_alloc"), ("tb", "sndbuf")),
@@ -20,6 +23,8 @@ _SKMEM = (
 )
 _SKMEM_LATER = (("bl", "backlog"), ("d", "drops"))
 _MEM = (("r", "rmem"), ("w", "wmem"), ("f", "fmem"), ("t", "tmem"))
+MEMORY = tuple(column for _, column in (*_SKMEM, *_SKMEM_LATER, *_MEM))
+OWNER = ("pid", "comm", "fd", "owner_by", "inode")
 _NO_RANGE = (1024, 4999)
 
 
@@ -104,6 +109,13 @@ def _host(address: str) -> str:
         return address
 
 
+class Declared(dict[str, object]):
+    """A row of the columns that a word is said to be made of: to ask for another is an error."""
+
+    def get(self, column: str, default: object = None) -> object:
+        return self[column]
+
+
 def whole(row: Row, column: str) -> int:
     """Return a number, 0 where there is none."""
     value = row.get(column)
@@ -175,12 +187,23 @@ def cgroup(row: Row) -> str:
     return f" cgroup:unreachable:{whole(row, 'cgroup_id') % 2**64:x}"
 
 
+def user(row: Row) -> str:
+    return f" uid:{row['uid']}" if row.get("uid") else ""
+
+
+def inode(row: Row) -> str:
+    return f" ino:{whole(row, 'inode')}"
+
+
+def mark(row: Row) -> str:
+    return f" fwmark:0x{whole(row, 'mark'):x}" if row.get("mark") else ""
+
+
+def member(row: Row) -> str:
+    """Return the cgroup of what is in one."""
+    return cgroup(row) if row.get("cgroup_id") else ""
+
+
 def identity(row: Row, cookie: int) -> str:
     """Return user, inode, cookie, mark and cgroup."""
-    told = f" uid:{row['uid']}" if row.get("uid") else ""
-    told += f" ino:{whole(row, 'inode')} sk:{cookie % 2**64:x}"
-    if row.get("mark"):
-        told += f" fwmark:0x{whole(row, 'mark'):x}"
-    if row.get("cgroup_id"):
-        told += cgroup(row)
-    return told
+    return f"{user(row)}{inode(row)} sk:{cookie % 2**64:x}{mark(row)}{member(row)}"

@@ -16,7 +16,7 @@ from benchmarks.measure import scratch
 from benchmarks.population import population
 from tests.workloads.netns import inside, lacking, namespace
 
-OPTIONS = ("-tan", "-tanp", "-tani")
+OPTIONS = ("-tan", "-tanp", "-tani", "-s", "-tan ( dport = :443 or sport < :33000 )")
 
 
 class Taken(NamedTuple):
@@ -49,12 +49,14 @@ def _compare(recording: str, times: int) -> None:
     )
     with population(SOCKETS, mixed=True):
         for option in OPTIONS:
-            runs = [(_taken(["ss", option]), _taken([*ours, option])) for _ in range(times)]
+            words = option.split()
+            runs = [(_taken(["ss", *words]), _taken([*ours, *words])) for _ in range(times)]
             theirs, own = (_best(list(taken)) for taken in zip(*runs, strict=True))
             print(
                 f"  {option:<6}{theirs.lines:9,} and {own.lines:,} lines: {theirs.first:.2f} and "
-                f"{own.first:.2f} s = {own.first / theirs.first:.1f} x; CPU {theirs.cpu:.2f} and "
-                f"{own.cpu:.2f} s = {own.cpu / theirs.cpu:.1f} x",
+                f"{own.first:.2f} s = {own.first / theirs.first:.1f} x; all of them "
+                f"{theirs.whole:.2f} and {own.whole:.2f} s = {own.whole / theirs.whole:.1f} x; CPU "
+                f"{theirs.cpu:.2f} and {own.cpu:.2f} s = {own.cpu / max(theirs.cpu, 1e-3):.1f} x",
                 flush=True,
             )
 

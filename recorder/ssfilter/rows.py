@@ -48,6 +48,14 @@ _MAPPED = bytes(10) + b"\xff\xff"
 _AUTOBOUND = re.compile(r"@[0-9a-f]{5}", re.ASCII)
 
 
+LOOKED_AT = (
+    *("family", "netns", "local_addr", "peer_addr", "local_port", "peer_port", "local_id"),
+    *("peer_id", "inode", "peer_inode", "interface", "dev", "mark", "cgroup", "comm", "pid"),
+    "details",
+)
+"""The columns of ``sockets`` that conditions may look at."""
+
+
 @dataclass(frozen=True)
 class Known:
     """What rows do not tell: the ports that the kernel takes where none is asked for, and the

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,54 @@ def test_help_loads_no_heavy_module(words: tuple[str, ...]) -> None:
     assert "Usage: sockrec" in done.stdout
     loaded = {name.partition(".")[0] for name in done.stderr.split("loaded:")[1].split()}
     assert loaded & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize("words", ["-tan", "-s", "-Hxa state all src unix:/run/*"])
+def test_ss_loads_no_query_engine_nor_what_other_commands_need(words: str) -> None:
+    recording = ROOT / "samples" / "healthy" / "recording"
+    script = f"from recorder.store.imports import leave_out_pandas\nleave_out_pandas()\n{LOADED}"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "ss", str(recording), *words.split()],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.split("loaded:")[1].split())
+    assert "pyarrow" in loaded
+    others = {"duckdb", "pandas", "pydantic", "rich", "analyzer.cli", "recorder.cli"}
+    assert loaded & others == set()
+
+
+def test_every_command_that_opens_a_recording_is_watched_over() -> None:
+    import typer.main
+
+    import sockrec
+    from analyzer.supervisor import READING
+
+    parts = [part for part in sockrec._PARTS if part.startswith("analyzer.")]
+    known = typer.main.get_command(sockrec._made(parts)).commands  # type: ignore[attr-defined]
+    opening = {
+        name
+        for name, command in known.items()
+        if any("RECORDING" in str(parameter.metavar) for parameter in command.params)
+    }
+    assert opening == READING
+
+
+def test_a_command_that_is_built_alone_has_the_help_it_has_among_others() -> None:
+    import typer.main
+
+    import sockrec
+
+    def command(app: object) -> Any:
+        return typer.main.get_command(app).commands["ss"]  # type: ignore[arg-type, attr-defined]
+
+    alone = command(sockrec._made(["analyzer.cli_ss"], sockrec.AwaitedCommands))
+    with command(sockrec.app).make_context("ss", ["x"]) as ctx:
+        assert alone.get_help(ctx) == command(sockrec.app).get_help(ctx)
 
 
 def test_recording_imports_no_duckdb_pandas_or_pyroute2_in_any_of_its_processes(

@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 
 from analyzer.cli_ss import app, read_options
 from analyzer.reading.recording import open_recording
-from analyzer.sql.engine import Engine
+from analyzer.reading.sources import Sources
 from analyzer.sql.filters import filtered
 from analyzer.sql.views import Scope
+from analyzer.ss.rows import Rows
 from analyzer.ss.show import Recorded, Show
 from recorder.host import facts
 from recorder.kernel.tables import QUERIES, Steps
@@ -34,7 +35,7 @@ from recorder.kernel.transport import DiagSocket
 from recorder.kernel.waiting import Waiting
 from recorder.schema import SOCKETS
 from recorder.ssfilter import Filter, FilterError, Host, Port, leaves, parse
-from recorder.ssfilter.rows import Known, matching
+from recorder.ssfilter.rows import LOOKED_AT, Known, matching
 from recorder.store.journal import BatchMaker
 from recorder.wire.netlink import Dump
 from tests.recorder.support.ss_oracle import Oracle
@@ -93,9 +94,9 @@ def machine(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         assert recorder.wait(120) == 0
         # At once, before timers fire and what waits is given up.
         every = {words: printed(oracle.command, words) for words in (*STILL, *MOVING, *NETLINK)}
-        engine = stack.enter_context(Engine(open_recording(target)))
+        rows = stack.enter_context(Rows(Sources([open_recording(target)])))
         but_it = Scope(where=f"pid IS DISTINCT FROM {recorder.pid}")
-        yield Machine(Recorded(engine, UTC, but_it), oracle.command, ports, every)
+        yield Machine(Recorded(rows, UTC, but_it), oracle.command, ports, every)
 
 
 def others(stack: ExitStack) -> list[int]:
@@ -449,8 +450,8 @@ def test_any_filter_lets_the_same_rows_through_by_bytecode_in_memory_and_by_sql(
     machine: Machine, request: pytest.FixtureRequest
 ) -> None:
     """That SQL is what ss prints is shown above."""
-    engine = machine.recorded.engine
-    recorded = engine.table("SELECT * FROM raw.sockets")
+    engine = machine.recorded.rows.engine
+    recorded = engine.table(f"SELECT cookie, state, {', '.join(LOOKED_AT)} FROM raw.sockets")
     ranges = engine.table("SELECT netns, low, high FROM port_ranges").to_pylist()
     known = Known({row["netns"]: (row["low"], row["high"]) for row in ranges})
     kernel = Kernel()

@@ -17,8 +17,9 @@ import typer
 
 from analyzer.cli_ss import app, read_options
 from analyzer.reading.recording import open_recording
-from analyzer.sql.engine import Engine
+from analyzer.reading.sources import Sources
 from analyzer.ss.families import tipc_words
+from analyzer.ss.rows import Rows
 from analyzer.ss.selection import SelectionError
 from analyzer.ss.show import Recorded, Show
 from analyzer.ss.words import Options
@@ -57,8 +58,8 @@ class Answers:
 
 @contextmanager
 def answers(directory: Path) -> Iterator[Answers]:
-    with Engine(open_recording(directory)) as engine:
-        yield Answers(Recorded(engine, UTC))
+    with Rows(Sources([open_recording(directory)])) as rows:
+        yield Answers(Recorded(rows, UTC))
 
 
 def namespace(netns: int, **columns: Any) -> dict[str, Any]:
@@ -304,3 +305,25 @@ def test_units_containers_and_namespaces_are_those_of_that_moment(tmp_path: Path
             assert [line.split()[3][-3:] for line in shown] == local, text
         assert ss("-tnH", "unit", "nginx.service") == ""
         assert len(ss("-tnHE", "unit", "nginx.service").splitlines()) == 1
+
+
+def test_associations_hang_below_their_endpoint_and_only_where_they_are_asked_for(
+    tmp_path: Path,
+) -> None:
+    writer = Writer(tmp_path / "r")
+    common = {"netid": "sctp", "inode": 70, "local_port": 7000, "peer_addr": None, "peer_port": 0}
+    peers = json.dumps({"peers": ["10.0.0.9"]})
+    writer.sample(
+        [
+            tcp(1),
+            tcp(5, details=peers, **{**common, "peer_addr": "10.0.0.9", "peer_port": 7001}),
+            tcp(6, "LISTEN", **common),
+        ]
+    )
+    writer.seal()
+    with answers(tmp_path / "r") as ask:
+        assert len(ask("-Hta").splitlines()) == 1
+        endpoint, association = ask("-HSan").splitlines()
+        assert endpoint.startswith("LISTEN")
+        assert association.startswith("`- ESTAB")
+        assert len(ask("-HtSan", "dport", "=", ":7001").splitlines()) == 1

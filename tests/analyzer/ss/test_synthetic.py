@@ -56,7 +56,7 @@ def ours(sent: list[InetMessage], names: str) -> str:
     options = Options(**dict.fromkeys(names.split(), True))
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     shown = fields(table, options, Names(options, {1: (low, high)}))
-    return Layout(hidden=[0]).text(shown)
+    return "".join(Layout(hidden=[0]).text(shown))
 
 
 def theirs(command: str, file: Path, sent: list[InetMessage], words: str) -> str:

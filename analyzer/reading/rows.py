@@ -84,6 +84,13 @@ class TableRows:
                 arrays = [self._array(batch, name, blocks[0].first_sample) for name in names]
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
+    def apart(self) -> Iterator[TableRows]:
+        """Yield the rows of each row group or journal alone, in their order."""
+        for block in self._blocks:
+            part = copy(self)
+            part._blocks = [block]
+            yield part
+
     def in_parts(self, order: Places, size: int = PART_ROWS) -> Iterator[tuple[TableRows, Places]]:
         """Yield rows at some places, so many of them at once, or more.
 

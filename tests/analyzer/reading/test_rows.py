@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import analyzer
+from analyzer.reading.rows import Part, TableRows
 from analyzer.sharing.output import _ahead
-from analyzer.sharing.rows import Part, TableRows
 from recorder.format.writing import ROW_GROUP_ROWS, order_of, write_segment
 from recorder.schema import MARKS, SOCKETS
 from tests.analyzer.support.recordings import Writer, tcp
