@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -34,7 +35,7 @@ from tests.analyzer.support.recordings import Writer, counter, micros, tcp, time
 HEALTHY = Path(__file__).resolve().parents[3] / "samples" / "healthy" / "recording"
 
 
-def written(directory: Path, **facts: object) -> Path:
+def written(directory: Path, **facts: Any) -> Path:
     """Write six samples in three segments and a journal."""
     writer = Writer(directory, **facts)
     for number in range(7):

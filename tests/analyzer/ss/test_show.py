@@ -27,6 +27,7 @@ from recorder.format.times import TimeError
 from recorder.ssfilter import FilterError
 from tests.analyzer.support.recordings import (
     NETNS,
+    Row,
     Writer,
     carried,
     counter,
@@ -311,7 +312,8 @@ def test_associations_hang_below_their_endpoint_and_only_where_they_are_asked_fo
     tmp_path: Path,
 ) -> None:
     writer = Writer(tmp_path / "r")
-    common = {"netid": "sctp", "inode": 70, "local_port": 7000, "peer_addr": None, "peer_port": 0}
+    common: Row = {"netid": "sctp", "inode": 70, "local_port": 7000}
+    common |= {"peer_addr": None, "peer_port": 0}
     peers = json.dumps({"peers": ["10.0.0.9"]})
     writer.sample(
         [

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import analyzer
-from analyzer.sharing.rows import Part, TableRows
+from analyzer.reading.rows import Part, TableRows
 from recorder.format import ages, writing
 from recorder.format.ages import moments
 from recorder.schema import AGES, SOCKETS, public_schema, segment_schema
