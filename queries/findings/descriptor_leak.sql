@@ -40,7 +40,7 @@ WITH climbs AS MATERIALIZED (
     ) AS climbs
   FROM descriptor_trends AS g CROSS JOIN params AS p CROSS JOIN (SELECT min(sample) AS sample FROM sockets) AS f
   WHERE is_near OR climbs
-  -- Never so many; but the planner may know that they are few.
+  -- No host has so many; but the planner may know that they are few.
   ORDER BY share DESC, g.pid, g.start_us
   LIMIT 1000
 ),

@@ -11,4 +11,5 @@ FROM raw.sockets
 WHERE state = 'LISTEN' AND netid = 'tcp'
 GROUP BY ns, local_port
 -- More than any host has: it tells DuckDB that this is the small side of a join.
+ORDER BY ns, local_port
 LIMIT 100000

@@ -31,9 +31,9 @@ WITH candidates AS MATERIALIZED (
   FROM silences AS q
   SEMI JOIN doors AS d ON d.ns = q.ns AND d.local_port = q.local_port
   GROUP BY q.ns, q.pid, q.start_us, q.local_port
-  -- Never so many; but the planner may know that they are few.
-  ORDER BY q.ns, q.local_port, q.pid, q.start_us
-  LIMIT 5000
+  -- No host has so many; but the planner may know that they are not as many as sockets.
+  ORDER BY silent + gone + unanswered DESC, q.ns, q.local_port, q.pid, q.start_us
+  LIMIT 100000
 ),
 lasts AS (
   SELECT v.ns, v.holder, v.started, coalesce(any_value(l.sample), any_value(r.sample)) AS sample

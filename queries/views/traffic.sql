@@ -31,6 +31,7 @@ WITH begun AS (
   FROM sockets
   GROUP BY ns
   -- More than any host has: it tells DuckDB that this is the small side of the join below.
+  ORDER BY ns
   LIMIT 100000
 ),
 firsts AS (
