@@ -69,7 +69,6 @@ LIVE: Runs = (
         "tests/recorder/sampling/test_sampler_live.py",
         "tests/recorder/test_unprivileged.py",
     ),
-    ("tests/analyzer/sql/test_network_live.py", "-k", "vrf"),
 )
 
 INCIDENTS = "tests/kernels/test_incidents.py"
