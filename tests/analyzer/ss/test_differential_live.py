@@ -97,7 +97,8 @@ def machine(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         every: dict[str, list[str]] = {}
         recordings: dict[str, Recorded] = {}
         # What is in TIME-WAIT leaves it after a minute, which a busy machine needs for them all.
-        left = sorted((*STILL, *MOVING, *NETLINK), key=lambda words: "time-wait" not in words)
+        fleeting = re.compile("time-wait|syn-recv")
+        left = sorted((*STILL, *MOVING, *NETLINK), key=lambda words: not fleeting.search(words))
         while left:
             begun = time.monotonic()
             recorded = record(folder / str(len(left)), stack)
@@ -110,7 +111,7 @@ def machine(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield Machine(recorded, oracle.command, ports, every, recordings)
 
 
-SOON_S = 20.0
+SOON_S = 10.0
 """So long after a recording was begun it is still what ss shows: before timers fire."""
 
 
