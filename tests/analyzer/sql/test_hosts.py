@@ -25,15 +25,14 @@ from recorder.schema import TABLES
 from tests.analyzer.support.recordings import Writer, small, step, tcp
 
 SAMPLES = Path(__file__).parents[3] / "samples"
-INCIDENTS = ("accept_overflow", "close_wait_leak", "udp_drops")
-"""Two share boot, namespace and numbers of sockets, one has another namespace; each report that has
-rows of any of those recorded there has rows of these."""
+INCIDENTS = ("accept_overflow", "close_wait_leak", "port_exhaustion", "slow_reader", "udp_drops")
+"""All but one share boot, namespace and numbers of sockets."""
 Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """Three incidents, each as if of a host of its own."""
+    """Five incidents, each as if of a host of its own."""
     folder = tmp_path_factory.mktemp("hosts")
     paths = {}
     for number, incident in enumerate(INCIDENTS):
@@ -67,12 +66,15 @@ def test_the_hosts_could_be_mixed_up(alone: Mapping[str, Analysis]) -> None:
     found = [str(opened.sql(query).table().to_pylist()) for opened in alone.values()]
     assert len(set(found)) == 2
     query = "SELECT min(cookie) AS first, max(cookie) AS last FROM sockets"
-    one, other, _ = (opened.sql(query).table().to_pylist()[0] for opened in alone.values())
-    assert max(one["first"], other["first"]) < min(one["last"], other["last"])
+    first, last = zip(
+        *(opened.sql(query).table().to_pylist()[0].values() for opened in alone.values()),
+        strict=True,
+    )
+    assert max(first) < min(last)
 
 
 @pytest.mark.parametrize("report", read_catalog())
-def test_a_report_of_several_hosts_has_the_rows_of_each_alone(
+def test_a_report_of_five_hosts_has_the_rows_of_each_alone(
     report: str, together: Analysis, alone: Mapping[str, Analysis]
 ) -> None:
     given: dict[str, Any] = {"top": 3}
@@ -85,7 +87,7 @@ def test_a_report_of_several_hosts_has_the_rows_of_each_alone(
     ]
 
 
-def test_the_findings_of_several_hosts_are_those_of_each_alone(
+def test_the_findings_of_five_hosts_are_those_of_each_alone(
     together: Analysis, alone: Mapping[str, Analysis]
 ) -> None:
     found = together.summary()

@@ -283,7 +283,7 @@ def test_a_leak_counts_files_and_pipes(tmp_path: Path) -> None:
     assert found[9]["measured"] == 95
     assert found[9]["sentence"].startswith(
         "app (pid 9) holds 95 descriptors of the 100 it may have (95 %), 40 at the beginning; "
-        "30 of them are sockets, 30 of them are tcp on 127.0.0.1:80"
+        "30 of them are sockets, all of them tcp on 127.0.0.1:80"
     )
     with analyzer.open(path) as opened:
         lines = opened.report("process_sockets").table().to_pylist()
