@@ -26,7 +26,7 @@ from tests.analyzer.support.recordings import Writer, small, step, tcp
 
 SAMPLES = Path(__file__).parents[3] / "samples"
 INCIDENTS = ("accept_overflow", "close_wait_leak", "port_exhaustion", "slow_reader", "udp_drops")
-"""All but one share boot, namespace and numbers of sockets."""
+"""All but one share boot and namespace, the first two numbers of sockets as well."""
 Row = dict[str, Any]
 
 
@@ -66,11 +66,8 @@ def test_the_hosts_could_be_mixed_up(alone: Mapping[str, Analysis]) -> None:
     found = [str(opened.sql(query).table().to_pylist()) for opened in alone.values()]
     assert len(set(found)) == 2
     query = "SELECT min(cookie) AS first, max(cookie) AS last FROM sockets"
-    first, last = zip(
-        *(opened.sql(query).table().to_pylist()[0].values() for opened in alone.values()),
-        strict=True,
-    )
-    assert max(first) < min(last)
+    one, other, *_ = (opened.sql(query).table().to_pylist()[0] for opened in alone.values())
+    assert max(one["first"], other["first"]) < min(one["last"], other["last"])
 
 
 @pytest.mark.parametrize("report", read_catalog())
