@@ -289,7 +289,8 @@ def main() -> None:
     """Run the command: a known error is one line on stderr and exit status 1, a wrong use 2."""
     try:
         try:
-            if alone := _ALONE.get(_command()):
+            # behind an option of ours, as in --help ss, all are asked for
+            if alone := _ALONE.get(sys.argv[1] if len(sys.argv) > 1 else ""):
                 app = _made([alone], AwaitedCommands, AwaitedCommand)
             else:
                 app = _made(_PARTS)
@@ -325,7 +326,7 @@ def run() -> None:
     if command in READING:
         supervise()
     elif command in _GOING_ON:
-        supervise("run it again where there is more")
+        supervise(*2 * ["run it again where there is more"])
     main()
 
 

@@ -127,7 +127,7 @@ def _moments(
     from analyzer.ss.rows import Rows
 
     zone = ZoneInfo(request.zone)
-    moments = Moments(Rows(opened.engine.sources, engine=opened.engine), zone)
+    moments = Moments(Rows(opened.engine.sources, request.timeout, opened.engine), zone)
     first, last = moments.find(start), moments.find(end)
     if first.us >= last.us:
         raise typer.BadParameter(

@@ -21,29 +21,37 @@ _MAX_SAID = 1 << 16
 _LOADER_GAVE_UP = 127
 """What the dynamic loader exits with, for want of memory for what belongs to a thread."""
 _LESS_MEMORY = "give less as --memory, or narrow it by --from, --to or --where"
+_MORE_MEMORY = (
+    "the query needs more than --memory allows: narrow it by --from, --to or --where, or raise "
+    "--memory"
+)
 _NO_MEMORY = "std::bad_alloc"
 """What C++ says as it gives up where nobody takes the error."""
 
 
-def supervise(less_memory: str = _LESS_MEMORY) -> None:
+def supervise(less_memory: str = _LESS_MEMORY, more_memory: str = _MORE_MEMORY) -> None:
     """Go on in a child; this process passes on signals and its exit status, and never returns.
 
     To be called before there are threads. What a library says as it gives up, in words for who
     wrote it, is kept from standard error, and told in one line; ``less_memory`` says what to do
-    where memory is short. Where no child can be had it returns at once.
+    where the machine is short of memory, ``more_memory`` where the process is. Where no child can
+    be had it returns at once.
     """
     if sys.stderr is None:  # it is closed: what is opened next must not take its number
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 2)
     parent = os.getpid()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
+    said = -1
     try:
         said = os.memfd_create("stderr", os.MFD_CLOEXEC)
         child = os.fork()
     except OSError:  # no process or descriptor is left: it goes on alone, as far as it gets
+        if said >= 0:
+            os.close(said)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
     if child:
-        _leave(_wait(child), said, less_memory)
+        _leave(_wait(child), said, less_memory, more_memory)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
@@ -76,7 +84,7 @@ def _wait(child: int) -> int:
             os.kill(child, came.si_signo)
 
 
-def _leave(status: int, said: int, less_memory: str) -> NoReturn:
+def _leave(status: int, said: int, less_memory: str, more_memory: str) -> NoReturn:
     """End as the child did, and say why if it did not."""
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) != _LOADER_GAVE_UP:
         os._exit(os.WEXITSTATUS(status))
@@ -87,10 +95,7 @@ def _leave(status: int, said: int, less_memory: str) -> NoReturn:
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
     what = f": {last[:300]}" if last else ""
     if not number or _NO_MEMORY in text:
-        words = (
-            "out of memory: the query needs more than --memory allows: narrow it by --from, --to "
-            "or --where, or raise --memory"
-        )
+        words = f"out of memory: {more_memory}"
     elif number == signal.SIGBUS:
         words = "a file was cut short while it was read, or the disk fails"
     elif number != signal.SIGKILL:

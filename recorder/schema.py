@@ -472,8 +472,8 @@ MOMENTS = _columns(
         "keep",
         "ms",
         "How long after sample_time, in whole ms, the socket was read, counted from where the "
-        "columns below are as they are now; NULL if it has neither an age nor a timer. 'Now' is "
-        "sample_time and this, from 1970 on.",
+        "columns below are as they are now; NULL if it has neither last_ack_recv_ms nor a timer. "
+        "'Now' is sample_time and this, from 1970 on.",
     ),
     (
         "ack_recv_at_ms",

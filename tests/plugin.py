@@ -58,9 +58,11 @@ class Watch:
     def _look(self) -> None:
         while (left := self._told + self._seconds - time.monotonic()) > 0:
             time.sleep(left)
-        said = [f"no worker began or ended a test for {self._seconds:g} s:", *below(os.getpid())]
-        os.write(2, "\n".join([*said, ""]).encode())
-        os._exit(pytest.ExitCode.INTERNAL_ERROR)
+        try:
+            said = [f"no worker began or ended a test for {self._seconds:g} s:"]
+            os.write(2, "\n".join([*said, *below(os.getpid()), ""]).encode())
+        finally:
+            os._exit(pytest.ExitCode.INTERNAL_ERROR)
 
     def pytest_runtest_logstart(self) -> None:
         self._told = time.monotonic()
@@ -106,7 +108,7 @@ def below(pid: int) -> list[str]:
     lines = []
     for child in _children(pid):
         lines.append(f"process {child}: {_read(child, 'cmdline').replace(chr(0), ' ')}")
-        for thread in sorted(os.listdir(f"/proc/{child}/task"), key=int):
+        for thread in _threads(child):
             where = {name: _read(child, f"task/{thread}/{name}") for name in ("comm", "wchan")}
             state = _read(child, f"task/{thread}/stat").rpartition(")")[2].split()[:1]
             call = _read(child, f"task/{thread}/syscall")
@@ -116,10 +118,19 @@ def below(pid: int) -> list[str]:
     return lines
 
 
+def _threads(pid: int) -> list[str]:
+    """Return the threads of a process, none if it has ended."""
+    try:
+        return sorted(os.listdir(f"/proc/{pid}/task"), key=int)
+    except OSError:
+        return []
+
+
 def _children(pid: int) -> list[int]:
     found = []
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        found += [int(word) for word in _read(pid, f"task/{thread}/children").split()]
+    for thread in _threads(pid):
+        words = _read(pid, f"task/{thread}/children").split()
+        found += [int(word) for word in words if word.isdigit()]
     return sorted(found)
 
 

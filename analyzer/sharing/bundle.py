@@ -254,8 +254,8 @@ def _narrower(opened: Analysis, scope: Scope, size: int, most: int, out: Path) -
 
 def _too_large(out: Path, size: int, most: int) -> BundleError:
     return BundleError(
-        f"{out}: is {size:,} bytes and may be {most:,}, however short the time: choose sockets "
-        "with --where, or raise --max-size"
+        f"{out}: comes to about {size:,} bytes and may be {most:,}, however short the time: "
+        "choose sockets with --where, or raise --max-size"
     )
 
 

@@ -10,6 +10,7 @@ import shutil
 import site
 import sys
 import sysconfig
+import threading
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +115,7 @@ _READABLE = (
 _OPEN: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 _TREES: dict[str, str] = {}
+_TREES_LOCK = threading.Lock()
 """Of the texts that were parsed last: what is shipped is asked again and again, by every engine."""
 
 _MOST_TREES, _LONGEST_KNOWN = 256, 1 << 15
@@ -267,9 +269,10 @@ class Engine:
                 self._ruleset.enter,
             )
         if len(sql) <= _LONGEST_KNOWN:
-            while len(_TREES) >= _MOST_TREES:
-                _TREES.pop(next(iter(_TREES)), None)
-            _TREES[sql] = trees[0]
+            with _TREES_LOCK:
+                while len(_TREES) >= _MOST_TREES:
+                    _TREES.pop(next(iter(_TREES)))
+                _TREES[sql] = trees[0]
         return trees[0]
 
     @property

@@ -33,6 +33,7 @@ NEEDS = (
     "timers",
     "skmem",
     "drops",
+    "other_drops",
     "inodes",
 )
 """Words of ``needs``: tables, kernel tables that samples has a step for, limits of owners, and what

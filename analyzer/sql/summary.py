@@ -83,6 +83,7 @@ _HINTS = {
     "timers": "it needs the timers of connections, and none are in it (ss -o)",
     "skmem": "it needs the memory of sockets, and none is in it (ss -m)",
     "drops": "it needs what sockets dropped, and nothing of that is in it (ss -m)",
+    "other_drops": "it needs what sockets dropped, and nothing of that is in it (ss -m)",
     "inodes": "it needs the inodes of sockets, and none are in it (ss -e)",
 }
 """Every word of ``needs``, and what to say where nothing tells the reason."""
@@ -90,6 +91,7 @@ _HINTS = {
 _FILTERED = "it needs every listener, and only what a filter lets through was recorded"
 
 _CONNECTION = "netid = 'tcp' AND coalesce(state, '') NOT IN ('LISTEN', 'SYN-RECV', 'TIME-WAIT')"
+_DROPPING = "netid IN ('nl', 'p_raw', 'p_dgr', 'raw')"
 _SHOWN = {
     "listeners": (
         "netid = 'tcp' AND (state = 'LISTEN' OR 'log' IN (SELECT source FROM raw.samples))",
@@ -102,6 +104,7 @@ _SHOWN = {
     "timers": (_CONNECTION, "timer IS NOT NULL"),
     "skmem": (_CONNECTION, "rcvbuf IS NOT NULL"),
     "drops": ("netid IN ('udp', 'udplite')", "drops IS NOT NULL"),
+    "other_drops": (_DROPPING, f"{_DROPPING} AND drops IS NOT NULL"),
     "inodes": (_CONNECTION, "inode IS NOT NULL"),
 }
 """Of words of ``needs``: which sockets have it, and what is true of one that was recorded with it.
@@ -362,7 +365,8 @@ def lines(
     ``narrowed`` says that not all of it was looked at. No line can harm a terminal.
     """
     if not summary.found:
-        part = f" of {', '.join(summary.only)}" if summary.only else ""
+        looked = ", ".join(finding.name for finding in summary.checked)
+        part = f" of {looked}" if summary.only else ""
         part += " in the part that was asked for" if narrowed else ""
         yield f"nothing found{part}" if summary.checked else "nothing could be checked"
     told: Counter[object] = Counter()
@@ -385,7 +389,8 @@ def lines(
         names = ", ".join(finding.name for finding in summary.checked)
         yield from _wrapped(f"{'checked:':<{len(_MARGIN)}}{names}", width)
     if summary.only is not None and (others := len(read_findings()) - len(summary.only)):
-        yield from _wrapped(f"{'others:':<{len(_MARGIN)}}{others} were not asked for", width)
+        were = "was" if others == 1 else "were"
+        yield from _wrapped(f"{'others:':<{len(_MARGIN)}}{others} {were} not asked for", width)
     reasons: dict[str, list[str]] = {}
     for unchecked in summary.unchecked:
         reasons.setdefault(unchecked.why, []).append(unchecked.finding)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache, partial
 from typing import Any
 
@@ -25,6 +24,7 @@ from analyzer.ss.words import (
     users,
     whole,
 )
+from recorder.ssfilter.rows import parsed
 
 PROTOCOLS = {0: "raw", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmp6", 132: "sctp"}
 _TIMERS = frozenset({"on", "keepalive", "timewait", "persist"})
@@ -55,11 +55,7 @@ _ASSOCIATION = (
 
 def details(row: Row) -> dict[str, Any]:
     """Return what the column ``details`` holds, nothing if it is no object."""
-    try:
-        found = json.loads(str(row.get("details") or "{}"))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    return parsed(str(row.get("details") or ""))
 
 
 def from_proc(row: Row) -> bool:

@@ -115,8 +115,8 @@ def together(*columns: pa.Array | pa.ChunkedArray) -> tuple[list[tuple[Any, ...]
     for known, code in zip(values[1:], codes[1:], strict=True):
         if len(known) > 1:
             of = _distinct(pa.array(of * len(known) + code))[1]
-    # Of each that is there, some row that has it.
-    rows = np.empty(int(of.max(initial=-1)) + 1, np.int64)
+    # Of each that is there, some row that has it; a column may know words that no row has.
+    rows = np.zeros(int(of.max(initial=-1)) + 1, np.int64)
     rows[of] = np.arange(len(of))
     each = (map(known.__getitem__, code[rows]) for known, code in zip(values, codes, strict=True))
     return list(zip(*each, strict=True)), of

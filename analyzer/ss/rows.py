@@ -25,7 +25,7 @@ from analyzer.ss.inet import details
 from analyzer.ss.layout import together
 from analyzer.ss.selection import NETIDS
 from analyzer.ss.view import GROUPS, group_of
-from recorder.schema import SockrecError, Table, public_schema
+from recorder.schema import COUNTERS, SockrecError, Table, public_schema
 
 if TYPE_CHECKING:
     from analyzer.sql.engine import Engine
@@ -140,7 +140,8 @@ class Rows:
             start, end = self._cut
             us = batch[column].cast(pa.int64())
             inside = pc.is_valid(us)
-            if start is not None and table.name not in LASTING:
+            # a counter is stored as it changes: what it was before a cut it still is in it
+            if start is not None and table.name not in LASTING and table != COUNTERS:
                 inside = pc.and_(inside, pc.greater_equal(us, start).fill_null(False))
             if end is not None:
                 inside = pc.and_(inside, pc.less(us, end).fill_null(False))

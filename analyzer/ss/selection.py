@@ -200,7 +200,7 @@ class Selection:
             case "netlink" | "xdp":  # these have no states
                 return netid in netids and family in asked and "UNCONN" in states
             case "packet":  # nor these, and ss tells raw from others only in /proc
-                return family in asked and "UNCONN" in states
+                return netid in ("p_raw", "p_dgr") and family in asked and "UNCONN" in states
             case "vsock":
                 netids = (*netids, "v_seq")
             case "raw" if netid in netids:  # the kernel takes no heed of states

@@ -108,6 +108,9 @@ def _size(directory: Path) -> int:
 
 
 def _tell(looks: list[Look], incidents: int) -> None:
+    if len(looks) < 4:
+        print("  it ended before it could be looked at")
+        return
     most, bound = max(look.size for look in looks), KEPT_MB * 1024 * 1024
     over = sum(look.size > bound for look in looks)
     print(

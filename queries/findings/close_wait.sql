@@ -46,7 +46,7 @@ WITH counted AS (
     len(list_filter(h.came_us, lambda us: us >= 1000000.0 * p.age_s)) AS forgotten,
     len(list_filter(h.gave_up_us, lambda us: us >= 1000000.0 * p.age_s)) AS closed_late,
     -- What one sample shows and the next does not was closed, however soon.
-    h.gave_up_us IS NULL AND len(list_filter(h.came_us, lambda us: us >= 1000000.0 * p.many_age_s)) >= p.many AS is_young
+    h.holder >= 0 AND h.gave_up_us IS NULL AND len(list_filter(h.came_us, lambda us: us >= 1000000.0 * p.many_age_s)) >= p.many AS is_young
   FROM half_closed_holders AS h CROSS JOIN params AS p
   WHERE h.state = 'CLOSE-WAIT'
 ),
@@ -86,12 +86,13 @@ did AS (
 SELECT
   CASE WHEN 100.0 * n.limit_share >= p.critical_percent THEN 'critical' ELSE 'warning' END AS severity,
   CAST(coalesce(n.share, 0.5) AS DOUBLE) AS score, n.place AS subject, netns_of(n.ns) AS netns, n.pid, n.comm, n.since, n.until,
-  CAST(n.oldest_us / 1000000.0 AS DOUBLE) AS measured, CAST(CASE WHEN n.old > 0 THEN p.age_s ELSE p.many_age_s END AS DOUBLE) AS threshold,
+  CAST(n.oldest_us / 1000000.0 AS DOUBLE) AS measured, CAST(CASE WHEN n.old >= least(p.sockets, p.old_sockets) THEN p.age_s ELSE p.many_age_s END AS DOUBLE) AS threshold,
   concat(
     coalesce(who(n.comm, n.pid), 'an unknown process'), ' does not close its connections ', n.side, ' ', n.place, ' that the peers have closed',
     printf(
       ': %,d connections in CLOSE-WAIT, %,d at the beginning, %,d for longer than %.0f s, the oldest for %.0f s',
-      n.now, n.before, CASE WHEN n.old > 0 THEN n.old ELSE n.young END, CASE WHEN n.old > 0 THEN p.age_s ELSE p.many_age_s END,
+      n.now, n.before, CASE WHEN n.old >= least(p.sockets, p.old_sockets) THEN n.old ELSE n.young END,
+      CASE WHEN n.old >= least(p.sockets, p.old_sockets) THEN p.age_s ELSE p.many_age_s END,
       CAST(n.oldest_us / 1000000.0 AS DOUBLE)
     ),
     CASE

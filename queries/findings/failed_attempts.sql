@@ -9,7 +9,8 @@
 -- so it is where some attempts to the same place are answered, and one process alone makes these.
 -- Half-open connections that a peer takes back count too, so that they matter only where more
 -- attempts fail than such probes explain. Where the peers are known, a share of the attempts to one
--- place is enough: whatever else the host opens does not hide a service that refuses.
+-- place is enough, if most failures are there: whatever else the host opens does not hide a service that
+-- refuses.
 -- """
 -- needs = ["counters"]
 -- uses = [
@@ -19,7 +20,7 @@
 -- [params.percent]
 -- type = "DOUBLE"
 -- default = 25.0
--- doc = "Share of the attempts that fail, of all or of those to one place: retries and the probing of several addresses (happy eyeballs) stay below."
+-- doc = "Share of the attempts that fail, of all, which retries and the probing of several addresses (happy eyeballs) do not reach; or of those to the one place that fails most: an address that never answers is told."
 --
 -- [params.attempts]
 -- type = "BIGINT"
@@ -114,7 +115,10 @@ SELECT
       WHEN n.there >= n.failed THEN concat(', all of them to ', n.destination)
       WHEN n.there > 0 THEN printf(', %,d of them to %s', CAST(n.there AS BIGINT), n.destination)
     END,
-    CASE WHEN n.share_there < 1.0 THEN printf(', which are %.0f %% of those there', CAST(100.0 * n.share_there AS DOUBLE)) END,
+    CASE
+      WHEN n.share_there = 1.0 AND 100.0 * n.share < p.percent THEN ', where none was answered'
+      WHEN n.share_there < 1.0 THEN printf(', which are %.0f %% of those there', CAST(100.0 * n.share_there AS DOUBLE))
+    END,
     CASE WHEN n.there > 0 AND n.answered > 0 THEN concat('; ', n.other, ' answers') END
   ) AS sentence,
   'churn' AS report

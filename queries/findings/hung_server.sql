@@ -3,9 +3,10 @@
 -- Several clients have sent something to a server, and its process has neither read it nor sent
 -- anything on any of its connections for seconds: it hangs, is stopped, or its one event loop is busy
 -- with something else (a slow command, a lock, garbage collection). The queues need not be full: a
--- request is small, and who sent it waits. The sentence says what the process was doing, if that was
--- recorded (report processes): idle it waits for something, on a core it computes. A connection whose
--- queue is full counts for reader_stalled.
+-- request is small, and who sent it waits. What came before the process last sent something does not
+-- count: it worked on, and left that alone. The sentence says what the process was doing, if that was
+-- recorded (report processes): idle it waits for something, on a core it computes. A process of which one
+-- queue is full for as long is told by reader_stalled.
 -- """
 -- needs = ["tcp", "tcp_info", "inodes"]
 -- lasts = "seconds"
@@ -33,7 +34,9 @@ WITH unread AS (
   FROM (
     SELECT s.ns, s.pid, s.start_us, s.cookie
     FROM sockets AS s SEMI JOIN doors AS d ON d.ns = s.ns AND d.local_port = s.local_port
-    WHERE s.netid = 'tcp' AND s.state IN ('ESTAB', 'CLOSE-WAIT') AND s.recv_q > 0 AND s.inode > 0 AND s.pid IS NOT NULL
+    WHERE s.netid = 'tcp' AND s.state IN ('ESTAB', 'CLOSE-WAIT') AND s.inode > 0 AND s.pid IS NOT NULL
+      -- The peer's end takes a byte of the queue.
+      AND s.recv_q > CAST(s.state = 'CLOSE-WAIT' AS INTEGER)
     GROUP BY s.ns, s.pid, s.start_us, s.cookie
     HAVING count(*) > 1
   ) AS waits CROSS JOIN params AS p
@@ -43,14 +46,19 @@ WITH unread AS (
 looks AS (
   SELECT
     s.ns, s.pid, s.start_us, s.comm, s.sample, s.sample_time, s.t_us, s.cookie, s.local_addr, s.local_port, s.recv_q,
-    d.local_port IS NOT NULL AND s.recv_q > 0 AS waits,
-    -- One that comes was accepted or opened just now.
-    (s.bytes_received - s.recv_q, s.bytes_sent) IS DISTINCT FROM lag((s.bytes_received - s.recv_q, s.bytes_sent)) OVER life AS moved
+    d.local_port IS NOT NULL AND s.recv_q > CAST(s.state = 'CLOSE-WAIT' AS INTEGER)
+    -- What came before the process last sent something it may have left alone on purpose.
+    AND coalesce(s.last_data_recv_ms <= min(s.last_data_sent_ms) FILTER (WHERE s.bytes_sent > 0) OVER process, true) AS waits,
+    -- One that comes was accepted or opened just now; of what is not told nothing is known.
+    s.bytes_received IS NULL OR s.bytes_sent IS NULL
+    OR (s.bytes_received - s.recv_q, s.bytes_sent) IS DISTINCT FROM lag((s.bytes_received - s.recv_q, s.bytes_sent)) OVER life AS moved
   FROM sockets AS s
-  SEMI JOIN unread AS u ON u.ns = s.ns AND u.pid = s.pid AND u.start_us = s.start_us
+  SEMI JOIN unread AS u ON u.ns = s.ns AND u.pid = s.pid AND u.start_us IS NOT DISTINCT FROM s.start_us
   LEFT JOIN doors AS d ON d.ns = s.ns AND d.local_port = s.local_port
   WHERE s.netid = 'tcp' AND s.state NOT IN ('LISTEN', 'TIME-WAIT') AND s.inode > 0
-  WINDOW life AS (PARTITION BY s.ns, s.cookie ORDER BY s.sample)
+  WINDOW
+    life AS (PARTITION BY s.ns, s.cookie ORDER BY s.sample),
+    process AS (PARTITION BY s.ns, s.pid, s.start_us, s.sample)
 ),
 moments AS (
   SELECT
@@ -82,20 +90,20 @@ longest AS (
 ),
 hangs AS (
   SELECT
-    h.*, w.comm, w.connections, w.bytes, w.place, 1.0 * h.samples / h.all_samples AS share
+    h.*, w.comm, w.connections, w.bytes, w.place, w.is_several, 1.0 * h.samples / h.all_samples AS share
   FROM longest AS h
   JOIN (
     SELECT
       h.ns, h.pid, h.start_us, any_value(l.comm) AS comm, count(*) AS connections, sum(l.recv_q) AS bytes,
-      mode(endpoint(unmapped(l.local_addr), l.local_port)) AS place
+      mode(endpoint(unmapped(l.local_addr), l.local_port)) AS place, count(DISTINCT l.local_port) > 1 AS is_several
     FROM longest AS h
-    JOIN looks AS l ON l.ns = h.ns AND l.pid = h.pid AND l.start_us = h.start_us AND l.sample = h.last_sample AND l.waits
+    JOIN looks AS l ON l.ns = h.ns AND l.pid = h.pid AND l.start_us IS NOT DISTINCT FROM h.start_us AND l.sample = h.last_sample AND l.waits
     GROUP BY h.ns, h.pid, h.start_us
-  ) AS w USING (ns, pid, start_us)
+  ) AS w ON w.ns = h.ns AND w.pid = h.pid AND w.start_us IS NOT DISTINCT FROM h.start_us
   WHERE NOT EXISTS (
     SELECT 1
     FROM full_spells AS f
-    WHERE f.queue = 'Recv-Q' AND f.ns = h.ns AND f.pid = h.pid AND f.start_us = h.start_us
+    WHERE f.queue = 'Recv-Q' AND f.ns = h.ns AND f.pid = h.pid AND f.start_us IS NOT DISTINCT FROM h.start_us
       AND f.first_sample <= h.last_sample AND f.last_sample >= h.first_sample AND f.lasted_us >= h.patience_us
   )
 ),
@@ -112,10 +120,11 @@ SELECT
   concat(
     coalesce(who(n.comm, n.pid), 'an unknown process'), ' has stopped: ',
     printf(
-      'for %.0f s it neither read nor sent anything on its connections, and what clients sent lies unread on %,d of those on %s (%,d bytes)',
-      CAST(n.lasted_us / 1000000.0 AS DOUBLE), n.connections, n.place, CAST(n.bytes AS BIGINT)
+      'for %.0f s it neither read nor sent anything on its connections, and what clients sent lies unread on %,d of those on %s%s (%,d bytes)',
+      CAST(n.lasted_us / 1000000.0 AS DOUBLE), n.connections, n.place, CASE WHEN n.is_several THEN ' and other ports' ELSE '' END,
+      CAST(n.bytes AS BIGINT)
     ),
     '; ' || d.did
   ) AS sentence,
   'queue_growth' AS report
-FROM hangs AS n LEFT JOIN did AS d USING (ns, pid, start_us)
+FROM hangs AS n LEFT JOIN did AS d ON d.ns = n.ns AND d.pid = n.pid AND d.start_us = n.start_us

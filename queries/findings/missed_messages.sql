@@ -4,9 +4,9 @@
 -- Who follows the kernel by netlink (routes, links, connection tracking, audit: a routing daemon,
 -- keepalived, a network manager) gets ENOBUFS and does not know what changed, until it asks for all of
 -- it again; a capture has holes. Read sooner, or enlarge the buffer (SO_RCVBUFFORCE). What a ring of
--- packets (PACKET_MMAP) lost is not counted there.
+-- packets (PACKET_MMAP) lost is not counted there, and sockets of which no process is known are not told.
 -- """
--- needs = ["sockets"]
+-- needs = ["other_drops"]
 -- uses = ["history", "netns_of", "who"]
 --
 -- [params.messages]
@@ -33,7 +33,7 @@ SELECT
   who(n.comm, n.pid) AS subject, netns_of(n.ns) AS netns, n.pid, n.comm, n.since, n.until,
   CAST(n.missed AS DOUBLE) AS measured, CAST(p.messages AS DOUBLE) AS threshold,
   concat(
-    coalesce(who(n.comm, n.pid), 'an unknown process'), ' does not read its ',
+    who(n.comm, n.pid), ' does not read its ',
     CASE WHEN n.netid = 'nl' THEN concat('netlink socket (', n.local_addr, ')') WHEN n.netid = 'raw' THEN 'raw socket' ELSE 'packet socket' END,
     ' fast enough: ',
     printf(

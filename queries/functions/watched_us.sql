@@ -7,4 +7,4 @@
 -- look = "Row of process_looks."
 -- since_us = "Begin of the time, in microseconds UTC."
 -- until_us = "Its end."
-max(until_us) - greatest(min(since_us), min(look.at_us))
+max(until_us) - greatest(min(since_us), min(coalesce(look.from_us, look.at_us)))

@@ -11,6 +11,6 @@ SELECT
   max(pid) AS pid, max(start_us) AS start_us, max(comm) AS comm,
   min(least(min_rtt_us, rtt_us)) AS min_rtt_us, max(rtt_us) AS max_us,
   -- The first of equals.
-  max_by(t_us, rtt_us * 1000000000 - sample) AS peak_us
+  max_by(t_us, rtt_us * 1000000000 - coalesce(sample, 0)) AS peak_us
 FROM rtt_looks
 GROUP BY ns, cookie

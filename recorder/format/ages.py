@@ -40,7 +40,8 @@ def in_segment(table: Table, columns: Collection[str], present: Collection[str])
     """Return those that are present in a segment of what some columns of a table are made of."""
     wanted = set(columns)
     if table == SOCKETS:
-        wanted |= {need for name in NEEDS.keys() & wanted for need in NEEDS[name]}
+        made = (NEEDS.keys() & wanted) - set(present)
+        wanted |= {need for name in made for need in NEEDS[name]}
     return [name for name in present if name in wanted]
 
 

@@ -208,8 +208,13 @@ def _nested(path: str) -> int:
 
 def _containers(names: Sequence[str]) -> list[tuple[str | None, str]]:
     """Return runtime and identity of the containers, the innermost one last."""
-    found = (_container(names, place) for place in range(len(names)))
-    return [each for each in found if each]
+    found: list[tuple[str | None, str]] = []
+    for place in range(len(names)):
+        one = _container(names, place)
+        # who runs jobs or sessions in a container may call them by a UUID, too
+        if one and not (found and one[0] is None and re.fullmatch(_UUID, one[1])):
+            found.append(one)
+    return found
 
 
 def _container(names: Sequence[str], place: int) -> tuple[str | None, str] | None:

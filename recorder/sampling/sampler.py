@@ -158,7 +158,7 @@ class Sampler:
         )
         self._counters = Counters()
         self._settings = Settings()
-        self._settings_every = min(SETTINGS_EVERY, max(1, round(SETTINGS_S / interval_s)))
+        self._settings_every = min(SETTINGS_EVERY, max(1, int(SETTINGS_S / interval_s)))
         self._checked: dict[int, int] = {}
         self._kernels: dict[int, KernelSockets] = {}
         explained = owners and choice == EVERYTHING and found is None

@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,15 @@ LOOKED_AT = (
     "details",
 )
 """The columns of ``sockets`` that conditions may look at."""
+
+
+def parsed(details: str | None) -> dict[str, Any]:
+    """Return what the column ``details`` holds, nothing if it is no object; it may be anybody's."""
+    try:
+        found = json.loads(details or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -167,8 +177,9 @@ class _Rows:
     def _queue(self) -> npt.NDArray[np.int64]:
         found = np.zeros(self._batch.num_rows, np.int64)
         for row in np.flatnonzero(self._is("xdp")):
-            details = json.loads(self._batch.column("details")[row].as_py() or "{}")
-            found[row] = details.get("queue_id") or 0
+            details = parsed(self._batch.column("details")[row].as_py())
+            queue = details.get("queue_id")
+            found[row] = queue if isinstance(queue, int) and abs(queue) < 1 << 62 else 0
         return found
 
     # Conditions.

@@ -42,6 +42,8 @@ def main(
     try:
         library = faults.compiled(folder)
         kinds = [one for one in kind or KINDS if _can_be_played(one, library)]
+        if not kinds:
+            raise typer.BadParameter("none of these can be played here", param_hint="--kind")
         originals = []
         for number, killed in enumerate([True, False]):
             path = folder / f"original{number}"

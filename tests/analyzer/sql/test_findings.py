@@ -706,6 +706,28 @@ def hung_server__but_not_a_client_that_reads_when_it_asks_again(above: bool) -> 
     return [{"sockets": [DOOR, *(asked(n, local_port=port) for n in range(3))]}] * 7
 
 
+@case
+def hung_server__but_not_of_peers_that_only_closed(above: bool) -> Samples:
+    """The end that a peer sent takes a byte of the queue."""
+    unread = 2 if above else 1
+    rows = [asked(n, state="CLOSE-WAIT", recv_q=unread, bytes_received=unread) for n in range(3)]
+    return [{"sockets": [DOOR, *rows]}] * 7
+
+
+@case
+def hung_server__of_what_came_since_it_last_sent(above: bool) -> Samples:
+    """Else it worked on, and left these alone."""
+    rows = [asked(n, last_data_recv_ms=3000) for n in range(3)]
+    rows.append(asked(9, read=9, waits=False, last_data_sent_ms=4000 if above else 2000))
+    return [{"sockets": [DOOR, *rows]}] * 7
+
+
+@case
+def hung_server__but_not_where_it_is_not_told_what_was_sent(above: bool) -> Samples:
+    sent = {"bytes_sent": 0 if above else None}
+    return [{"sockets": [DOOR, *(asked(n, **sent) for n in range(3))]}] * 7
+
+
 def told_by_netlink(drops: int, **columns: Any) -> Row:
     queue: Row = {
         "local_addr": "rtnl",
