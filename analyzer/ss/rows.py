@@ -25,7 +25,7 @@ from analyzer.ss.inet import details
 from analyzer.ss.layout import together
 from analyzer.ss.selection import NETIDS
 from analyzer.ss.view import GROUPS, group_of
-from recorder.schema import COUNTERS, SockrecError, Table, public_schema
+from recorder.schema import SockrecError, Table, public_schema
 
 if TYPE_CHECKING:
     from analyzer.sql.engine import Engine
@@ -70,14 +70,17 @@ class Rows:
         names: Sequence[str],
         sample: int | None = None,
         chosen: Callable[[pa.RecordBatch], Mask] | None = None,
+        *,
+        early: bool = False,
     ) -> pa.Table:
         """Return rows of a table with some of its columns, in the types that SQL has.
 
-        ``chosen`` tells which rows of a batch, whose texts are dictionaries. Raises SockrecError,
-        OSError and MemoryError.
+        ``chosen`` tells which rows of a batch, whose texts are dictionaries. With ``early`` there
+        are those that a cut has from before its begin, too: what counters were then they are in it
+        until they change. Raises SockrecError, OSError and MemoryError.
         """
         try:
-            return self._read(table, names, sample, chosen)
+            return self._read(table, names, sample, chosen, early)
         except MemoryError:
             raise
         except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
@@ -94,6 +97,7 @@ class Rows:
         names: Sequence[str],
         sample: int | None,
         chosen: Callable[[pa.RecordBatch], Mask] | None,
+        early: bool,
     ) -> pa.Table:
         also = [*self._bounds(table), *["sample"] * (sample is not None)]
         asked = list(dict.fromkeys([*names, *also]))
@@ -107,7 +111,7 @@ class Rows:
             for batch in part.read(places):
                 if deadline is not None and time.monotonic() > deadline:
                     raise RowsError(f"reading took longer than {self._timeout:g} s")
-                batch = _filtered(batch, self._within(table, batch))
+                batch = _filtered(batch, self._within(table, batch, early))
                 if sample is not None:
                     batch = _filtered(batch, pc.equal(batch["sample"], sample).fill_null(False))
                 if chosen is not None:
@@ -131,7 +135,7 @@ class Rows:
 
         return [time_column(table)]
 
-    def _within(self, table: Table, batch: pa.RecordBatch) -> pa.Array | None:
+    def _within(self, table: Table, batch: pa.RecordBatch, early: bool) -> pa.Array | None:
         """Return which rows are within a cut: of what lasts, those that began before its end."""
         inside = None
         for column in self._bounds(table):
@@ -140,8 +144,7 @@ class Rows:
             start, end = self._cut
             us = batch[column].cast(pa.int64())
             inside = pc.is_valid(us)
-            # a counter is stored as it changes: what it was before a cut it still is in it
-            if start is not None and table.name not in LASTING and table != COUNTERS:
+            if start is not None and table.name not in LASTING and not early:
                 inside = pc.and_(inside, pc.greater_equal(us, start).fill_null(False))
             if end is not None:
                 inside = pc.and_(inside, pc.less(us, end).fill_null(False))

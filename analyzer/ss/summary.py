@@ -40,7 +40,8 @@ class Counts:
             kinds, of = together(batch["name"], batch["netns"])
             return np.array([n in _COUNTED and of_ == netns for n, of_ in kinds], np.bool_)[of]
 
-        found = rows.read(COUNTERS, ["sample", "phase", "name", "netns", "value"], chosen=chosen)
+        names = ["sample", "phase", "name", "netns", "value"]
+        found = rows.read(COUNTERS, names, chosen=chosen, early=True)
         found = found.filter(found["value"].is_valid())
         after = pc.equal(found["phase"], "after").fill_null(False).cast(pa.int64())
         when = np.asarray(pc.add(pc.multiply(found["sample"], 2), after))

@@ -35,7 +35,15 @@ from recorder.format.journal import JournalFile, read_commits
 from recorder.format.runs import COUNTS, part_numbers, parts_of
 from recorder.format.segments import Listed, Sealed, parse_list, read_list
 from recorder.format.times import Mark, Times
-from recorder.schema import MARKS, RECORDING_FILE, SAMPLES, SOCKETS, TABLES, SockrecError
+from recorder.schema import (
+    MARKS,
+    RECORDING_FILE,
+    SAMPLES,
+    SEGMENT_SUFFIX,
+    SOCKETS,
+    TABLES,
+    SockrecError,
+)
 from recorder.store.directory import Directory, append_line
 from recorder.store.journal import numbers
 from recorder.store.manifest import iso_time
@@ -97,10 +105,10 @@ def save(
     try:
         if not source.exists(RECORDING_FILE):
             raise SaveError(f"{path}: is not a recording: it has no {RECORDING_FILE}")
-        if _is_unlisted(source):
+        if unlisted := _unlisted(source):
             raise SaveError(
-                f"{path}: an older sockrec recorded it, without a list of its segments: "
-                "'sockrec cut' makes a recording of a part"
+                f"{path}: its list lacks {len(unlisted)} of its segments, as it is damaged or an "
+                "older sockrec recorded it: 'sockrec cut' makes a recording of a part"
             )
         if target.exists() and (not target.is_dir() or os.listdir(target)):
             raise SaveError(f"{target}: is there already: give another with -o")
@@ -193,15 +201,17 @@ def _copied(source: Directory, made: Directory, number: int) -> _Part | None:
         raise
 
 
-def _is_unlisted(source: Directory) -> bool:
-    """Tell whether there are segments that no list names: an older recorder kept none."""
-    if (
-        numbers(source) or _listed(source).sealed
-    ):  # what is in no journal any more was listed before
-        return False
+def _unlisted(source: Directory) -> set[int]:
+    """Return the numbers of segments that no list names: an older recorder kept none."""
+    there: set[int] = set()
     with contextlib.suppress(FileNotFoundError), source.folder(SAMPLES.name) as folder:
-        return bool(folder.names())
-    return False
+        named = (number_of(name, SEGMENT_SUFFIX) for name in folder.names())
+        there = {number for number in named if number is not None}
+    # in this order: what is sealed is listed before its journals are removed
+    journals = numbers(source)
+    listed = _listed(source)
+    known = {*journals, *(one.number for one in listed.sealed)}
+    return {number for number in there - known if number > listed.through}
 
 
 def _listed(source: Directory) -> Listed:

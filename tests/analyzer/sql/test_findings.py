@@ -724,7 +724,7 @@ def hung_server__of_what_came_since_it_last_sent(above: bool) -> Samples:
 
 @case
 def hung_server__but_not_where_it_is_not_told_what_was_sent(above: bool) -> Samples:
-    sent = {"bytes_sent": 0 if above else None}
+    sent: Row = {"bytes_sent": 0 if above else None}
     return [{"sockets": [DOOR, *(asked(n, **sent) for n in range(3))]}] * 7
 
 

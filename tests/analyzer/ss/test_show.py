@@ -282,6 +282,36 @@ def test_the_command_prints_and_its_errors_point_at_the_word(tmp_path: Path) -> 
     assert run(sample, "-tlnH", "-F", str(filters)).stdout.count("\n") == 1
 
 
+def test_a_cut_counts_what_did_not_change_since_before_it(tmp_path: Path) -> None:
+    sample, part = "samples/healthy/recording", str(tmp_path / "part")
+    command = [sys.executable, "-m", "sockrec", "cut", sample, "-o", part, "--from", "+20s"]
+    subprocess.run(command, check=True, timeout=120, cwd=ROOT, capture_output=True)
+    counted = run(sample, "-s").stdout
+    assert "TCP:" in counted
+    assert run(part, "-s").stdout == counted
+
+
+@pytest.mark.parametrize(
+    ("netid", "kind"), [("xdp", "sport = :5"), ("sctp", "-S"), ("foo", "-0i"), (None, "-0")]
+)
+def test_rows_of_strangers_are_no_traceback(tmp_path: Path, netid: str | None, kind: str) -> None:
+    family = {"xdp": "xdp", "sctp": "inet"}.get(str(netid), "packet")
+    writer = Writer(tmp_path / "r")
+    details = ("[1]", "[" * 100_000, "{", '{"queue_id": "x"}')
+    odd: Row = {"netid": netid, "family": family}
+    writer.sample([tcp(n, "UNCONN", details=text, **odd) for n, text in enumerate(details, 1)])
+    writer.seal()
+    with answers(tmp_path / "r") as ask:
+        ask("-Ha", *(["--xdp"] if netid == "xdp" else []), *kind.split())
+
+
+def test_help_before_a_command_is_of_all_commands() -> None:
+    command = [sys.executable, "-m", "sockrec", "--help", "ss"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert "record" in done.stdout
+    assert "summary" in done.stdout
+
+
 def test_units_containers_and_namespaces_are_those_of_that_moment(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "r")
     process = {"pid": 100, "start_us": 5_000_000, "valid_from": time_of(0)}

@@ -57,13 +57,15 @@ def test_what_is_saved_is_whole_at_every_moment_of_a_recording(
     assert filler.writer.ring.dropped is not None
 
 
-@pytest.mark.parametrize("listed", [None, ""])
+@pytest.mark.parametrize("listed", [None, "", '{"garbage', "with journals"])
 def test_what_has_no_list_of_its_segments_is_not_saved_as_nothing(
     listed: str | None, tmp_path: Path
 ) -> None:
     small(tmp_path / "old").seal()
     (tmp_path / "old" / LIST_FILE).unlink(missing_ok=True)
-    if listed is not None:
+    if listed == "with journals":
+        (tmp_path / "old" / "samples" / "000002.arrows").touch()
+    elif listed is not None:
         (tmp_path / "old" / LIST_FILE).write_text(listed)
     with pytest.raises(SaveError, match="'sockrec cut' makes a recording of a part"):
         save(tmp_path / "old", tmp_path / "s")
