@@ -326,7 +326,8 @@ def run() -> None:
     if command in READING:
         supervise()
     elif command in _GOING_ON:
-        supervise(*2 * ["run it again where there is more"])
+        more = "run it again where there is more"
+        supervise(less_memory=more, more_memory=more)
     main()
 
 

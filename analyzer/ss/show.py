@@ -93,10 +93,7 @@ class Recorded:
                 if row["outcome"] not in ("ok", "skipped_empty") and None not in step:
                     known[tuple(step)] = known.get(tuple(step)) or detail
             found = [dict(zip(names, (*step, why), strict=True)) for step, why in known.items()]
-            order = itemgetter("step", "netns", "outcome")
-            self._steps[sample] = sorted(
-                (row for row in found if None not in order(row)), key=order
-            )
+            self._steps[sample] = sorted(found, key=itemgetter("step", "netns", "outcome"))
         return self._steps[sample]
 
     def space(self, netns: int) -> str:

@@ -128,14 +128,16 @@ def _alone(action: Callable[[], None]) -> None:
     pid = os.fork()
     if not pid:
         try:
-            assert not ctypes.CDLL(None).unshare(_CLONE_NEWNET)
+            if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "unshare")
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             action()
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
-    os.waitpid(pid, 0)
+    if os.waitpid(pid, 0)[1]:
+        raise SystemExit("beneath: it failed in its namespace; why stands above")
 
 
 def _compare(part: str) -> None:
