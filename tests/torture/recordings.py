@@ -14,8 +14,8 @@ from pathlib import Path
 
 from recorder.schema import TABLES
 
-DEADLINE = 300.0
-"""Seconds for any command, on a machine however busy; one that takes longer hangs."""
+DEADLINE = 120.0
+"""Seconds for any command; one that takes longer hangs."""
 
 
 # Forks of a process that has loaded what reading needs: loading took longer than reading.
